@@ -1,0 +1,1 @@
+"""Targets: a backend is a folder."""

@@ -1,0 +1,1 @@
+"""The wafer-scale target: machine, layouts, program, engines, planning."""

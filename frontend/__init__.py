@@ -1,0 +1,1 @@
+"""Reads models and captures them: bytes and PyTorch in, `cgptc.ir` graphs out."""

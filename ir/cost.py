@@ -1,0 +1,35 @@
+"""What a pass may ask a target: the price of work. Backends implement it; passes compare prices, never convert them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from cgptc.ir.dtypes import DType
+from cgptc.ir.graph import Node
+
+
+@dataclass(frozen=True)
+class Price:
+    """Time in the model's ``unit``; bytes that stay, that are needed at the peak, that come in and go out."""
+
+    time: float
+    resident_bytes: int = 0
+    peak_bytes: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+
+
+class CostModel(Protocol):
+    """A target's prices. ``unit`` is "seconds" or "cycles"."""
+
+    unit: str
+
+    def price(self, nodes: Sequence[Node], dims: Mapping[str, int], area: int | None = None) -> Price:
+        """The price of running ``nodes`` once with symbols of these sizes, on ``area`` PEs where the target has such."""
+        ...
+
+    def matmul(self, m: int, k: int, n: int, dtype: DType, sparsity: str = "dense") -> Price:
+        """The price of one ``[m, k] @ [k, n]`` with a sparse right side."""
+        ...

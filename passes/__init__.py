@@ -1,0 +1,1 @@
+"""Passes over the dataflow IR: one file a pass."""

@@ -1,0 +1,1 @@
+"""Engines, sampler and tokenizer: what runs an artifact."""

@@ -1,0 +1,1 @@
+"""Public property-testing kit for tensor compilers."""
