@@ -73,7 +73,9 @@ class Node:
 
     __slots__ = ("_next", "_op", "_operands", "_previous", "alive", "location", "results", "stage")
 
-    def __init__(self, op: Op, operands: Sequence[Value | None], types: Iterable[TensorType], location: Location, stage: int | None) -> None:
+    def __init__(
+        self, op: Op, operands: Sequence[Value | None], types: Iterable[TensorType], location: Location, stage: int | None
+    ) -> None:
         self._op = op
         self._operands: list[Value | None] = list(operands)
         self.results: tuple[Value, ...] = tuple(Value(type_, producer=self, result_index=i) for i, type_ in enumerate(types))
