@@ -1,0 +1,7 @@
+"""Every command, registered by import."""
+
+from __future__ import annotations
+
+from cgptc.cli import doctor, inspect
+
+COMMANDS = (doctor, inspect)

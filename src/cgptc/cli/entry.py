@@ -1,0 +1,87 @@
+"""From ``argv`` to an exit code. Every failure is one line on stderr; only ``--debug`` shows a traceback."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+import typer
+
+from cgptc.cli import commands
+from cgptc.cli.command import app
+from cgptc.cli.crash import write_report
+from cgptc.cli.screen import ReaderLeftError, error_text, printable
+from cgptc.cli.signals import Interrupted, handle_signals
+from cgptc.cli.usage import CLICK_USAGE_ERROR, from_click
+from cgptc.ir.diagnostics import CgptcError, Exit, FileError
+
+assert commands.COMMANDS
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command; gives the exit code and never raises, signals included."""
+    debug = "--debug" in arguments
+    try:
+        return _run(arguments)
+    except Interrupted as error:
+        _say(f"error[interrupted]: stopped by {error}: nothing was left behind")
+        return error.exit_code
+    except KeyboardInterrupt:
+        return Exit.INTERRUPTED
+    except ReaderLeftError:
+        # What is still buffered must not fail when the interpreter flushes it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return Exit.OK
+    except CgptcError as error:
+        return _fail(error, debug)
+    except OSError as error:
+        where = str(error.filename or "")
+        return _fail(FileError("io", (error.strerror or str(error)).lower(), file=where, fix="check the file and try again"), debug)
+    except MemoryError as error:
+        return _fail(FileError("memory", "out of memory", fix="use a smaller model or a machine with more memory"), debug, error)
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        what = printable(f"{type(error).__name__}: {error}")[:300]
+        try:
+            where = str(write_report(error, arguments))
+        except OSError:
+            where = "nowhere: the temporary folder cannot be written"
+        _say(f"error[internal]: a bug in cgptc: {what}: report it with the file written to {where}")
+        return Exit.INTERNAL
+
+
+def _run(arguments: Sequence[str]) -> int:
+    command = typer.main.get_command(app)
+    try:
+        code = command.main(list(arguments), prog_name="cgptc", standalone_mode=False)
+    except CLICK_USAGE_ERROR as error:
+        raise from_click(error) from None
+    return code if isinstance(code, int) else Exit.OK
+
+
+def _fail(error: CgptcError, debug: bool, cause: BaseException | None = None) -> int:
+    if debug:
+        traceback.print_exception(cause or error)
+    _say(error_text(error))
+    return error.exit
+
+
+def _say(text: str) -> None:
+    try:
+        sys.stderr.write(text + "\n")
+        sys.stderr.flush()
+    except OSError:
+        pass  # nobody is listening; the exit code still tells
+
+
+def main() -> None:
+    """The console script."""
+    try:
+        handle_signals()
+        code = run(sys.argv[1:])
+    except Interrupted as error:
+        code = error.exit_code
+    sys.exit(int(code))

@@ -1,0 +1,49 @@
+"""Ctrl-C and SIGTERM: unwind, clean up, and be gone within a second even where the main thread is deep in foreign code."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from types import FrameType
+
+from cgptc.artifact.writer import remove_staging
+
+_GRACE_SECONDS = 0.7
+"""How long the main thread has to unwind before the watcher cleans up and leaves."""
+
+
+class Interrupted(BaseException):
+    """A signal asked the process to stop. ``number`` is the signal's."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+    @property
+    def exit_code(self) -> int:
+        return 128 + self.number
+
+
+def handle_signals() -> None:
+    """Make SIGINT and SIGTERM raise `Interrupted` in the main thread. Python runs handlers between bytecodes only, so a thread
+    watches too: it forces the exit where the main thread is inside a long call of a library."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _raise)
+    threading.Thread(target=_watch, args=(reading,), name="signals", daemon=True).start()
+
+
+def _raise(number: int, frame: FrameType | None) -> None:
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, signal.SIG_IGN)  # a second Ctrl-C must not break the clean-up
+    raise Interrupted(number)
+
+
+def _watch(reading: int) -> None:
+    number = os.read(reading, 1)[0]
+    threading.Event().wait(_GRACE_SECONDS)
+    remove_staging()
+    os._exit(128 + number)

@@ -1,0 +1,182 @@
+"""The frame of the command line: exit codes, one line per failure, results apart from messages."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cgptc.artifact import ArtifactWriter, Manifest
+from cgptc.cli.entry import run
+from cgptc.cli.screen import printable, table
+from cgptc.ir.diagnostics import Exit
+
+SOURCE = Path(__file__).parents[2] / "src"
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture
+def artifact(tmp_path: Path) -> Path:
+    with ArtifactWriter(tmp_path / "out") as writer:
+        (writer.folder / "graph.cgir").write_text("graph")
+        writer.commit(Manifest(target="onnx", files={}))
+    return tmp_path / "out"
+
+
+WRONG_USES = [
+    ("", 2, "missing-command", "--help"),
+    ("frobnicate", 2, "unknown-command", "--help"),
+    ("dctor", 2, "unknown-command", "did you mean 'doctor'?"),
+    ("doctor --jsn", 2, "unknown-option", "did you mean '--json'?"),
+    ("doctor --jsn=1", 2, "unknown-option", "did you mean '--json'?"),
+    ("doctor -z", 2, "unknown-option", "--help"),
+    ("doctor extra", 2, "usage", "--help"),
+    ("inspect", 2, "missing-argument", "--help"),
+    ("inspect {tmp}/none", 7, "not-found", "cgptc compile"),
+    ("inspect {tmp}", 2, "not-an-artifact", "cgptc compile"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "code", "name", "step"), WRONG_USES, ids=[use[0] for use in WRONG_USES])
+def test_a_wrong_use_gives_its_exit_code_and_one_line_with_a_next_step(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: str, code: int, name: str, step: str
+) -> None:
+    assert run(arguments.format(tmp=tmp_path).split()) == code
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    (line,) = printed.err.splitlines()
+    assert line.startswith(f"error[{name}]: ")
+    assert step in line
+
+
+def test_results_go_to_stdout_and_json_is_json(artifact: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["inspect", str(artifact), "--json"]) == Exit.OK
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["target"] == "onnx"
+    assert printed.err == ""
+
+
+def test_help_is_a_result(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--help"]) == Exit.OK
+    assert "doctor" in capsys.readouterr().out
+
+
+def test_an_internal_error_is_exit_70_with_a_report_and_no_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken() -> Iterator[None]:
+        raise ZeroDivisionError("a planted bug\nin two lines")
+
+    monkeypatch.setattr("cgptc.cli.doctor.survey", broken)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert run(["doctor"]) == Exit.INTERNAL
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error[internal]: ")
+    (report,) = tmp_path.glob("cgptc-crash-*.txt")
+    assert str(report) in line
+    assert "a planted bug" in report.read_text()
+    assert str(SOURCE) not in report.read_text()
+
+
+def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["inspect", str(tmp_path / "none"), "--debug"]) == Exit.IO
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_control_characters_of_a_file_name_do_not_reach_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["inspect", "no\x1b[2Jsuch\nfile\udcff"]) == Exit.IO
+    printed = capsys.readouterr().err
+    assert len(printed.splitlines()) == 1
+    assert "\x1b" not in printed
+
+
+def test_printable_keeps_letters_of_every_script() -> None:
+    assert printable("größe 模型 ✓") == "größe 模型 ✓"
+    assert printable("a\u202eb") == "a\\u202eb"
+
+
+def test_a_table_aligns_its_columns() -> None:
+    assert table([["a", "b"], ["longer", "c"]]) == "  a        b\n  longer   c"
+
+
+def test_a_reader_that_leaves_is_not_an_error() -> None:
+    process = subprocess.Popen([sys.executable, "-m", "cgptc", "doctor"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    message = process.stderr.read()
+    process.stderr.close()
+    assert process.wait() == 0
+    assert message == b""
+
+
+SLOW_WRITE = """
+import sys, time
+from pathlib import Path
+import cgptc.cli.doctor as doctor
+from cgptc.artifact import ArtifactWriter
+from cgptc.cli.entry import main
+
+place = Path(sys.argv.pop())
+
+def slow():
+    with ArtifactWriter(place) as writer:
+        (writer.folder / "graph.cgir").write_text("half")
+        print("ready", flush=True)
+        {stuck}
+
+doctor.survey = slow
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    "stuck",
+    [
+        "time.sleep(60)",
+        # One call into a library that does not return to the interpreter, as the loading of a large session does.
+        "import hashlib; hashlib.pbkdf2_hmac('sha256', b'', b'', 200_000_000)",
+    ],
+    ids=["between-bytecodes", "inside-a-library"],
+)
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_the_run_soon_and_leaves_nothing(tmp_path: Path, number: signal.Signals, code: int, stuck: str) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLOW_WRITE.format(stuck=stuck), "doctor", str(tmp_path / "out")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=ENVIRONMENT,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    assert process.stdout.readline() == "ready\n"
+    start = time.monotonic()
+    process.send_signal(number)
+    assert process.wait(timeout=30) == code
+    assert time.monotonic() - start < 10  # a watchdog; the promise is one second
+    assert list(tmp_path.iterdir()) == []
+    assert "Traceback" not in process.stderr.read()
+    process.stdout.close()
+    process.stderr.close()
+
+
+def test_importing_cgptc_loads_no_heavy_library() -> None:
+    heavy = "torch", "onnx", "onnxruntime", "typer", "rich", "transformers", "tokenizers", "safetensors"
+    program = f"import sys, cgptc; print([name for name in {heavy!r} if name in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", program], env=ENVIRONMENT, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+def test_the_command_line_starts_without_heavy_libraries() -> None:
+    heavy = "torch", "onnx", "onnxruntime", "transformers", "tokenizers", "safetensors"
+    program = f"import sys, cgptc.cli.entry; print([name for name in {heavy!r} if name in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", program], env=ENVIRONMENT, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
