@@ -1,7 +1,7 @@
 """What an operation is: one frozen dataclass that declares everything there is to know about it.
 
 The fields are the attributes, the parameters of ``infer`` are the operands, and beside it stand ``evaluate`` (numpy, the
-definition), ``cost``, ``axes`` (the role of each axis) and, for composite operations, ``decompose``. No second list of arities,
+definition), ``cost``, ``axis_roles`` and, for composite operations, ``decompose``. No second list of arities,
 shapes or semantics exists anywhere; printing, parsing, CSE and the verifier read the declaration.
 """
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 Array: TypeAlias = npt.NDArray[Any]
 Inferred: TypeAlias = TensorType | tuple[TensorType, ...]
 Evaluated: TypeAlias = Array | tuple[Array, ...]
+Decomposed: TypeAlias = "Value | tuple[Value, ...] | None"
 
 
 @dataclass(frozen=True)
@@ -44,17 +45,18 @@ class Cost:
 class Role(enum.Enum):
     """How results depend on an axis."""
 
-    PARALLEL = "parallel"  # result element i needs operand elements i only
-    REDUCTION = "reduction"  # summed, or otherwise folded, away: in operands, not in results
-    MIXED = "mixed"  # result element i may need any element along the axis: softmax, norms, cumsum
+    PARALLEL = "parallel"  # result element i needs operand elements i only, and is the same function of them for every i
+    REDUCTION = "reduction"  # folded away, in any order: in operands, not in results
+    MIXED = "mixed"  # result element i may need any element along the axis, or depend on i itself: softmax, norms, cumsum
 
 
 @dataclass(frozen=True)
 class Axis:
     """One axis of an operation's iteration space.
 
-    ``operands[i]`` is its position in operand i and ``results[j]`` in result j; None where that tensor lacks it, and an operand that
-    lacks a parallel axis is broadcast along it. An operand axis of size 1 that is stretched counts as lacking it.
+    ``operands[i]`` is its position in operand i (of all that the operation declares, absent ones included) and ``results[j]`` in
+    result j; None where that tensor lacks it. An operand that lacks a parallel axis is broadcast along it; a result that lacks it does
+    not depend on the operands that have it. An operand axis of size 1 that is stretched counts as lacking it.
     """
 
     role: Role
@@ -101,21 +103,25 @@ class Op:
         cls.parameters = _parameters(cls)
         OPS[name] = cls
 
-    def cost(self, *types: TensorType | None) -> Cost:
-        """Work for operands of these types; by default one pass over operands and results, and no arithmetic."""
-        moved: Dim = 0
-        for type_ in (*types, *result_types(self.infer(*types))):
-            if type_ is not None:
-                moved = moved + type_.bytes
-        return Cost(flops=0, bytes=moved)
+    def _pass_over(self, *types: TensorType | None) -> Cost:
+        return Cost(flops=0, bytes=moved_bytes(*types, *result_types(self.infer(*types))))
 
-    def axes(self, *types: TensorType | None) -> tuple[Axis, ...]:
-        """The iteration space. An operand axis that no entry mentions is mixed: nothing may be assumed of it."""
+    def _nothing_known(self, *types: TensorType | None) -> tuple[Axis, ...]:
         return ()
 
-    def decompose(self, build: Builder, *operands: Value | None) -> Value | tuple[Value, ...] | None:
-        """The same results from simpler operations, or None for a primitive."""
+    def _primitive(self, build: Builder, *operands: Value | None) -> None:
         return None
+
+    # Callables of any parameters, as `infer` and `evaluate`, so that each operation names its own operands.
+
+    cost: ClassVar[Callable[..., Cost]] = _pass_over
+    """``(*operand types) -> Cost``: the work; by default one pass over operands and results, and no arithmetic."""
+
+    axis_roles: ClassVar[Callable[..., tuple[Axis, ...]]] = _nothing_known
+    """``(*operand types) -> axes``: the iteration space. An operand axis that no entry mentions is mixed: nothing may be assumed of it."""
+
+    decompose: ClassVar[Callable[..., Decomposed]] = _primitive
+    """``(build, *operands) -> result value or values``: the same from simpler operations; None for a primitive."""
 
     def substitute(self, values: Mapping[str, Dim]) -> Op:
         """The op with symbols in its attributes replaced by name."""
@@ -177,6 +183,15 @@ def result_types(inferred: Inferred) -> tuple[TensorType, ...]:
 def result_arrays(evaluated: Evaluated) -> tuple[Array, ...]:
     """What ``evaluate`` gave, as a tuple."""
     return evaluated if isinstance(evaluated, tuple) else (evaluated,)
+
+
+def moved_bytes(*types: TensorType | None) -> Dim:
+    """Bytes of all tensors that are present."""
+    moved: Dim = 0
+    for type_ in types:
+        if type_ is not None:
+            moved = moved + type_.bytes
+    return moved
 
 
 def widen(array: Array) -> Array:
