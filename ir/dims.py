@@ -7,10 +7,14 @@ a plain ``int``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeAlias
+
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*\Z")
+_RESERVED = {"none", "true", "false", "nan", "inf"}
 
 
 @dataclass(frozen=True, order=True)
@@ -20,6 +24,12 @@ class Symbol:
     name: str
     low: int
     high: int
+
+    def __post_init__(self) -> None:
+        if not _NAME.match(self.name) or self.name in _RESERVED:
+            raise ValueError(f"'{self.name}' is not a name for a symbol: letters, digits and '_', and not a word of the text form")
+        if self.low > self.high:
+            raise ValueError(f"the bounds of '{self.name}' are out of order: {self.low}..{self.high}")
 
     def __str__(self) -> str:
         return self.name
@@ -83,18 +93,18 @@ class Expr:
         return self._hash
 
     def __add__(self, other: Dim) -> Dim:
-        return _sum([self, other], [1, 1])
+        return weighted_sum([self, other], [1, 1])
 
     __radd__ = __add__
 
     def __sub__(self, other: Dim) -> Dim:
-        return _sum([self, other], [1, -1])
+        return weighted_sum([self, other], [1, -1])
 
     def __rsub__(self, other: Dim) -> Dim:
-        return _sum([other, self], [1, -1])
+        return weighted_sum([other, self], [1, -1])
 
     def __neg__(self) -> Dim:
-        return _sum([self], [-1])
+        return weighted_sum([self], [-1])
 
     def __mul__(self, other: Dim) -> Dim:
         terms: dict[Monomial, int] = {}
@@ -142,11 +152,12 @@ def _canonical(terms: Mapping[Monomial, int]) -> Dim:
     return Expr(tuple(kept))
 
 
-def _sum(dims: list[Dim], signs: list[int]) -> Dim:
+def weighted_sum(dims: Iterable[Dim], weights: Iterable[int]) -> Dim:
+    """The sum of ``dims[i] * weights[i]``."""
     terms: dict[Monomial, int] = {}
-    for dim, sign in zip(dims, signs, strict=True):
+    for dim, weight in zip(dims, weights, strict=True):
         for monomial, coefficient in _terms(dim):
-            terms[monomial] = terms.get(monomial, 0) + sign * coefficient
+            terms[monomial] = terms.get(monomial, 0) + weight * coefficient
     return _canonical(terms)
 
 
@@ -229,12 +240,13 @@ def minimum(left: Dim, right: Dim) -> Dim:
     return _opaque("min", *sorted((left, right), key=str))
 
 
-_FUNCTIONS = {"floordiv": floordiv, "mod": mod, "max": maximum, "min": minimum}
+FUNCTIONS: dict[str, Callable[[Dim, Dim], Dim]] = {"floordiv": floordiv, "mod": mod, "max": maximum, "min": minimum}
+"""The functions of two dimensions, by their names in the text form."""
 
 
 def apply(function: str, left: Dim, right: Dim) -> Dim:
     """``floordiv``, ``mod``, ``max`` or ``min`` by name; KeyError for any other."""
-    return _FUNCTIONS[function](left, right)
+    return FUNCTIONS[function](left, right)
 
 
 def _atom_bounds(atom: Atom) -> tuple[int, int]:

@@ -125,6 +125,8 @@ class Graph:
         self.store = store
         self.version = 0
         self._inputs: list[Value] = []
+        self._input_names: dict[str, Value] = {}
+        self._output_names: set[str] = set()
         self._outputs: list[tuple[str, Value]] = []
         self._first: Node | None = None
         self._last: Node | None = None
@@ -191,10 +193,11 @@ class Graph:
 
     def add_input(self, name: str, type: TensorType) -> Value:
         """Append an input; ValueError where the name is taken."""
-        if any(value.name == name for value in self._inputs):
+        if name in self._input_names and self._input_names[name].name == name:
             raise ValueError(f"the graph already has an input '{name}'")
         value = Value(type, name)
         self._inputs.append(value)
+        self._input_names[name] = value
         self.version += 1
         return value
 
@@ -203,12 +206,15 @@ class Graph:
         if value._uses:
             raise ValueError(f"input '{value.name}' is still used")
         self._inputs.remove(value)
+        if self._input_names.get(value.name) is value:
+            del self._input_names[value.name]
         self.version += 1
 
     def add_output(self, name: str, value: Value) -> None:
         """Append an output; ValueError where the name is taken."""
-        if any(taken == name for taken, _ in self._outputs):
+        if name in self._output_names:
             raise ValueError(f"the graph already has an output '{name}'")
+        self._output_names.add(name)
         self._outputs.append((name, value))
         value._uses[Use(None, len(self._outputs) - 1)] = None
         self.version += 1
@@ -218,6 +224,7 @@ class Graph:
         for index, (_, value) in enumerate(self._outputs):
             del value._uses[Use(None, index)]
         self._outputs = []
+        self._output_names = set()
         for name, value in outputs:
             self.add_output(name, value)
         self.version += 1

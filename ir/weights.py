@@ -7,6 +7,7 @@ is written. The set of expressions is closed; each is a frozen value, printable 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -75,13 +76,18 @@ class Weight:
         """The whole tensor."""
         return self.rows(store, 0, self.row_count)
 
+    @property
+    def block_bounds(self) -> Iterator[tuple[int, int]]:
+        """First row and end of each block of at most `BLOCK_BYTES`, or of one row where that is larger."""
+        row_bytes = math.prod(self.shape[1:]) * self.dtype.numpy.itemsize
+        step = max(1, BLOCK_BYTES // max(1, row_bytes))
+        for start in range(0, self.row_count, step):
+            yield start, min(start + step, self.row_count)
+
     def blocks(self, store: WeightStore) -> Iterator[Array]:
         """The whole tensor, a few rows at a time."""
-        size = int(np.prod(self.shape, dtype=object)) if self.shape else 1
-        row_bytes = max(1, self.dtype.bytes(size) // max(1, self.row_count))
-        step = max(1, BLOCK_BYTES // row_bytes)
-        for start in range(0, self.row_count, step):
-            yield self.rows(store, start, min(start + step, self.row_count))
+        for start, stop in self.block_bounds:
+            yield self.rows(store, start, stop)
 
 
 @dataclass(frozen=True)
