@@ -61,7 +61,7 @@ def attributes(cls: type[Any]) -> tuple[Attribute, ...]:
 
 @functools.cache
 def _declared(cls: Any) -> tuple[Attribute, ...]:
-    hints = typing.get_type_hints(cls)
+    hints = _field_types(cls)
     found = []
     for field in dataclasses.fields(cls):
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
@@ -70,6 +70,17 @@ def _declared(cls: Any) -> tuple[Attribute, ...]:
         except TypeError as error:
             raise TypeError(f"{cls.__qualname__}.{field.name}: {error}") from None
     return tuple(found)
+
+
+def _field_types(cls: type[Any]) -> dict[str, Any]:
+    """The resolved types of the fields alone: other annotations may name what is imported for type checkers only."""
+    names = {field.name for field in dataclasses.fields(cls)}
+    found: dict[str, Any] = {}
+    for owner in reversed(cls.__mro__):
+        own = {name: hint for name, hint in vars(owner).get("__annotations__", {}).items() if name in names}
+        holder = type(owner.__name__, (), {"__annotations__": own, "__module__": owner.__module__})
+        found |= typing.get_type_hints(holder)
+    return found
 
 
 def _attribute_type(hint: Any) -> AttributeType:

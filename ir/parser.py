@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import cgptc.ir.ops.constant  # noqa: F401 (the package registers every op)
+import cgptc.ir.ops  # noqa: F401 (registers every op)
 from cgptc.ir.attributes import attributes
 from cgptc.ir.diagnostics import OpTypeError
 from cgptc.ir.dims import Symbol
