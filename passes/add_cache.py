@@ -1,0 +1,181 @@
+"""Deriving the graph with a KV cache: one graph for prefill and decode."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cgptc.ir.builder import Builder
+from cgptc.ir.diagnostics import CompileError
+from cgptc.ir.dims import Dim, Symbol, symbols
+from cgptc.ir.dtypes import i64
+from cgptc.ir.graph import Graph, Node, Value
+from cgptc.ir.op import Role
+from cgptc.ir.ops.attention import Attention
+from cgptc.ir.ops.binary import NotEqual
+from cgptc.ir.ops.constant import Constant
+from cgptc.ir.ops.embedding import Positions
+from cgptc.ir.types import TensorType
+from cgptc.passes.lift import lift
+from cgptc.passes.manager import Pass, PassContext
+from cgptc.passes.positions import find_positions
+from cgptc.passes.rewrite import erase_dead
+
+QUERY, KEY, VALUE, MASK, PAST_KEY, PAST_VALUE = range(6)
+
+
+@dataclass(frozen=True)
+class AddCache(Pass, name="add-cache", optional=False):
+    """Give every causal self-attention a past.
+
+    Inputs ``past_key_values.N.key|value`` ``[batch, kv heads, past, d]`` and outputs ``present.N.key|value`` are added, the attention mask
+    covers ``[batch, past + seq]``, and positions count the mask's real tokens. Raises `CompileError` naming the node if any other node
+    is not parallel along ``seq``: it would see the new tokens only.
+    """
+
+    mask: str = "attention_mask"
+
+    def run(self, graph: Graph, context: PassContext) -> bool:
+        if any(name.startswith("present.") for name, _ in graph.outputs):
+            return False
+        batch, seq = _time_axes(graph)
+        attentions = [node for node in graph.nodes if isinstance(node.op, Attention)]
+        mask_input = next((value for value in graph.inputs if value.name == self.mask), None)
+        _refuse_unless_cacheable(graph, seq, mask_input)
+        past = Symbol("past", 0, seq.high)
+        total = past.dim + seq.dim
+        mask = _retyped_mask(graph, self.mask, mask_input, batch, seq, total)
+        _replace_positions(graph, mask_input, mask, batch, seq, past)
+        for index, node in enumerate(attentions):
+            _cache(graph, node, index, mask, batch, past)
+        if mask_input is not None:
+            for user in mask_input.users:
+                if user.result is not mask:
+                    erase_dead(graph, [user])
+            leftover = [user for user in mask_input.users if user.result is not mask]
+            if leftover:
+                raise _refusal(leftover[0], "it uses the attention mask in a way that has no cached form")
+        context.count("attentions cached", len(attentions))
+        return True
+
+
+def _refusal(node: Node, why: str) -> CompileError:
+    return CompileError(
+        "cannot-cache",
+        f"'{node.op.name}' at {node.location} has no cached form: {why}",
+        fix="compile with --cache none",
+    )
+
+
+def _time_axes(graph: Graph) -> tuple[Dim, Symbol]:
+    ids = graph.inputs[0] if graph.inputs else None
+    if ids is None or ids.type.rank < 2:
+        raise CompileError("cannot-cache", "a cache needs an input over [batch, seq]", fix="compile with --cache none")
+    batch, seq = ids.type.shape[:2]
+    names = symbols([seq])
+    if len(names) != 1 or seq != next(iter(names.values())).dim:
+        raise CompileError(
+            "cannot-cache", f"a cache needs a symbolic sequence length, got {ids.type} for '{ids.name}'", fix="compile with --cache none"
+        )
+    return batch, next(iter(names.values()))
+
+
+def _mentions(dim: Dim, seq: Symbol) -> bool:
+    return seq.name in symbols([dim])
+
+
+def _refuse_unless_cacheable(graph: Graph, seq: Symbol, mask: Value | None) -> None:
+    """Every node must be parallel along the sequence, but for causal self-attention and what only masks and positions are made of."""
+    exempt = _mask_side(graph, mask)
+    for node in graph.nodes:
+        if node in exempt or isinstance(node.op, Constant):
+            continue
+        if isinstance(node.op, Attention):
+            _refuse_attention(node, seq)
+            continue
+        roles = {
+            (operand, position): axis.role
+            for axis in node.op.axis_roles(*node.operand_types)
+            for operand, position in enumerate(axis.operands)
+            if position is not None
+        }
+        for index, value in enumerate(node.operands):
+            if value is None:
+                continue
+            for position, dim in enumerate(value.type.shape):
+                if _mentions(dim, seq) and roles.get((index, position)) is not Role.PARALLEL:
+                    raise _refusal(node, f"it is not parallel along '{seq.name}'")
+
+
+def _refuse_attention(node: Node, seq: Symbol) -> None:
+    assert isinstance(node.op, Attention)
+    query, key = node.operands[QUERY], node.operands[KEY]
+    assert query is not None
+    assert key is not None
+    if not node.op.causal:
+        raise _refusal(node, "it is not causal")
+    if query.type.shape[2] != seq.dim or key.type.shape[2] != seq.dim:
+        raise _refusal(node, f"it attends over {key.type.shape[2]} keys for {query.type.shape[2]} queries, not over '{seq.name}'")
+    mask = node.operands[MASK] if len(node.operands) > MASK else None
+    if mask is not None and mask.type.rank != 2:
+        raise _refusal(node, "its mask is explicit (cgptc explain says why it is not understood)")
+
+
+def _mask_side(graph: Graph, mask: Value | None) -> set[Node]:
+    """Nodes that depend on the mask input, iotas and constants alone: they are rebuilt, so their roles do not matter."""
+    side: set[Node] = set()
+    for node in graph.nodes:
+        if isinstance(node.op, Attention):
+            continue
+        if all(value is mask or (value.producer is not None and value.producer in side) for value in node.inputs):
+            side.add(node)
+    return side
+
+
+def _retyped_mask(graph: Graph, name: str, mask: Value | None, batch: Dim, seq: Symbol, total: Dim) -> Value:
+    """The Boolean mask over ``[batch, total]``, from the input of that name, which is made where the model has none."""
+    if mask is None:
+        mask = graph.add_input(name, TensorType(i64, (batch, total)))
+    else:
+        if mask.type.shape != (batch, seq.dim):
+            raise CompileError("cannot-cache", f"'{name}' must be [{batch}, {seq}], got {mask.type}", fix="compile with --cache none")
+        graph.set_input_type(mask, TensorType(mask.type.dtype, (batch, total)))
+    if mask.type.dtype.name == "bool":
+        return mask
+    build = Builder(graph, before=next(graph.nodes, None))
+    return build(NotEqual(), mask, build.constant(0, mask.type.dtype))
+
+
+def _replace_positions(graph: Graph, mask_input: Value | None, mask: Value, batch: Dim, seq: Symbol, past: Symbol) -> None:
+    found = find_positions(graph, mask_input, seq)
+    if not found:
+        return
+    after = mask.producer._next if mask.producer is not None else next(graph.nodes, None)
+    positions = Builder(graph, before=after)(Positions(batch, seq.dim, past.dim), mask)
+    positions.name = "positions"
+    for value, has_batch in found:
+        if has_batch:
+            graph.replace_uses(value, positions)
+        else:
+            lift(graph, value, positions, batch, _refusal)
+        if value.producer is not None:
+            erase_dead(graph, [value.producer])
+
+
+def _cache(graph: Graph, node: Node, index: int, mask: Value, batch: Dim, past: Symbol) -> None:
+    key, value = node.operands[KEY], node.operands[VALUE]
+    assert key is not None
+    assert value is not None
+    operands = [*node.operands, *([None] * (6 - len(node.operands)))]
+    operands[MASK] = mask
+    for place, part, source in ((PAST_KEY, "key", key), (PAST_VALUE, "value", value)):
+        _, heads, _, features = source.type.shape
+        operands[place] = graph.add_input(
+            f"past_key_values.{index}.{part}", TensorType(source.type.dtype, (batch, heads, past.dim, features))
+        )
+    twin = graph.insert(node.op, operands, before=node, location=node.location, stage=node.stage)
+    for old, new in zip(node.results, twin.results, strict=True):
+        new.name = old.name
+        graph.replace_uses(old, new)
+    graph.erase(node)
+    graph.add_output(f"present.{index}.key", twin.results[1])
+    graph.add_output(f"present.{index}.value", twin.results[2])

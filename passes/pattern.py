@@ -1,0 +1,216 @@
+"""Patterns as data, spelled as the IR prints, and the matcher.
+
+A pattern is a tree of `OpPattern`, `Var` and `Scalar`. Matching is against a value; commutative operands match both ways; a failure says
+which predicate failed and where, so that ``explain`` can report near misses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from cgptc.ir.graph import Node, Value
+from cgptc.ir.op import Op
+from cgptc.ir.ops.constant import Constant
+from cgptc.ir.weights import Dense
+
+
+@dataclass(frozen=True)
+class Var:
+    """Binds any value. ``where`` refuses values, ``meaning`` says what it asks for."""
+
+    name: str
+    where: Callable[[Value], bool] | None = None
+    meaning: str = ""
+
+
+@dataclass(frozen=True)
+class Scalar:
+    """A constant held in the graph whose elements are all the same number.
+
+    With ``value`` it must be that number (to float32's precision, so that a constant rounded by the model's dtype still matches);
+    otherwise the number is bound to ``name`` as a float.
+    """
+
+    name: str = ""
+    value: float | None = None
+
+
+@dataclass(frozen=True)
+class OpPattern:
+    """A node of class ``op`` whose operands match.
+
+    ``attributes`` are required field values, or predicates on them. The node is bound to ``bind``. An interior node must have no use
+    outside the match, unless ``shared``. Where ``operands`` are fewer than the node's, the rest must be absent.
+    """
+
+    op: type[Op]
+    operands: tuple[Pattern | None, ...]
+    attributes: tuple[tuple[str, Any], ...] = ()
+    bind: str = ""
+    shared: bool = False
+    result: int = 0
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """The first alternative that matches."""
+
+    alternatives: tuple[Pattern, ...]
+
+
+Pattern: TypeAlias = Var | Scalar | OpPattern | OneOf
+
+
+def op(cls: type[Op], *operands: Pattern | None, bind: str = "", shared: bool = False, result: int = 0, **attributes: Any) -> OpPattern:
+    """Shorthand: ``op(Mul, op(Silu, gate), up)``; keywords are attributes."""
+    return OpPattern(cls, operands, tuple(attributes.items()), bind, shared, result)
+
+
+@dataclass(frozen=True)
+class Miss:
+    """Why a pattern did not match: how many predicates had held before, what failed, and on which value."""
+
+    depth: int
+    reason: str
+    value: Value | None = None
+
+
+@dataclass
+class Match:
+    """Variables by name, and the nodes that operation patterns matched, root first."""
+
+    values: dict[str, Any] = field(default_factory=dict)
+    nodes: list[Node] = field(default_factory=list)
+    shared: set[Node] = field(default_factory=set)
+
+    def copy(self) -> Match:
+        return Match(dict(self.values), list(self.nodes), set(self.shared))
+
+
+def match(pattern: Pattern, value: Value) -> Match | Miss:
+    """Match ``value`` against ``pattern``."""
+    found = _match(pattern, value, Match())
+    if isinstance(found, Miss):
+        return found
+    matched = set(found.nodes)
+    for node in found.nodes[1:]:
+        if node in found.shared:
+            continue
+        for result in node.results:
+            for use in result.uses:
+                if use.user is None or use.user not in matched:
+                    where = "a graph output" if use.user is None else f"'{use.user.op.name}'"
+                    return Miss(len(found.nodes), f"'{node.op.name}' is used elsewhere too, by {where}", result)
+    return found
+
+
+def scalar_of(value: Value) -> float | None:
+    """The number that a graph constant holds in every element, or None."""
+    weight = value.op.weight if isinstance(value.op, Constant) else None
+    if not isinstance(weight, Dense) or (not weight.dtype.is_float and not weight.dtype.is_integer):
+        return None
+    array = weight.array
+    if array.size == 0:
+        return None
+    first = array.reshape(-1)[0]
+    if array.size > 1 and not np.all(array == first):
+        return None
+    return float(first)
+
+
+def same_number(left: float, right: float) -> bool:
+    """Equal, or equal once both are rounded to float32."""
+    return left == right or bool(np.float32(left) == np.float32(right))
+
+
+def _match(pattern: Pattern, value: Value, state: Match) -> Match | Miss:
+    match pattern:
+        case Var():
+            return _match_var(pattern, value, state)
+        case Scalar():
+            number = scalar_of(value)
+            if number is None:
+                return Miss(len(state.nodes), "expected a scalar constant", value)
+            if pattern.value is not None and not same_number(number, pattern.value):
+                return Miss(len(state.nodes), f"expected the constant {pattern.value:g}, got {number:g}", value)
+            if pattern.name:
+                bound = state.values.setdefault(pattern.name, number)
+                if bound != number:
+                    return Miss(len(state.nodes), f"'{pattern.name}' is {bound:g} and {number:g}", value)
+            return state
+        case OneOf():
+            best: Miss | None = None
+            for alternative in pattern.alternatives:
+                found = _match(alternative, value, state.copy())
+                if isinstance(found, Match):
+                    return found
+                if best is None or found.depth > best.depth:
+                    best = found
+            assert best is not None
+            return best
+        case OpPattern():
+            return _match_op(pattern, value, state)
+
+
+def _match_var(pattern: Var, value: Value, state: Match) -> Match | Miss:
+    bound = state.values.setdefault(pattern.name, value)
+    if bound is not value:
+        return Miss(len(state.nodes), f"'{pattern.name}' is two different values", value)
+    if pattern.where is not None and not pattern.where(value):
+        return Miss(len(state.nodes), f"'{pattern.name}' must be {pattern.meaning or 'as the pattern asks'}, got {value.type}", value)
+    return state
+
+
+def _match_op(pattern: OpPattern, value: Value, state: Match) -> Match | Miss:
+    node = value.producer
+    depth = len(state.nodes)
+    if node is None or type(node.op) is not pattern.op:
+        came = "a graph input" if node is None else f"'{node.op.name}'"
+        return Miss(depth, f"expected '{pattern.op.name}', got {came}", value)
+    if value.result_index != pattern.result:
+        return Miss(depth, f"expected result {pattern.result} of '{node.op.name}', got {value.result_index}", value)
+    for name, wanted in pattern.attributes:
+        actual = getattr(node.op, name)
+        if not (wanted(actual) if callable(wanted) else wanted == actual):
+            shown = "otherwise" if callable(wanted) else f"{wanted}"
+            return Miss(depth + 1, f"'{node.op.name}' has {name}={actual}, expected {shown}", value)
+    if any(operand is not None for operand in node.operands[len(pattern.operands) :]) or len(node.operands) < sum(
+        part is not None for part in pattern.operands
+    ):
+        return Miss(depth + 1, f"'{node.op.name}' has other operands than expected", value)
+    orders = [pattern.operands]
+    if pattern.op.commutative and len(pattern.operands) == 2:
+        orders.append((pattern.operands[1], pattern.operands[0]))
+    best: Miss | None = None
+    for order in orders:
+        found = _match_operands(pattern, order, node, state.copy())
+        if isinstance(found, Match):
+            return found
+        if best is None or found.depth > best.depth:
+            best = found
+    assert best is not None
+    return best
+
+
+def _match_operands(pattern: OpPattern, order: tuple[Pattern | None, ...], node: Node, state: Match) -> Match | Miss:
+    if node not in state.nodes:
+        state.nodes.append(node)
+        if pattern.shared:
+            state.shared.add(node)
+    if pattern.bind:
+        state.values[pattern.bind] = node
+    for index, part in enumerate(order):
+        operand = node.operands[index] if index < len(node.operands) else None
+        if part is None or operand is None:
+            if part is not None or operand is not None:
+                return Miss(len(state.nodes), f"operand {index} of '{node.op.name}' is {'absent' if operand is None else 'present'}")
+            continue
+        found = _match(part, operand, state)
+        if isinstance(found, Miss):
+            return found
+        state = found
+    return state

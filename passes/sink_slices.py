@@ -1,0 +1,107 @@
+"""Slices move towards the inputs, so that what they drop is never computed."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import deque
+from dataclasses import dataclass
+
+from cgptc.ir.builder import Builder
+from cgptc.ir.graph import Graph, Node, Value
+from cgptc.ir.loc import union
+from cgptc.ir.op import Axis, Role
+from cgptc.ir.ops.binary import Binary, Comparison, Select
+from cgptc.ir.ops.elementwise import Cast, Unary
+from cgptc.ir.ops.embedding import Embedding
+from cgptc.ir.ops.matmul import Linear, MatMul
+from cgptc.ir.ops.norm import LayerNorm, RmsNorm
+from cgptc.ir.ops.reduction import LogSoftmax, Softmax
+from cgptc.ir.ops.shape import Expand, Reshape, Slice, Transpose
+from cgptc.passes.manager import Pass, PassContext
+from cgptc.passes.rewrite import erase_dead
+
+SHAPELESS = (Unary, Binary, Comparison, Select, Cast, Linear, MatMul, LayerNorm, RmsNorm, Softmax, LogSoftmax, Embedding, Transpose)
+"""Operations whose attributes do not mention the sizes of parallel axes."""
+
+
+@dataclass(frozen=True)
+class SinkSlices(Pass, name="sink-slices"):
+    """``slice(f(x))`` becomes ``f(slice(x))`` where ``f`` is parallel along the axis and nothing else uses ``f(x)``.
+
+    Equal slices of one value are one: a residual that is read by a norm and an addition sinks once both are sliced.
+    """
+
+    def run(self, graph: Graph, context: PassContext) -> bool:
+        queue = deque(node for node in graph.reversed_nodes if isinstance(node.op, Slice))
+        changed = False
+        while queue:
+            node = queue.popleft()
+            if not node.alive:
+                continue
+            context.count("nodes visited")
+            node = _merged(graph, node)
+            created = _sink(graph, node)
+            if created:
+                changed = True
+                queue.extend(created)
+        return changed
+
+
+def _merged(graph: Graph, node: Node) -> Node:
+    """One node for all equal slices of the same value: the earliest stands before every use."""
+    (source,) = node.inputs
+    twins = [user for user in source.users if user.op == node.op and user.stage == node.stage]
+    if len(twins) == 1:
+        return node
+    build = Builder(graph, before=_next(graph, source), location=union(twin.location for twin in twins), stage=node.stage)
+    one = build.node(node.op, source)
+    for twin in twins:
+        graph.replace_uses(twin.result, one.result)
+        graph.erase(twin)
+    return one
+
+
+def _next(graph: Graph, value: Value) -> Node | None:
+    return value.producer._next if value.producer is not None else next(graph.nodes, None)
+
+
+def _sink(graph: Graph, node: Node) -> list[Node]:
+    """Move one slice over its producer; the slices made, none where it cannot move."""
+    assert isinstance(node.op, Slice)
+    (source,) = node.inputs
+    producer = source.producer
+    if producer is None or source.use_count != 1 or len(producer.results) != 1 or producer.stage != node.stage:
+        return []
+    axis = _parallel_axis(producer, node.op.axis)
+    if axis is None:
+        return []
+    build = Builder(graph, before=node, location=union((producer.location, node.location)), stage=node.stage)
+    op = producer.op
+    if isinstance(op, Reshape | Expand):
+        shape = list(op.shape)
+        shape[node.op.axis] = node.result.type.shape[node.op.axis]
+        op = dataclasses.replace(op, shape=tuple(shape))
+    created: list[Node] = []
+    operands: list[Value | None] = []
+    for operand, position in zip(producer.operands, axis.operands, strict=True):
+        if operand is None or position is None:
+            operands.append(operand)
+            continue
+        sliced = build.node(dataclasses.replace(node.op, axis=position), operand)
+        created.append(sliced)
+        operands.append(sliced.result)
+    result = build(op, *operands)
+    result.name = node.result.name or source.name
+    graph.replace_uses(node.result, result)
+    erase_dead(graph, [node])
+    return created
+
+
+def _parallel_axis(producer: Node, result_axis: int) -> Axis | None:
+    """The producer's parallel axis that is this axis of its result, where the operation can be cut along it."""
+    if not issubclass(type(producer.op), (*SHAPELESS, Reshape, Expand)):
+        return None
+    for axis in producer.op.axis_roles(*producer.operand_types):
+        if axis.role is Role.PARALLEL and axis.results == (result_axis,) and any(position is not None for position in axis.operands):
+            return axis
+    return None

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+
+from cgptc.ir.diagnostics import UsageError
+from cgptc.ir.graph import Graph
+from cgptc.passes.manager import PASSES, Pass, PassContext, Pipeline
+
+
+@dataclass(frozen=True)
+class Probe(Pass, name="test-probe"):
+    """A pass with one option of every kind."""
+
+    share: float = 0.5
+    count: int = 3
+    block: str = "1x16"
+    keep: bool = False
+    layers: tuple[str, ...] = ()
+    limit: int | None = None
+
+    def run(self, graph: Graph, context: PassContext) -> bool:
+        return False
+
+
+def test_a_pipeline_prints_as_it_was_written() -> None:
+    text = 'test-probe{share=0.75 block=16x16 keep=true layers=h.*;lm_head limit=4},dead-code,test-probe{block="a b"}'
+    assert str(Pipeline.parse(text)) == text
+
+
+def test_defaults_are_not_printed() -> None:
+    assert str(Pipeline.parse("test-probe{share=0.5 count=3}")) == "test-probe"
+
+
+def test_spaces_around_names_do_not_matter() -> None:
+    assert Pipeline.parse(" dead-code , test-probe { count=4 } ") == Pipeline((PASSES["dead-code"](), Probe(count=4)))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("dead-cod", "did you mean 'dead-code'"),
+        ("test-probe{shar=1}", "did you mean 'share'"),
+        ("test-probe{count=many}", "takes int, got 'many'"),
+        ("test-probe{keep=1}", "takes bool, got '1'"),
+        ("test-probe{count=1 count=2}", "given twice"),
+        ("test-probe{count=1", "never closed"),
+        ("test-probe dead-code", "expected ','"),
+        ("test-probe{count}", "expected 'option=value'"),
+        ("Probe", "expected a pass name"),
+        ("dead-code,,cse", "expected a pass name"),
+    ],
+)
+def test_a_wrong_pipeline_is_one_clear_error(text: str, says: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        Pipeline.parse(text)
+    assert says in str(caught.value)
+
+
+def test_a_second_pass_of_a_name_is_refused_and_names_the_first() -> None:
+    with pytest.raises(TypeError, match=r"already defined by .*Probe"):
+        type("Other", (Pass,), {}, name="test-probe")
+
+
+def test_a_pass_can_be_taken_out() -> None:
+    assert str(Pipeline.parse("cse,dead-code,cse").without(["cse"])) == "dead-code"
+    with pytest.raises(UsageError, match="no pass"):
+        Pipeline.parse("cse").without(["nothing"])
+
+
+def test_every_pass_of_the_package_is_registered() -> None:
+    Pipeline.parse("cse")
+    assert {"canonicalize", "fuse-attention", "normalize-masks", "add-cache", "legalise", "sink-slices"} <= set(PASSES)
