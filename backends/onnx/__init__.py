@@ -1,1 +1,1 @@
-"""The ONNX target."""
+"""The ONNX target: a tensor graph becomes an ONNX model that onnxruntime runs."""

@@ -1,0 +1,40 @@
+"""Which element types onnxruntime has kernels for.
+
+Measured on onnxruntime 1.31 by opening a model of one node per (operator, element type); only what is missing is listed, for the
+operators that lowerings emit. A type that the ONNX standard itself does not allow for an operator is a lowering's own concern.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from cgptc.ir.dtypes import DType, bf16, f32, f64
+
+_CPU_WITH_BF16 = frozenset(
+    [
+        *("Identity", "Reshape", "Transpose", "Concat", "Slice", "Split", "Squeeze", "Unsqueeze", "Shape", "Size", "Cast"),
+        *("Gather", "GatherElements", "GatherND", "ScatterElements", "ScatterND"),
+        *("IsNaN", "IsInf", "Sign", "LayerNormalization"),
+    ]
+)
+
+_CPU_WITHOUT_F64 = frozenset(["Tan", "Atan", "Erf", "Softplus", "Gelu", "Conv"])
+
+
+class UnlowerableError(Exception):
+    """Raised while lowering a node that the target cannot run; the message is the reason."""
+
+
+def computed_in(op_type: str, dtypes: Iterable[DType], provider: str) -> dict[DType, DType]:
+    """For each element type the one to compute in. `UnlowerableError` where there is none.
+
+    f16 needs no entry: onnxruntime itself inserts casts where the CPU provider lacks an f16 kernel.
+    """
+    chosen = {dtype: dtype for dtype in dtypes}
+    if provider != "cpu":
+        return chosen
+    if bf16 in chosen and op_type not in _CPU_WITH_BF16:
+        chosen[bf16] = f32
+    if f64 in chosen and op_type in _CPU_WITHOUT_F64:
+        raise UnlowerableError(f"onnxruntime's cpu provider has no f64 kernel for '{op_type}'")
+    return chosen

@@ -1,0 +1,148 @@
+"""The lowering table, and the walk that applies it.
+
+A lowering is a function ``(emit, op, *operands) -> value or values`` registered for an operation's class with `lowers`. Legality is the
+table's keys. Mode "ort" has everything that mode "standard" has, and may replace it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeAlias, TypeVar
+
+import onnx_ir
+
+from cgptc.backends.onnx.element_types import TO_ONNX
+from cgptc.backends.onnx.emit import CONTRIB, Emit, OnnxValue
+from cgptc.backends.onnx.initializers import Initializers
+from cgptc.backends.onnx.kernels import UnlowerableError
+from cgptc.backends.onnx.naming import Namer
+from cgptc.backends.onnx.options import IR_VERSIONS, MODES, OnnxOptions
+from cgptc.backends.onnx.shapes import onnx_shape
+from cgptc.backends.registry import Refusal
+from cgptc.ir.graph import Graph, Node, Value
+from cgptc.ir.op import Op
+
+Lowering: TypeAlias = Callable[..., OnnxValue | tuple[OnnxValue, ...]]
+LoweringT = TypeVar("LoweringT", bound=Callable[..., Any])
+
+_TABLES: dict[str, dict[type[Op], Lowering]] = {mode: {} for mode in MODES}
+
+
+def lowers(*ops: type[Op], mode: str = "standard") -> Callable[[LoweringT], LoweringT]:
+    """Register a lowering for operations; TypeError where one has a lowering in that mode already."""
+
+    def register(function: LoweringT) -> LoweringT:
+        for op in ops:
+            if op in _TABLES[mode]:
+                raise TypeError(f"'{op.name}' already has a lowering in mode '{mode}'")
+            _TABLES[mode][op] = function
+        return function
+
+    return register
+
+
+def legal_ops(mode: str) -> frozenset[type[Op]]:
+    """The operations that mode lowers; all others must be decomposed first."""
+    _fill_tables()
+    return frozenset(_TABLES["standard"]) | frozenset(_TABLES[mode])
+
+
+def lowering_of(op: type[Op], mode: str) -> Lowering | None:
+    """The lowering that mode uses for an operation, None where there is none."""
+    _fill_tables()
+    return _TABLES[mode].get(op) or _TABLES["standard"].get(op)
+
+
+def _fill_tables() -> None:
+    import cgptc.backends.onnx.lowerings.all  # noqa: F401  (registers by being imported)
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """An ONNX model whose weights are not read yet, and the nodes that could not be lowered (then the model lacks them)."""
+
+    model: onnx_ir.Model
+    initializers: Initializers
+    refusals: tuple[Refusal, ...]
+
+
+def lower(graph: Graph, options: OnnxOptions) -> Lowered:
+    """Lower every node. Reads no weight bytes.
+
+    A node whose operand could not be lowered is left out in silence: its cause is reported.
+    """
+    namer = Namer({value.name for value in graph.inputs} | {name for name, _ in graph.outputs})
+    initializers = Initializers(namer)
+    emit = Emit(graph, options, initializers, namer)
+    values: dict[Value, OnnxValue] = {}
+    for value in graph.inputs:
+        element_type = onnx_ir.TensorType(TO_ONNX[value.type.dtype])
+        values[value] = onnx_ir.Value(name=value.name, type=element_type, shape=onnx_shape(value.type.shape))
+        emit.declare(values[value], value.type)
+    emit.shapes.set_inputs([(value, values[value]) for value in graph.inputs])
+    inputs = [values[value] for value in graph.inputs]
+
+    refusals: list[Refusal] = []
+    for node in graph.nodes:
+        if any(operand not in values for operand in node.inputs):
+            continue
+        emit.at(node)
+        try:
+            results = _lower_node(emit, node, [values[operand] if operand is not None else None for operand in node.operands])
+        except UnlowerableError as error:
+            refusals.append(Refusal(node.location, repr(node), str(error)))
+            continue
+        for value, result in zip(node.results, results, strict=True):
+            values[value] = result
+            emit.declare(result, value.type)
+    emit.at(None)
+    outputs = _outputs(emit, [(name, values[value]) for name, value in graph.outputs if value in values])
+    return Lowered(_model(emit, inputs, outputs), initializers, tuple(refusals))
+
+
+def _lower_node(emit: Emit, node: Node, operands: list[OnnxValue | None]) -> tuple[OnnxValue, ...]:
+    lowering = lowering_of(type(node.op), emit.options.ops)
+    if lowering is None:
+        raise UnlowerableError(f"'{node.op.name}' has no lowering")
+    if not any(parameter.variadic for parameter in node.op.parameters):
+        operands = operands + [None] * (len(node.op.parameters) - len(operands))
+    lowered = lowering(emit, node.op, *operands)
+    return lowered if isinstance(lowered, tuple) else (lowered,)
+
+
+def _outputs(emit: Emit, outputs: list[tuple[str, OnnxValue]]) -> list[OnnxValue]:
+    """Give outputs their names; what is an input, an initializer or an output already is passed through a node of its own."""
+    named: list[OnnxValue] = []
+    for name, value in outputs:
+        if value.producer() is None or value in named:
+            copy = emit.Identity(value)
+            emit.declare(copy, emit.type_of(value))
+            value = copy
+        value.name = name
+        named.append(value)
+    return named
+
+
+def _live(nodes: list[onnx_ir.Node], outputs: list[OnnxValue]) -> list[onnx_ir.Node]:
+    """The nodes that outputs depend on, in order."""
+    needed = set(outputs)
+    kept: list[onnx_ir.Node] = []
+    for node in reversed(nodes):
+        if any(output in needed for output in node.outputs):
+            needed.update(value for value in node.inputs if value is not None)
+            kept.append(node)
+    return kept[::-1]
+
+
+def _model(emit: Emit, inputs: list[OnnxValue], outputs: list[OnnxValue]) -> onnx_ir.Model:
+    nodes = _live(emit.nodes, outputs)
+    used = {value for node in nodes for value in node.inputs}
+    emit.initializers.keep(used)
+    from cgptc import __version__
+
+    opsets = {"": emit.options.opset}
+    if any(node.domain == CONTRIB for node in nodes):
+        opsets[CONTRIB] = 1
+    graph = onnx_ir.Graph(inputs, outputs, nodes=nodes, initializers=emit.initializers.values, opset_imports=opsets, name=emit.graph.name)
+    return onnx_ir.Model(graph, ir_version=IR_VERSIONS[emit.options.opset], producer_name="cgptc", producer_version=__version__)

@@ -1,0 +1,1 @@
+"""Lowerings by theme; importing `cgptc.backends.onnx.lowerings.all` registers every one."""

@@ -1,0 +1,29 @@
+"""Registers every lowering."""
+
+from cgptc.backends.onnx.lowerings import (
+    attention,
+    binary,
+    constant,
+    elementwise,
+    embedding,
+    indexing,
+    matmul,
+    norm,
+    ordering,
+    reduction,
+    shape,
+)
+
+__all__ = [
+    "attention",
+    "binary",
+    "constant",
+    "elementwise",
+    "embedding",
+    "indexing",
+    "matmul",
+    "norm",
+    "ordering",
+    "reduction",
+    "shape",
+]

@@ -1,0 +1,84 @@
+"""Operations that move or rename elements and compute nothing."""
+
+from __future__ import annotations
+
+from cgptc.backends.onnx.emit import Emit, OnnxValue
+from cgptc.backends.onnx.lowering import lowers
+from cgptc.ir.dims import Dim, Shape, bounds
+from cgptc.ir.ops import shape as ops
+
+
+@lowers(ops.Reshape)
+def _reshape(emit: Emit, op: ops.Reshape, x: OnnxValue) -> OnnxValue:
+    return reshape(emit, x, emit.type_of(x).shape, op.shape)
+
+
+def reshape(emit: Emit, x: OnnxValue, old: Shape, new: Shape) -> OnnxValue:
+    """``x`` of shape ``old`` as ``new``: with a constant shape operand wherever ONNX's 0 (as before) and -1 (the rest) can say it."""
+    if old == new:
+        return x
+    codes = [_code(old, axis, dim) for axis, dim in enumerate(new)]
+    unknown = [axis for axis, code in enumerate(codes) if code is None]
+    never_empty = all(bounds(dim)[0] > 0 for axis, dim in enumerate(new) if axis not in unknown)
+    if not unknown or (len(unknown) == 1 and never_empty):
+        return emit.Reshape(x, emit.ints([-1 if code is None else code for code in codes]))
+    return emit.Reshape(x, emit.shape(new), allowzero=1)
+
+
+def _code(old: Shape, axis: int, dim: Dim) -> int | None:
+    if isinstance(dim, int) and dim != 0:
+        return dim
+    return 0 if axis < len(old) and old[axis] == dim else None
+
+
+@lowers(ops.Transpose)
+def _transpose(emit: Emit, op: ops.Transpose, x: OnnxValue) -> OnnxValue:
+    if op.permutation == tuple(range(len(op.permutation))):
+        return x
+    return emit.Transpose(x, perm=op.permutation)
+
+
+@lowers(ops.Expand)
+def _expand(emit: Emit, op: ops.Expand, x: OnnxValue) -> OnnxValue:
+    old = emit.type_of(x).shape
+    if old == op.shape:
+        return x
+    kept = (1,) * (len(op.shape) - len(old)) + old
+    # ONNX broadcasts both ways, so what x has already may be written 1.
+    return emit.Expand(x, emit.shape(tuple(1 if dim == had else dim for dim, had in zip(op.shape, kept, strict=True))))
+
+
+@lowers(ops.Concat)
+def _concat(emit: Emit, op: ops.Concat, *xs: OnnxValue) -> OnnxValue:
+    return xs[0] if len(xs) == 1 else emit.Concat(*xs, axis=op.axis)
+
+
+@lowers(ops.Slice)
+def _slice(emit: Emit, op: ops.Slice, x: OnnxValue) -> OnnxValue:
+    return slice_axis(emit, x, op.axis, op.start, op.stop, op.step)
+
+
+def slice_axis(emit: Emit, x: OnnxValue, axis: int, start: Dim, stop: Dim, step: int = 1) -> OnnxValue:
+    """``x[start:stop:step]`` along an axis."""
+    return emit.Slice(x, emit.shape((start,)), emit.shape((stop,)), emit.ints([axis]), emit.ints([step]))
+
+
+@lowers(ops.Pad)
+def _pad(emit: Emit, op: ops.Pad, x: OnnxValue) -> OnnxValue:
+    return emit.Pad(x, emit.shape((*op.low, *op.high)), emit.scalar(op.value, x))
+
+
+@lowers(ops.Flip)
+def _flip(emit: Emit, op: ops.Flip, x: OnnxValue) -> OnnxValue:
+    count = len(op.axes)
+    if not count:
+        return x
+    backwards = emit.ints([-1] * count)
+    return emit.Slice(x, backwards, emit.ints([-(2**31)] * count), emit.ints(op.axes), backwards)
+
+
+@lowers(ops.Split)
+def _split(emit: Emit, op: ops.Split, x: OnnxValue) -> tuple[OnnxValue, ...]:
+    if len(op.sizes) == 1:
+        return (x,)
+    return emit.node("Split", (x, emit.shape(op.sizes)), {"axis": op.axis}, dtypes=(emit.dtype_of(x),) * len(op.sizes))

@@ -1,0 +1,120 @@
+"""Backends by name.
+
+A backend is a value that follows `Backend`. Its own options are a frozen dataclass, whose fields are the command line's flags for that
+target. Third parties register theirs under the entry point group ``cgptc.backends``, each entry naming a `Backend`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from cgptc.ir.cost import CostModel
+from cgptc.ir.diagnostics import UsageError
+from cgptc.ir.graph import Graph
+from cgptc.ir.loc import Location
+from cgptc.ir.op import Array, Op
+
+OptionsT = TypeVar("OptionsT", contravariant=True)
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A node that a backend cannot lower: where it comes from, how it prints, and why."""
+
+    location: Location
+    node: str
+    reason: str
+
+    def lines(self) -> tuple[str, ...]:
+        """As a diagnostic shows it."""
+        return f"  --> {self.location}", f"      {self.node}", f"      {self.reason}"
+
+
+@dataclass(frozen=True)
+class Emitted:
+    """What `Backend.emit` wrote: file names relative to the folder, and facts for the manifest (JSON values only)."""
+
+    files: tuple[str, ...]
+    facts: Mapping[str, object] = field(default_factory=dict)
+
+
+class Session(Protocol):
+    """Something loaded that runs."""
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """Names of the inputs, in the model's order."""
+        ...
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """Names of the outputs, in the model's order."""
+        ...
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Outputs by name. An absent input takes its natural default (mask of ones, empty past); `UsageError` where it has none."""
+        ...
+
+
+class Backend(Protocol[OptionsT]):
+    """A target.
+
+    ``options`` is the frozen dataclass of its options: the driver makes one and hands it to every method.
+    """
+
+    name: str
+    options: type[Any]
+
+    def default_pipeline(self, options: OptionsT) -> str:
+        """The passes that run where the user names none, as a pipeline string."""
+        ...
+
+    def legal_ops(self, options: OptionsT) -> frozenset[type[Op]]:
+        """The operations that it lowers itself; composite ones outside it are decomposed before `emit`."""
+        ...
+
+    def check(self, graph: Graph, options: OptionsT) -> Sequence[Refusal]:
+        """Every node that it cannot lower. Reads no weight bytes."""
+        ...
+
+    def emit(self, graph: Graph, folder: Path, options: OptionsT) -> Emitted:
+        """Write the target's files into an existing folder; atomicity is the caller's. `CompileError` lists what `check` finds."""
+        ...
+
+    def load(self, folder: Path, options: OptionsT) -> Session:
+        """Open what `emit` wrote."""
+        ...
+
+    def cost_model(self, options: OptionsT) -> CostModel:
+        """Prices for passes that ask."""
+        ...
+
+
+_BUILT_IN = {"onnx": "cgptc.backends.onnx.backend", "wafer": "cgptc.backends.wafer.backend"}
+_GROUP = "cgptc.backends"
+
+
+def backend_names() -> tuple[str, ...]:
+    """Names of all backends: built in first, then registered ones in order of name."""
+    others = sorted({entry.name for entry in entry_points(group=_GROUP)} - set(_BUILT_IN))
+    return (*_BUILT_IN, *others)
+
+
+def backend(name: str) -> Backend[Any]:
+    """The backend of that name; its packages are imported now. `UsageError` for an unknown name."""
+    if name in _BUILT_IN:
+        found: Backend[Any] = import_module(_BUILT_IN[name]).BACKEND
+        return found
+    for entry in entry_points(group=_GROUP):
+        if entry.name == name:
+            loaded: Backend[Any] = entry.load()
+            return loaded
+    close = difflib.get_close_matches(name, backend_names(), n=1)
+    hint = f"did you mean '{close[0]}'?" if close else f"choose one of {', '.join(backend_names())}"
+    raise UsageError("unknown-target", f"there is no target '{name}'", fix=hint)

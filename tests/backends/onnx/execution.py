@@ -1,0 +1,56 @@
+"""Lowering a graph and running it, on onnxruntime or on the ONNX reference evaluator, with everything in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import onnx
+import onnx_ir
+import onnxruntime
+from onnx.reference import ReferenceEvaluator
+
+from cgptc.backends.onnx.external_data import attach
+from cgptc.backends.onnx.lowering import lower
+from cgptc.backends.onnx.options import OnnxOptions
+from cgptc.backends.onnx.session import OnnxSession
+from cgptc.ir.graph import Graph
+from cgptc.ir.op import Array, Op
+from cgptc.ir.types import TensorType
+
+STANDARD = OnnxOptions(ops="standard")
+ORT = OnnxOptions(ops="ort")
+
+
+def model_of(graph: Graph, options: OnnxOptions) -> onnx.ModelProto:
+    """The graph's model with all weights inside, checked by onnx."""
+    lowered = lower(graph, options)
+    assert not lowered.refusals, lowered.refusals
+    attach(lowered.initializers.weights.items(), {}, "", graph.store)
+    model = onnx_ir.to_proto(lowered.model)
+    onnx.checker.check_model(model, full_check=options.ops == "standard")
+    return model
+
+
+def session_of(model: onnx.ModelProto) -> OnnxSession:
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = 1
+    settings.log_severity_level = 3
+    return OnnxSession(onnxruntime.InferenceSession(model.SerializeToString(), settings, providers=["CPUExecutionProvider"]))
+
+
+def run(session: OnnxSession, inputs: Mapping[str, Array]) -> list[Array]:
+    return list(session.run(inputs).values())
+
+
+def run_reference(model: onnx.ModelProto, inputs: Mapping[str, Array]) -> list[Array]:
+    outputs: list[Array] = ReferenceEvaluator(model).run(None, dict(inputs))
+    return outputs
+
+
+def graph_of(op: Op, types: Sequence[TensorType | None]) -> Graph:
+    """A graph of one node whose operands are inputs ``x0``, ``x1``, … and whose results are outputs ``y0``, …"""
+    graph = Graph("one_node")
+    operands = [graph.add_input(f"x{i}", type_) if type_ is not None else None for i, type_ in enumerate(types)]
+    for i, value in enumerate(graph.insert(op, operands).results):
+        graph.add_output(f"y{i}", value)
+    return graph
