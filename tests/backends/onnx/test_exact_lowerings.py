@@ -5,12 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from tests.backends.onnx.cases import ALL_CASES, SIZES, Case
-from tests.backends.onnx.execution import ORT, STANDARD, graph_of, model_of, run, session_of
+from tests.backends.onnx.execution import ORT, graph_of, model_of, run, session_of
 
-from cgptc.backends.onnx.lowering import legal_ops
-from cgptc.backends.onnx.options import OnnxOptions
-from cgptc.ir.op import OPS, result_arrays
-from cgptc.ir.ops import constant, indexing, ordering, shape
+from cgptc.ir.op import result_arrays
+from cgptc.ir.ops import indexing, ordering, shape
 
 MOVERS = (shape, ordering)
 
