@@ -40,6 +40,14 @@ WRONG_USES = [
     ("doctor extra", 2, "usage", "--help"),
     ("inspect", 2, "missing-argument", "--help"),
     ("inspect {tmp}/none", 7, "not-found", "cgptc compile"),
+    ("new --preset tiny", 2, "missing-argument", "--help"),
+    ("new --preset tny -o {tmp}/m.pt", 2, "unknown-preset", "did you mean 'tiny'"),
+    ("new --preset tiny -o {tmp}/m.onnx", 2, "unknown-suffix", ".safetensors"),
+    ("new --preset tiny -o {tmp}/none/m.pt", 7, "cannot-write", "choose another"),
+    ("new --preset tiny -o {tmp}/m.pt --seed -1", 2, "bad-value", "--help"),
+    ("new --preset tiny -o {tmp}/m.pt --sede 1", 2, "unknown-option", "did you mean '--seed'?"),
+    ("list", 2, "missing-argument", "--help"),
+    ("list pressets", 2, "unknown-list", "did you mean 'presets'?"),
     ("inspect {tmp}", 2, "not-an-artifact", "cgptc compile"),
 ]
 
@@ -61,6 +69,26 @@ def test_results_go_to_stdout_and_json_is_json(artifact: Path, capsys: pytest.Ca
     printed = capsys.readouterr()
     assert json.loads(printed.out)["target"] == "onnx"
     assert printed.err == ""
+
+
+def test_new_writes_a_model_and_warns_that_its_text_is_noise(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["new", "--preset", "tiny", "-o", str(tmp_path / "m.pt"), "--json"]) == Exit.OK
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["files"] == [str(tmp_path / "m.pt")]
+    assert "random" in printed.err
+    assert (tmp_path / "m.pt").stat().st_size > 100_000
+
+
+def test_quiet_silences_notes_and_keeps_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["new", "--preset", "tiny", "-o", str(tmp_path / "m.pt"), "-q"]) == Exit.OK
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    assert "m.pt" in printed.out
+
+
+def test_presets_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["list", "presets", "--json"]) == Exit.OK
+    assert "tiny" in [row["name"] for row in json.loads(capsys.readouterr().out)]
 
 
 def test_help_is_a_result(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,36 @@
+"""``cgptc list``: what there is to choose from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+
+from cgptc.cli.command import command
+from cgptc.cli.screen import Screen, table
+from cgptc.cli.usage import unknown
+
+Rows = tuple[tuple[str, ...], ...]
+
+
+def _presets() -> Rows:
+    from cgptc.frontend.presets import PRESETS
+
+    return tuple((found.name, f"{found.config.parameter_count / 1e6:,.1f} M", found.note) for found in PRESETS.values())
+
+
+KINDS: dict[str, tuple[tuple[str, ...], Callable[[], Rows]]] = {
+    "presets": (("name", "parameters", "note"), _presets),
+}
+"""What can be listed: the columns' names, and the rows."""
+
+
+@command("list")
+def list_(screen: Screen, kind: Annotated[str, typer.Argument(metavar="|".join(KINDS))]) -> None:
+    """List presets."""
+    if kind not in KINDS:
+        raise unknown("list", kind, KINDS)
+    columns, rows = KINDS[kind]
+    found = rows()
+    screen.result(table(found), [dict(zip(columns, row, strict=True)) for row in found])

@@ -1,0 +1,96 @@
+"""What a user asks of a compile."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from difflib import get_close_matches
+from typing import Any
+
+from cgptc.artifact.canonical import Json
+from cgptc.ir.diagnostics import UsageError
+
+CACHES = ("none", "dynamic")
+VERIFY_EACH = ("ir", "numeric", "off")
+SYMBOLS = ("batch", "seq")
+
+Bounds = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class CompileOptions:
+    """``cache`` None means dynamic for causal language models and none for others; ``dynamic`` gives a size its bounds, ``fixed`` its one
+    value; ``passes`` is a pipeline instead of the target's own; ``target_options`` are the target's.
+    """
+
+    target: str = "onnx"
+    cache: str | None = None
+    dynamic: Mapping[str, Bounds] = field(default_factory=dict)
+    fixed: Mapping[str, int] = field(default_factory=dict)
+    passes: str | None = None
+    disabled_passes: tuple[str, ...] = ()
+    verify_each: str = "ir"
+    target_options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.cache is not None:
+            require_choice("--cache", self.cache, CACHES)
+        require_choice("--verify-each", self.verify_each, VERIFY_EACH)
+        for name in (*self.dynamic, *self.fixed):
+            require_choice("size", name, SYMBOLS)
+        for name in set(self.dynamic) & set(self.fixed):
+            raise UsageError("bad-value", f"'{name}' is given both as fixed and as dynamic", fix=f"drop --{name} or its part of --dynamic")
+        for name, size in self.fixed.items():
+            if size < 1:
+                raise UsageError("bad-value", f"--{name} {size} is not a size", fix="give 1 or more")
+
+    def to_json(self, resolved_target_options: object) -> dict[str, Json]:
+        """As the manifest holds them: what was asked, and under the target's name its options with their defaults filled in."""
+        resolved: Any = resolved_target_options
+        return {
+            "cache": self.cache,
+            "dynamic": {name: list(bounds) for name, bounds in self.dynamic.items()},
+            "fixed": dict(self.fixed),
+            "passes": self.passes,
+            "disabled_passes": list(self.disabled_passes),
+            self.target: asdict(resolved),
+        }
+
+
+def require_choice(what: str, word: str, known: tuple[str, ...]) -> None:
+    """`UsageError` with the nearest known word unless ``word`` is one."""
+    if word not in known:
+        close = get_close_matches(word, known, n=1)
+        fix = f"did you mean '{close[0]}'?" if close else f"choose one of {', '.join(known)}"
+        raise UsageError("bad-value", f"unknown {what} '{word}'", fix=fix)
+
+
+def make_target_options(target: str, kind: type[Any], given: Mapping[str, Any]) -> Any:
+    """The target's options from what was given. `UsageError` for one that it does not have."""
+    known = [option.name for option in fields(kind)]
+    for name in given:
+        if name not in known:
+            close = get_close_matches(name, known, n=1)
+            fix = f"did you mean '{close[0]}'?" if close else f"it takes: {', '.join(known) or 'none'}"
+            raise UsageError("unknown-option", f"the target '{target}' has no option '{name}'", fix=fix)
+    return kind(**given)
+
+
+def parse_dynamic(text: str) -> dict[str, Bounds]:
+    """``batch=1..8,seq=1..2048`` as bounds by name. `UsageError` names the part that is wrong."""
+    found: dict[str, Bounds] = {}
+    for part in filter(None, (piece.strip() for piece in text.split(","))):
+        match = re.fullmatch(r"([A-Za-z_]+)=(\d{1,9})\.\.(\d{1,9})", part)
+        if match is None:
+            raise UsageError("bad-value", f"--dynamic has '{part}'", fix="write a name and bounds, such as seq=1..2048")
+        name, low, high = match[1], int(match[2]), int(match[3])
+        require_choice("size", name, SYMBOLS)
+        if not 1 <= low <= high:
+            raise UsageError("bad-value", f"--dynamic has '{part}', whose bounds are not 1 or more in ascending order", fix="seq=1..2048")
+        if name in found:
+            raise UsageError("bad-value", f"--dynamic gives '{name}' twice", fix="give it once")
+        found[name] = (low, high)
+    if not found:
+        raise UsageError("bad-value", "--dynamic is empty", fix="write names and bounds, such as batch=1..8,seq=1..2048")
+    return found

@@ -1,0 +1,91 @@
+"""What a compile did, as ``report.json`` holds it: counts and places, never times, so that equal inputs give equal bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from cgptc.artifact.canonical import Json
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that a pass did or nearly did: the pass, what it looked for, where in the model, and why not."""
+
+    pass_name: str
+    subject: str
+    where: str
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Fusions:
+    """What was rewritten, and what nearly was."""
+
+    done: tuple[Finding, ...] = ()
+    missed: tuple[Finding, ...] = ()
+
+
+@dataclass(frozen=True)
+class Report:
+    """``model`` describes the input, ``graph`` counts operations, ``counters`` the passes' work, ``backend`` what was emitted."""
+
+    model: Mapping[str, Json] = field(default_factory=dict)
+    graph: Mapping[str, Json] = field(default_factory=dict)
+    fusions: Fusions = Fusions()
+    counters: Mapping[str, Json] = field(default_factory=dict)
+    backend: Mapping[str, Json] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Json]:
+        """The file's content."""
+        return {
+            "model": dict(self.model),
+            "graph": dict(self.graph),
+            "fusions": {"done": [_row(each) for each in self.fusions.done], "missed": [_row(each) for each in self.fusions.missed]},
+            "counters": dict(self.counters),
+            "backend": dict(self.backend),
+            "warnings": list(self.warnings),
+        }
+
+    @classmethod
+    def from_json(cls, value: Json) -> Report:
+        """What `to_json` gave; ValueError where it is something else."""
+        if not isinstance(value, dict):
+            raise ValueError("is not an object")
+        fusions, warnings = _object(value, "fusions"), value.get("warnings")
+        if not isinstance(warnings, list):
+            raise ValueError("has no list under 'warnings'")
+        return cls(
+            _object(value, "model"),
+            _object(value, "graph"),
+            Fusions(_findings(fusions, "done"), _findings(fusions, "missed")),
+            _object(value, "counters"),
+            _object(value, "backend"),
+            tuple(map(str, warnings)),
+        )
+
+
+def _row(finding: Finding) -> dict[str, Json]:
+    return {"pass": finding.pass_name, "subject": finding.subject, "where": finding.where, "reason": finding.reason}
+
+
+def _object(value: Mapping[str, Json], key: str) -> dict[str, Json]:
+    found = value.get(key)
+    if not isinstance(found, dict):
+        raise ValueError(f"has no object under '{key}'")
+    return found
+
+
+def _findings(value: Mapping[str, Json], key: str) -> tuple[Finding, ...]:
+    rows = value.get(key)
+    if not isinstance(rows, list):
+        raise ValueError(f"has no list under '{key}'")
+    found: list[Finding] = []
+    for row in rows:
+        match row:
+            case {"pass": str() as pass_name, "subject": str() as subject, "where": str() as where, "reason": str() as reason}:
+                found.append(Finding(pass_name, subject, where, reason))
+            case _:
+                raise ValueError(f"has a row under '{key}' that is no finding")
+    return tuple(found)
