@@ -19,6 +19,7 @@ from cgptc.ir.loc import UNKNOWN, Frame, Location
 from cgptc.ir.op import OPS, Op
 from cgptc.ir.types import TensorType
 from cgptc.ir.value_parser import parse_attribute, parse_type
+from cgptc.ir.verify import arity_fault
 from cgptc.ir.weights import EMPTY_STORE, WeightStore
 
 
@@ -193,7 +194,7 @@ class _GraphParser:
             raise lexer.error(f"'{cls.name}': {error}", at=start.offset) from None
 
     def _insert(self, graph: Graph, op: Op, operands: list[Value | None], start: Token) -> Node:
-        if fault := arity_fault(op, operands):
+        if fault := arity_fault(op, tuple(operands)):
             raise self.lexer.error(fault, at=start.offset)
         try:
             return graph.insert(op, operands)
@@ -246,20 +247,3 @@ class _GraphParser:
             except ValueError as error:
                 raise lexer.error(str(error), at=offset) from None
         lexer.advance()
-
-
-def arity_fault(op: Op, operands: list[Value | None]) -> str:
-    """What is wrong with the number of operands, or with an absent one; "" where it fits the op's declaration."""
-    parameters = op.parameters
-    variadic = bool(parameters) and parameters[-1].variadic
-    fixed = parameters[:-1] if variadic else parameters
-    required = sum(1 for parameter in fixed if not parameter.optional)
-    if len(operands) < required or (len(operands) > len(fixed) and not variadic):
-        names = ", ".join(f"*{p.name}" if p.variadic else f"{p.name}?" if p.optional else p.name for p in parameters)
-        return f"'{op.name}' takes ({names}), got {len(operands)} operands"
-    for parameter, operand in zip(fixed, operands, strict=False):
-        if operand is None and not parameter.optional:
-            return f"operand '{parameter.name}' of '{op.name}' must not be absent"
-    if any(operand is None for operand in operands[len(fixed) :]):
-        return f"'{op.name}' takes no absent operands after the first {len(fixed)}"
-    return ""

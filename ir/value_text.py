@@ -44,7 +44,10 @@ def op_attributes(op: Op) -> str:
 
 
 def attribute_text(value: Any, type: AttributeType | None) -> str:
-    """An attribute's value, written as its declared type asks: an integer in a float attribute prints as a float."""
+    """An attribute's value, written as its declared type asks: an integer in a float attribute prints as a float.
+
+    What the verifier rejects is written as ``<type>``, which the parser rejects in turn.
+    """
     match value:
         case None:
             return "none"
@@ -65,7 +68,7 @@ def attribute_text(value: Any, type: AttributeType | None) -> str:
         case Weight():
             return weight_text(value)
         case _:
-            raise TypeError(f"the text form has no attribute of type {value.__class__.__qualname__}")
+            return f"<{value.__class__.__qualname__}>"
 
 
 def weight_text(weight: Weight) -> str:
@@ -82,7 +85,7 @@ def weight_text(weight: Weight) -> str:
                 parts.append(text if holds_weights(attribute.type) else f"{attribute.name}={text}")
             return f"{weight.name}({', '.join(parts)})"
         case _:
-            raise TypeError(f"the text form has no weight of type {type(weight).__qualname__}")
+            return f"<{type(weight).__qualname__}>"
 
 
 def holds_weights(type: AttributeType) -> bool:
