@@ -82,6 +82,7 @@ def recognise(
     try:
         found = _find(tensors)
         chosen = _choose(found, config, preset, warnings)
+        _require_agreement(found, chosen)
         sources = dict(_sources(tensors, found, chosen))
         _refuse_rest(tensors, found, sources, chosen)
     except CompileError as error:
@@ -93,20 +94,20 @@ def recognise(
 def _find(tensors: Mapping[str, Weight]) -> _Found:
     anchors = [name for name in tensors if name == "wte.weight" or name.endswith(".wte.weight")]
     if len(anchors) != 1:
-        raise _unknown(tensors, "no tensor" if not anchors else f"{len(anchors)} tensors", "named 'wte.weight'")
+        raise _unknown(tensors, f"{len(anchors) or 'none'} of them named 'wte.weight'")
     prefix = anchors[0].removesuffix("wte.weight")
     outer = prefix.removesuffix("transformer.")
     layers = {int(match[1]) for name in tensors if name.startswith(prefix) and (match := _BLOCK.fullmatch(name[len(prefix) :]))}
     first = f"{prefix}h.0."
     needed = {key: tensors.get(prefix + key) for key in ("wte.weight", "wpe.weight", "h.0.attn.c_attn.weight", "h.0.mlp.c_fc.weight")}
     if missing := [prefix + key for key, weight in needed.items() if weight is None]:
-        raise _unknown(tensors, "no tensor", "named " + ", ".join(map(repr, missing)))
+        raise _unknown(tensors, "none of them named " + " or ".join(map(repr, missing)))
     token, position, fused, widening = (weight.shape for weight in needed.values() if weight is not None)
     if not all(len(shape) == 2 for shape in (token, position, fused, widening)):
-        raise _unknown(tensors, "embeddings or linear weights", "that are no matrices")
+        raise _unknown(tensors, "embeddings or linear weights are no matrices")
     vocabulary, width = token
     if fused not in ((width, 3 * width), (3 * width, width)):
-        raise _unknown(tensors, f"'{first}attn.c_attn.weight' of shape {list(fused)}", f"instead of {[width, 3 * width]}, either way round")
+        raise _unknown(tensors, f"'{first}attn.c_attn.weight' is of shape {list(fused)}, expected {[width, 3 * width]}, either way round")
     transposed = fused[0] != width
     head = tensors.get(outer + HEAD_NAME)
     shape = GptConfig(
@@ -148,6 +149,8 @@ def _choose(found: _Found, mapping: Mapping[str, object] | None, preset: Preset 
 def _by_shape(found: _Found, warnings: Warnings) -> GptConfig:
     """The configuration of the one preset that has this shape."""
     candidates = [entry for entry in PRESETS.values() if _fits(found, entry.config)]
+    same_head = [entry for entry in candidates if (entry.config.head is Head.SEPARATE) == found.own_head]
+    candidates = same_head or candidates
     if not candidates:
         raise _ambiguous(found, f"the number of heads is not known: width {found.shape.width} tells none, and no preset has this shape")
     if found.transposed:
@@ -188,6 +191,20 @@ def _fits(found: _Found, config: GptConfig) -> bool:
     return plain == shape
 
 
+def _require_agreement(found: _Found, config: GptConfig) -> None:
+    differences = [
+        f"'{name}' {said}, the weights have {has}"
+        for name in ("vocabulary", "positions", "layers", "width", "ffn_width", "bias")
+        if (said := getattr(config, name)) != (has := getattr(found.shape, name))
+    ]
+    if differences:
+        raise CompileError(
+            "config-mismatch",
+            "the configuration says " + "; ".join(differences),
+            fix="give the configuration that belongs to these weights: --config config.json, or --preset",
+        )
+
+
 def _sources(tensors: Mapping[str, Weight], found: _Found, config: GptConfig) -> Iterator[tuple[str, Source]]:
     """Each parameter's source, its shape and element type checked."""
     for name, shape in config.parameters():
@@ -197,11 +214,7 @@ def _sources(tensors: Mapping[str, Weight], found: _Found, config: GptConfig) ->
         weight = tensors.get(path)
         if weight is None or weight.shape != expected:
             came = "missing" if weight is None else f"of shape {list(weight.shape)}"
-            raise CompileError(
-                "config-mismatch",
-                f"'{path}' is {came}, expected {list(expected)} for {config.layers} layers of width {config.width}",
-                fix="give the configuration that belongs to these weights: --config config.json, or --preset",
-            )
+            raise _unknown(tensors, f"'{path}' is {came}, expected {list(expected)}")
         if not weight.dtype.is_float:
             raise CompileError("unsupported-tensor", f"'{path}' is {weight.dtype}", fix="save the weights as floats")
         yield name, Source(path, transposed)
@@ -218,13 +231,13 @@ def _refuse_rest(tensors: Mapping[str, Weight], found: _Found, sources: Mapping[
             continue
         rest.append(name)
     if rest:
-        raise _unknown(tensors, f"{len(rest)} tensors", f"that no GPT-2 has, such as {_shown(rest)}")
+        raise _unknown(tensors, f"no GPT-2 has {_shown(rest)}")
 
 
-def _unknown(tensors: Mapping[str, Weight], what: str, why: str) -> CompileError:
+def _unknown(tensors: Mapping[str, Weight], why: str) -> CompileError:
     return CompileError(
         "unknown-architecture",
-        f"a state dict of unknown architecture: among {len(tensors)} tensors ({_shown(tensors)}) there is {what} {why}",
+        f"a state dict of unknown architecture, {len(tensors)} tensors ({_shown(tensors)}): {why}",
         fix=f"give the code of the model: {OWN_CLASS}",
     )
 
@@ -240,5 +253,5 @@ def _ambiguous(found: _Found, what: str, candidates: list[Preset] | None = None)
 
 
 def _shown(names: Mapping[str, Weight] | list[str]) -> str:
-    first = [repr(name if len(name) <= 60 else name[:57] + "...") for name, _ in zip(names, range(4), strict=False)]
-    return ", ".join(first) + (", ..." if len(names) > 4 else "")
+    first = [repr(name if len(name) <= 60 else name[:57] + "...") for name, _ in zip(names, range(3), strict=False)]
+    return ", ".join(first) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
