@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+from cgptc.ir.builder import Builder
+from cgptc.ir.dims import Symbol
+from cgptc.ir.dtypes import f32
+from cgptc.ir.graph import Graph
+from cgptc.ir.interpreter import evaluate_graph
+from cgptc.ir.ops import Add, Attention, MatMul, Softmax, Tanh, Transpose
+from cgptc.ir.types import TensorType
+from cgptc.ir.verify import verify
+from cgptc.passes.manager import PassContext, Pipeline
+from tests.passes.attention_graphs import Spelling, decoder, token_inputs
+
+FUSION = "canonicalize,fuse-linear,fuse-attention,canonicalize,cse,normalize-masks,canonicalize,cse,dead-code"
+SPELLINGS = [
+    *(Spelling(mask=mask, padding=padding) for mask, padding in itertools.product(("compare", "buffer", "additive"), ("none", "additive", "boolean"))),
+    Spelling(mask="buffer", window=3),
+    Spelling(mask="compare", window=3, padding="boolean"),
+    Spelling(groups=2, flat_tokens=True, layers=2),
+    Spelling(positions="mask", padding="additive"),
+]
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS, ids=str)
+def test_every_spelling_fuses_and_keeps_its_meaning(spelling: Spelling) -> None:
+    graph = decoder(spelling)
+    fused = Pipeline.parse(FUSION).run(graph.clone())
+    verify(fused)
+    attentions = [node for node in fused.nodes if isinstance(node.op, Attention)]
+    assert len(attentions) == spelling.layers
+    for node in attentions:
+        assert isinstance(node.op, Attention)
+        assert (node.op.causal, node.op.window) == (True, spelling.window)
+        assert (node.operands[3] is not None) == (spelling.padding != "none")
+        assert node.operands[1] is not None
+        assert node.operands[1].type.shape[1] == 2 // spelling.groups
+    for batch, length in ((1, 1), (2, 5)):
+        inputs = token_inputs(graph, batch, length)
+        before, after = (evaluate_graph(each, inputs, wide=True)["logits"] for each in (graph, fused))
+        np.testing.assert_allclose(after, before, rtol=0, atol=64 * 2.0**-53 * float(np.abs(before).max()) * graph.node_count)
+
+
+def _scores(extra: bool) -> Graph:
+    graph = Graph()
+    build = Builder(graph)
+    seq = Symbol("seq", 1, 8).dim
+    query, key, value = (graph.add_input(name, TensorType(f32, (1, 2, seq, 4))) for name in "qkv")
+    scores = build(MatMul(), query, build(Transpose((0, 1, 3, 2)), key))
+    probabilities = build(Softmax(3), build(Tanh(), scores) if extra else scores)
+    graph.add_output("y", build(MatMul(), probabilities, value))
+    if not extra:
+        graph.add_output("probabilities", build(Add(), probabilities, probabilities))
+    return graph
+
+
+@pytest.mark.parametrize(("extra", "says"), [(True, "'tanh' stands between"), (False, "used elsewhere too, by 'add'")])
+def test_a_near_miss_says_which_predicate_failed(extra: bool, says: str) -> None:
+    graph = _scores(extra)
+    context = PassContext()
+    Pipeline.parse("fuse-attention").run(graph, context)
+    assert not any(isinstance(node.op, Attention) for node in graph.nodes)
+    assert [event.kind for event in context.events] == ["missed"]
+    assert says in context.events[0].reason
