@@ -203,7 +203,7 @@ def _build(build: Builder, scores: _Scores, value: Value) -> Value:
     value = _with_heads(build, value)
     key_base, value_base = _ungrouped(key), _ungrouped(value)
     if key_base is not None and value_base is not None and key_base.type.shape[1] == value_base.type.shape[1]:
-        key, value = key_base, value_base
+        key, value = _without_group(build, key_base), _without_group(build, value_base)
     mask = _explicit_mask(build, scores.masks, rank, query.type.shape[2], key.type.shape[2])
     if mask is not None and mask.type.dtype != dtype:
         mask = build(Cast(dtype), mask)
@@ -245,7 +245,7 @@ def _with_heads(build: Builder, value: Value) -> Value:
 
 
 def _ungrouped(value: Value) -> Value | None:
-    """``[b, kv, t, d]`` before its heads were repeated to ``[b, kv * group, t, d]`` by expand and reshape."""
+    """``[b, kv, 1, t, d]`` whose heads were repeated to ``[b, kv * group, t, d]`` by expand and reshape."""
     outer = value.producer
     if outer is None or not isinstance(outer.op, Reshape):
         return None
@@ -255,12 +255,13 @@ def _ungrouped(value: Value) -> Value | None:
     source = expand.inputs[0]
     batch, heads, group, length, features = expand.result.type.shape
     wanted: tuple[Dim, ...] = (batch, heads, 1, length, features)
-    if source.type.shape != wanted or value.type.shape != (batch, heads * group, length, features):
-        return None
-    inner = source.producer
-    if inner is not None and isinstance(inner.op, Reshape) and inner.inputs[0].type.shape == (batch, heads, length, features):
-        return inner.inputs[0]
-    return None
+    return source if source.type.shape == wanted and value.type.shape == (batch, heads * group, length, features) else None
+
+
+def _without_group(build: Builder, value: Value) -> Value:
+    """``[b, kv, 1, t, d]`` as ``[b, kv, t, d]``."""
+    batch, heads, _, length, features = value.type.shape
+    return build(Reshape((batch, heads, length, features)), value)
 
 
 def _explicit_mask(build: Builder, masks: list[tuple[str, Value]], rank: int, queries: Dim, keys: Dim) -> Value | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cgptc.ir.builder import Builder
+from cgptc.ir.dims import product
 from cgptc.ir.graph import Graph, Node, Value
 from cgptc.ir.ops.binary import Add
 from cgptc.ir.ops.constant import Constant
@@ -43,17 +44,19 @@ def keep_tokens_in_linear_without_bias(build: Builder, x: Value, weight: Value, 
 
 
 def _unflattened(build: Builder, x: Value, weight: Value, bias: Value | None, outer: Node) -> Value | None:
-    wanted = (*x.type.shape[:-1], weight.type.shape[1])
-    if x.type.rank < 2 or x.type.shape[-1] != weight.type.shape[0]:
+    """The linear over tokens as the result has them: ``outer`` may also split the features, into heads say."""
+    linear = outer.inputs[0].producer
+    assert linear is not None
+    flat = linear.inputs[0]
+    features, width = weight.type.shape
+    token_count, shape = flat.type.shape[0], outer.result.type.shape
+    lead = next((rank for rank in range(2, len(shape)) if product(shape[:rank]) == token_count), None)
+    if flat.type.rank != 2 or lead is None:
         return None
-    if outer.result.type.shape == wanted:
-        return build(Linear(), x, weight, bias) if bias is not None else build(Linear(), x, weight)
-    # Another view of the result, such as one split in heads: the linear keeps the tokens, the view stays.
-    shape = outer.result.type.shape
-    if shape[: x.type.rank - 1] != x.type.shape[:-1] or len(shape) <= x.type.rank:
-        return None
-    inner = build(Linear(), x, weight, bias) if bias is not None else build(Linear(), x, weight)
-    return build(Reshape(shape), inner)
+    tokens = shape[:lead]
+    source = build(Reshape((*tokens, features)), x)
+    inner = build(Linear(), source, weight, bias) if bias is not None else build(Linear(), source, weight)
+    return inner if shape == (*tokens, width) else build(Reshape(shape), inner)
 
 
 REWRITES: tuple[Rewrite, ...] = tuple(value for value in globals().values() if isinstance(value, Rewrite))

@@ -60,16 +60,12 @@ def open_folder(folder: Path, weights: str) -> Checkpoint:
         config = read_json_object(files[0], "the configuration")
         if weights in SINGLE_FILES:
             contents = read_weight_file(files[1])
-            found = Contents(
-                contents.format, contents.extents, contents.blobs, config, contents.metadata, contents.notes
-            )
+            found = Contents(contents.format, contents.extents, contents.blobs, config, contents.metadata, contents.notes)
         else:
             weight_map = _weight_map(files[1])
             shards = {name: open_file(name) for name in sorted(set(weight_map.values()))}
             files += shards.values()
-            found = _merged(
-                weight_map, {name: read_weight_file(file) for name, file in shards.items()}, files[1], config
-            )
+            found = _merged(weight_map, {name: read_weight_file(file) for name, file in shards.items()}, files[1], config)
         checkpoint = make_checkpoint(found, files)
         opened.pop_all()
         return checkpoint
@@ -97,9 +93,7 @@ def _weight_map(index: InputFile) -> dict[str, str]:
     weight_map: dict[str, str] = {}
     for name, shard in found.items():
         if not isinstance(shard, str) or shard in ("", ".", "..") or any(mark in shard for mark in "/\\\0"):
-            raise _malformed(
-                f"the index sends {quoted(name)} to {quoted(str(shard)[:99])}, which is no file name", index
-            )
+            raise _malformed(f"the index sends {quoted(name)} to {quoted(str(shard)[:99])}, which is no file name", index)
         weight_map[name] = shard
     if len(set(weight_map.values())) > SHARD_COUNT:
         raise _malformed(f"the index names more than {SHARD_COUNT} files", index)

@@ -85,7 +85,5 @@ def _folder_kind(path: Path) -> Kind:
 
 def _not_exported(kind: Kind, label: str) -> Exception:
     if kind in (Kind.SAFETENSORS, Kind.STATE_DICT, Kind.LEGACY_STATE_DICT):
-        return CompileError(
-            "not-a-program", f"{kind.value}, not an exported program", file=label, fix="open its weights"
-        )
+        return CompileError("not-a-program", f"{kind.value}, not an exported program", file=label, fix="open its weights")
     return refusal(kind, label)

@@ -77,7 +77,5 @@ def parse_json_object(text: bytes, label: str, part: str = "the JSON text") -> J
 def read_json_object(file: InputFile, part: str = "the JSON text") -> JsonObject:
     """The object that a whole file is."""
     if file.size > HEADER_BYTES:
-        raise MalformedError(
-            "malformed-json", f"{part} has {file.size} bytes, more than {HEADER_BYTES}", file=file.label
-        )
+        raise MalformedError("malformed-json", f"{part} has {file.size} bytes, more than {HEADER_BYTES}", file=file.label)
     return parse_json_object(file.read(0, file.size), file.label, part)

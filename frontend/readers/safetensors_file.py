@@ -29,9 +29,7 @@ def read_safetensors(file: InputFile) -> Contents:
     """
     size = int.from_bytes(file.read(0, _LENGTH_BYTES), "little") if file.size >= _LENGTH_BYTES else file.size
     if size > HEADER_BYTES or _LENGTH_BYTES + size > file.size:
-        raise _malformed(
-            f"the header says {size} bytes, the file has {file.size} and a header at most {HEADER_BYTES}", file
-        )
+        raise _malformed(f"the header says {size} bytes, the file has {file.size} and a header at most {HEADER_BYTES}", file)
     header = parse_json_object(file.read(_LENGTH_BYTES, size), file.label, "the header")
     metadata = _metadata(header.pop(_METADATA, {}), file)
     if len(header) > TENSOR_COUNT:
@@ -104,6 +102,4 @@ def _config(metadata: dict[str, str], file: InputFile) -> JsonObject | None:
 
 
 def _malformed(what: str, file: InputFile) -> MalformedError:
-    return MalformedError(
-        "malformed-safetensors", what, file=file.label, fix="the file is damaged: copy or download it again"
-    )
+    return MalformedError("malformed-safetensors", what, file=file.label, fix="the file is damaged: copy or download it again")

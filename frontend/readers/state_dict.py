@@ -99,9 +99,7 @@ def find_state_dict(root: object, label: str) -> StateDict:
             tensors[name] = value
     config = next((_plain_config(root[key], label) for key in _CONFIG_KEYS if isinstance(root.get(key), dict)), None)
     dropped = [name for name in dropped if name not in _CONFIG_KEYS] if chosen is root else dropped
-    notes = (
-        (f"{label}: entries of the state dict that are no tensors are left out: {listed(dropped)}",) if dropped else ()
-    )
+    notes = (f"{label}: entries of the state dict that are no tensors are left out: {listed(dropped)}",) if dropped else ()
     return StateDict(tensors, config, notes)
 
 
@@ -110,8 +108,7 @@ def _no_state_dict(what: str, label: str) -> CompileError:
         "no-state-dict",
         f"it holds {what}, not one state dict",
         file=label,
-        fix="save with torch.save(model.state_dict(), 'model.pt'), "
-        "or torch.save({'model': model.state_dict(), 'config': {…}}, 'model.pt')",
+        fix="save with torch.save(model.state_dict(), 'model.pt'), or torch.save({'model': model.state_dict(), 'config': {…}}, 'model.pt')",
     )
 
 

@@ -52,18 +52,14 @@ def checked_shape(shape: Iterable[object], tensor: str, label: str) -> tuple[int
     """The sizes as integers, within the bounds of `limits`; `MalformedError` where they are not."""
     sizes = tuple(shape)
     if len(sizes) > RANK:
-        raise CompileError(
-            "too-many-dimensions", f"tensor {quoted(tensor)} has {len(sizes)} dimensions, more than {RANK}", file=label
-        )
+        raise CompileError("too-many-dimensions", f"tensor {quoted(tensor)} has {len(sizes)} dimensions, more than {RANK}", file=label)
     checked = tuple(size for size in sizes if type(size) is int and 0 <= size <= ELEMENT_COUNT)
     if len(checked) != len(sizes) or math.prod(max(size, 1) for size in checked) > ELEMENT_COUNT:
         raise MalformedError("malformed-tensor", f"tensor {quoted(tensor)} has an impossible shape", file=label)
     return checked
 
 
-def strided_extent(
-    tensor: str, blob: Blob, element: Element, shape: Iterable[object], strides: Iterable[object], offset: object
-) -> Extent:
+def strided_extent(tensor: str, blob: Blob, element: Element, shape: Iterable[object], strides: Iterable[object], offset: object) -> Extent:
     """The extent of a tensor of ``element`` with strides and offset in elements.
 
     `MalformedError` where it leaves its blob, `CompileError` where the IR has no such element type or where the
@@ -86,8 +82,7 @@ def strided_extent(
     if (last + 1) * element.size > blob.size:
         raise MalformedError(
             "malformed-tensor",
-            f"tensor {quoted(tensor)} needs {(last + 1) * element.size} bytes of "
-            f"{quoted(blob.name)}, which has {blob.size}",
+            f"tensor {quoted(tensor)} needs {(last + 1) * element.size} bytes of {quoted(blob.name)}, which has {blob.size}",
             file=label,
             fix="the file is damaged: write it again",
         )
@@ -170,9 +165,7 @@ def _as_ir(stored: Array, extent: Extent, name: str) -> Array:
     """The array in the IR's element type."""
     dtype = extent.element.dtype
     if dtype.kind == "bool" and stored.size and stored.view(np.uint8).max() > 1:
-        raise MalformedError(
-            "malformed-tensor", f"tensor {quoted(name)} holds bytes that are no booleans", file=extent.blob.file.label
-        )
+        raise MalformedError("malformed-tensor", f"tensor {quoted(name)} holds bytes that are no booleans", file=extent.blob.file.label)
     return stored.astype(dtype.numpy, copy=False)
 
 

@@ -80,6 +80,4 @@ def _storage_blobs(file: InputFile, storages: StorageTable, keys: Unpickled) -> 
 
 
 def _malformed(what: str, file: InputFile) -> MalformedError:
-    return MalformedError(
-        "malformed-legacy-file", what, file=file.label, fix="the file is damaged: write it again with torch.save"
-    )
+    return MalformedError("malformed-legacy-file", what, file=file.label, fix="the file is damaged: write it again with torch.save")

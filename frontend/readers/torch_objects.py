@@ -206,9 +206,7 @@ def _ordered_dict(pairs: object = ()) -> object:
 
 
 def _set(values: object = ()) -> object:
-    if not isinstance(values, list | tuple) or not all(
-        isinstance(value, str | int | float | bytes) for value in values
-    ):
+    if not isinstance(values, list | tuple) or not all(isinstance(value, str | int | float | bytes) for value in values):
         raise PickleError("a set holds something other than text and numbers")
     return set(values)
 

@@ -18,9 +18,7 @@ from cgptc.frontend.readers.torch_objects import StorageTable, known_globals
 from cgptc.frontend.readers.zip_archive import ZipArchive, common_root
 from cgptc.ir.diagnostics import CompileError, MalformedError
 
-_MEMBER = re.compile(
-    r"data\.pkl|data/[^/]+|version|byteorder|\.format_version|\.storage_alignment|\.data/serialization_id"
-)
+_MEMBER = re.compile(r"data\.pkl|data/[^/]+|version|byteorder|\.format_version|\.storage_alignment|\.data/serialization_id")
 _SHORT_BYTES = 4096
 
 
@@ -59,9 +57,7 @@ def read_torch_zip(archive: ZipArchive) -> Contents:
 def state_dict_extents(found: StateDict, blobs: dict[str, Blob]) -> dict[str, Extent]:
     """Where each tensor is, given the blob of every storage key."""
     return {
-        name: strided_extent(
-            name, blobs[tensor.storage.key], tensor.element, tensor.shape, tensor.strides, tensor.offset
-        )
+        name: strided_extent(name, blobs[tensor.storage.key], tensor.element, tensor.shape, tensor.strides, tensor.offset)
         for name, tensor in found.tensors.items()
     }
 

@@ -55,9 +55,7 @@ class ZipArchive:
         self.members = self._directory(directory_size, count)
 
     def _malformed(self, what: str) -> MalformedError:
-        return MalformedError(
-            "malformed-zip", what, file=self.file.label, fix="the archive is damaged or altered: write it again"
-        )
+        return MalformedError("malformed-zip", what, file=self.file.label, fix="the archive is damaged or altered: write it again")
 
     def _end_records(self) -> tuple[int, int, int]:
         """Start, size and entry count of the directory."""

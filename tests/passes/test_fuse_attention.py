@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import itertools
 
-import numpy as np
 import pytest
+from tests.passes.attention_graphs import Spelling, decoder, token_inputs
 
 from cgptc.ir.builder import Builder
 from cgptc.ir.dims import Symbol
@@ -14,11 +14,14 @@ from cgptc.ir.ops import Add, Attention, MatMul, Softmax, Tanh, Transpose
 from cgptc.ir.types import TensorType
 from cgptc.ir.verify import verify
 from cgptc.passes.manager import PassContext, Pipeline
-from tests.passes.attention_graphs import Spelling, decoder, token_inputs
+from cgptc.testing.tolerances import assert_t1
 
 FUSION = "canonicalize,fuse-linear,fuse-attention,canonicalize,cse,normalize-masks,canonicalize,cse,dead-code"
 SPELLINGS = [
-    *(Spelling(mask=mask, padding=padding) for mask, padding in itertools.product(("compare", "buffer", "additive"), ("none", "additive", "boolean"))),
+    *(
+        Spelling(mask=mask, padding=padding)
+        for mask, padding in itertools.product(("compare", "buffer", "additive"), ("none", "additive", "boolean"))
+    ),
     Spelling(mask="buffer", window=3),
     Spelling(mask="compare", window=3, padding="boolean"),
     Spelling(groups=2, flat_tokens=True, layers=2),
@@ -42,7 +45,7 @@ def test_every_spelling_fuses_and_keeps_its_meaning(spelling: Spelling) -> None:
     for batch, length in ((1, 1), (2, 5)):
         inputs = token_inputs(graph, batch, length)
         before, after = (evaluate_graph(each, inputs, wide=True)["logits"] for each in (graph, fused))
-        np.testing.assert_allclose(after, before, rtol=0, atol=64 * 2.0**-53 * float(np.abs(before).max()) * graph.node_count)
+        assert_t1(before, after, depth=graph.node_count)
 
 
 def _scores(extra: bool) -> Graph:

@@ -39,9 +39,7 @@ def test_every_element_type_and_shape_comes_back(save: Save, tmp_path: Path) -> 
         for name, tensor in tensors.items():
             stored = checkpoint.tensors[name]
             array = stored.read(checkpoint.store)
-            assert str(stored.dtype) == {"i16": "i32", "scalar": "f32", "empty": "f32", "four_axes": "f32"}.get(
-                name, name
-            )
+            assert str(stored.dtype) == {"i16": "i32", "scalar": "f32", "empty": "f32", "four_axes": "f32"}.get(name, name)
             assert array.dtype == stored.dtype.numpy
             assert array.shape == stored.shape == tuple(tensor.shape)
             np.testing.assert_array_equal(array.astype(as_numpy(tensor).dtype), as_numpy(tensor))
@@ -82,9 +80,7 @@ def test_rows_come_back_one_block_at_a_time(save: Save, tmp_path: Path) -> None:
     ],
     ids=["transposed", "every second", "window", "row", "permuted", "expanded rows", "expanded columns"],
 )
-def test_a_strided_tensor_comes_back_in_order(
-    save: Save, tmp_path: Path, view: Callable[[torch.Tensor], torch.Tensor]
-) -> None:
+def test_a_strided_tensor_comes_back_in_order(save: Save, tmp_path: Path, view: Callable[[torch.Tensor], torch.Tensor]) -> None:
     tensor = view(torch.arange(24.0).reshape(6, 4))
     save({"view": tensor}, tmp_path / "model.pt")
     with open_checkpoint(tmp_path / "model.pt") as checkpoint:
@@ -232,9 +228,7 @@ def test_every_pickle_protocol_of_torch_is_read(tmp_path: Path, protocol: int) -
         (torch.empty(2, device="meta"), "meta device"),
     ],
 )
-def test_an_element_type_or_layout_without_a_form_in_the_ir_is_refused_by_name(
-    tmp_path: Path, tensor: torch.Tensor, name: str
-) -> None:
+def test_an_element_type_or_layout_without_a_form_in_the_ir_is_refused_by_name(tmp_path: Path, tensor: torch.Tensor, name: str) -> None:
     torch.save({"odd": tensor}, tmp_path / "model.pt")
     with pytest.raises(CompileError, match=name) as failure:
         open_checkpoint(tmp_path / "model.pt")
