@@ -21,6 +21,7 @@ VARIANTS = {
     "no-head": replace(SMALL, head=Head.NONE),
     "unscaled": replace(SMALL, attention_scale=AttentionScale.NONE),
     "scaled-by-layer": replace(SMALL, attention_scale_by_layer=True),
+    "unscaled-by-layer": replace(SMALL, attention_scale=AttentionScale.NONE, attention_scale_by_layer=True),
     "eps": replace(SMALL, layer_norm_eps=1e-3),
 }
 
