@@ -1,1 +1,71 @@
-"""Public property-testing kit for tensor compilers."""
+"""Public property-testing kit for tensor compilers: strategies, oracles and tolerances.
+
+    from cgptc.testing import assert_t1, weights
+
+Strategies need Hypothesis (``pip install cgptc[test]``), which is imported when the first of them is used; nothing else here does.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from cgptc.testing.arrays import KINDS, random_array
+from cgptc.testing.tolerances import (
+    Agreement,
+    Fault,
+    NoiseFloor,
+    assert_t0,
+    assert_t1,
+    assert_t2,
+    assert_t3,
+    noise_floor,
+    t0_fault,
+    t1_fault,
+    t2_fault,
+    t3_fault,
+    top1_agreement,
+)
+
+if TYPE_CHECKING:
+    from cgptc.testing.type_strategies import dtypes, float_dtypes, shapes, tensor_types
+    from cgptc.testing.weight_strategies import WeightSample, weights
+
+__all__ = [
+    "KINDS",
+    "Agreement",
+    "Fault",
+    "NoiseFloor",
+    "WeightSample",
+    "assert_t0",
+    "assert_t1",
+    "assert_t2",
+    "assert_t3",
+    "dtypes",
+    "float_dtypes",
+    "noise_floor",
+    "random_array",
+    "shapes",
+    "t0_fault",
+    "t1_fault",
+    "t2_fault",
+    "t3_fault",
+    "tensor_types",
+    "top1_agreement",
+    "weights",
+]
+
+_NEEDS_HYPOTHESIS = {
+    "WeightSample": "weight_strategies",
+    "dtypes": "type_strategies",
+    "float_dtypes": "type_strategies",
+    "shapes": "type_strategies",
+    "tensor_types": "type_strategies",
+    "weights": "weight_strategies",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _NEEDS_HYPOTHESIS:
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    return getattr(import_module(f"cgptc.testing.{_NEEDS_HYPOTHESIS[name]}"), name)

@@ -1,0 +1,3 @@
+"""Loads the project's Hypothesis profiles for every test."""
+
+pytest_plugins = ["cgptc.testing.plugin"]
