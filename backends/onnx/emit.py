@@ -154,6 +154,8 @@ class Emit:
         narrow = {old: new for old, new in wide.items() if old != new}
         if narrow:
             inputs = [self.cast(v, narrow.get(self.dtype_of(v), self.dtype_of(v))) if v is not None else None for v in inputs]
+        while inputs and inputs[-1] is None:  # an empty name at the end is valid, and onnxruntime 1.31 crashes on it in LayerNormalization
+            inputs = inputs[:-1]
         name, properties = self._identity(op_type)
         node = onnx_ir.Node(
             domain,
