@@ -22,6 +22,7 @@ from cgptc.backends.onnx.shapes import onnx_shape
 from cgptc.backends.registry import Refusal
 from cgptc.ir.graph import Graph, Node, Value
 from cgptc.ir.op import Op
+from cgptc.version import __version__
 
 Lowering: TypeAlias = Callable[..., OnnxValue | tuple[OnnxValue, ...]]
 LoweringT = TypeVar("LoweringT", bound=Callable[..., Any])
@@ -139,8 +140,6 @@ def _model(emit: Emit, inputs: list[OnnxValue], outputs: list[OnnxValue]) -> onn
     nodes = _live(emit.nodes, outputs)
     used = {value for node in nodes for value in node.inputs}
     emit.initializers.keep(used)
-    from cgptc import __version__
-
     opsets = {"": emit.options.opset}
     if any(node.domain == CONTRIB for node in nodes):
         opsets[CONTRIB] = 1

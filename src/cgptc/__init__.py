@@ -1,3 +1,41 @@
-"""cgptc compiles GPT-family PyTorch models to ONNX or to a wafer-scale spatial program."""
+"""cgptc compiles GPT-family PyTorch models to ONNX or to a wafer-scale spatial program.
 
-__version__ = "0.1.0"
+Everything that needs a large library is loaded when it is first used: ``import cgptc`` is cheap.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cgptc.version import __version__
+
+if TYPE_CHECKING:
+    from cgptc.driver.api import load
+    from cgptc.ir.diagnostics import CgptcError
+    from cgptc.ir.graph import Graph
+    from cgptc.passes.manager import Pipeline
+    from cgptc.runtime.compiled import Artifact
+    from cgptc.runtime.sampler import Sampling
+
+_HOMES = {
+    "Artifact": "cgptc.runtime.compiled",
+    "CgptcError": "cgptc.ir.diagnostics",
+    "Graph": "cgptc.ir.graph",
+    "Pipeline": "cgptc.passes.manager",
+    "Sampling": "cgptc.runtime.sampler",
+    "load": "cgptc.driver.api",
+}
+
+__all__ = ["Artifact", "CgptcError", "Graph", "Pipeline", "Sampling", "__version__", "load"]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'cgptc' has no attribute '{name}'")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from cgptc.cli import doctor, inspect, listing, new
+from cgptc.cli import doctor, inspect, listing, new, run
 
-COMMANDS = (doctor, inspect, listing, new)
+COMMANDS = (doctor, inspect, listing, new, run)

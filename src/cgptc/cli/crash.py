@@ -8,13 +8,13 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-import cgptc
+from cgptc.version import __version__
 
 
 def write_report(error: BaseException, arguments: Sequence[str]) -> Path:
     """Write the traceback, the command and the versions to a new file in the temporary folder. Paths are cut to their last parts."""
     lines = [
-        f"cgptc {cgptc.__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}",
+        f"cgptc {__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}",
         "command: cgptc " + " ".join(_bare(argument) for argument in arguments),
         "",
         "Traceback (most recent call last):",

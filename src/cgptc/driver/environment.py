@@ -7,6 +7,8 @@ import sys
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
+from cgptc.version import __version__
+
 LIBRARIES = ("torch", "numpy", "ml_dtypes", "onnx", "onnx-ir", "onnxruntime", "safetensors", "tokenizers")
 """Libraries that a compile's bytes may depend on."""
 
@@ -51,9 +53,7 @@ def survey() -> list[Finding]:
 
 def _version(name: str) -> str | None:
     if name == "cgptc":
-        import cgptc
-
-        return cgptc.__version__
+        return __version__
     try:
         return version(name)
     except PackageNotFoundError:

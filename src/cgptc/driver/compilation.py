@@ -1,0 +1,165 @@
+"""From a captured model to an artifact: passes, emission, manifest."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cgptc.artifact import ArtifactWriter, Manifest, open_folder
+from cgptc.artifact.canonical import Json, canonical_json
+from cgptc.artifact.writer import file_errors
+from cgptc.backends.registry import Backend, backend
+from cgptc.driver.environment import library_versions
+from cgptc.driver.model import Model
+from cgptc.driver.options import CompileOptions, make_target_options
+from cgptc.ir.graph import Graph
+from cgptc.passes.instruments import VerifyEach
+from cgptc.passes.manager import Instrument, PassContext, Pipeline
+from cgptc.runtime.compiled import GRAPH_FILE, REPORT_FILE, Artifact
+from cgptc.runtime.interface import Interface
+from cgptc.runtime.report import Finding, Fusions, Report
+
+CACHE_PASS, LEGALISE_PASS = "add-cache", "legalise"
+
+
+@dataclass
+class Clock:
+    """Seconds by stage. They are for the screen: nothing in an artifact depends on them."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time a block."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+
+@dataclass(frozen=True)
+class Target:
+    """A backend with the options that this compile gives it."""
+
+    backend: Backend[Any]
+    options: Any
+
+    @classmethod
+    def of(cls, options: CompileOptions) -> Target:
+        """The target that is asked for. `UsageError` for an unknown one, or an option that it does not have."""
+        found = backend(options.target)
+        return cls(found, make_target_options(options.target, found.options, options.target_options))
+
+
+@dataclass(frozen=True)
+class Optimised:
+    """A graph after its passes, what they were, and the word they left."""
+
+    graph: Graph
+    pipeline: Pipeline
+    context: PassContext
+
+
+def pipeline_for(target: Target, options: CompileOptions, cached: bool) -> Pipeline:
+    """The passes to run: the user's or the target's own, less the disabled ones, with the cache and legality that every compile needs."""
+    text = options.passes if options.passes is not None else target.backend.default_pipeline(target.options)
+    pipeline = Pipeline.parse(text).without(options.disabled_passes)
+    names = [pass_.name for pass_ in pipeline.passes]
+    if not cached:
+        pipeline = pipeline.without([CACHE_PASS])
+    elif CACHE_PASS not in names:
+        pipeline = Pipeline((*pipeline.passes, *Pipeline.parse(CACHE_PASS).passes))
+    if LEGALISE_PASS not in names:
+        pipeline = Pipeline((*pipeline.passes, *Pipeline.parse(LEGALISE_PASS).passes))
+    return pipeline
+
+
+def wants_cache(model: Model, options: CompileOptions) -> bool:
+    """Whether the compiled model takes a past: as asked, else where it is a causal language model."""
+    return options.cache == "dynamic" or (options.cache is None and model.text is not None)
+
+
+def optimise(model: Model, target: Target, options: CompileOptions, instruments: Sequence[Instrument] = ()) -> Optimised:
+    """Run the passes on the model's graph, in place."""
+    pipeline = pipeline_for(target, options, wants_cache(model, options))
+    context = PassContext(
+        target=options.target,
+        legal=target.backend.legal_ops(target.options),
+        cost_model=target.backend.cost_model(target.options),
+    )
+    watching = [VerifyEach()] if options.verify_each != "off" else []
+    pipeline.run(model.graph, context, [*watching, *instruments])
+    return Optimised(model.graph, pipeline, context)
+
+
+def write_artifact(writer: ArtifactWriter, model: Model, optimised: Optimised, target: Target, options: CompileOptions) -> Manifest:
+    """Emit everything into the writer's folder and commit it."""
+    with file_errors(writer.shown):
+        emitted = target.backend.emit(optimised.graph, writer.folder, target.options)
+        report = make_report(model, optimised, emitted.facts)
+        (writer.folder / GRAPH_FILE).write_text(str(optimised.graph), encoding="utf-8")
+        (writer.folder / REPORT_FILE).write_text(canonical_json(report.to_json()), encoding="utf-8")
+        for name, content in model.companions.items():
+            (writer.folder / name).write_bytes(content)
+    return writer.commit(
+        Manifest(
+            target=options.target,
+            files={},
+            pipeline=str(optimised.pipeline),
+            options=options.to_json(target.options),
+            versions=library_versions(),
+            input=model.input,
+            interface=Interface.of(optimised.graph).to_json(),
+            generation=model.text.to_json() if model.text is not None else {},
+            backend=_json_object(emitted.facts),
+        )
+    )
+
+
+def make_report(model: Model, optimised: Optimised, facts: object) -> Report:
+    """What this compile did."""
+    counts = Counter(node.op.name for node in optimised.graph.nodes)
+    events = optimised.context.events
+    findings = {
+        kind: tuple(Finding(each.pass_name, each.subject, str(each.location), each.reason) for each in events if each.kind == kind)
+        for kind in ("done", "missed")
+    }
+    return Report(
+        model={"name": model.name, **model.facts},
+        graph={"nodes": optimised.graph.node_count, "operations": dict(sorted(counts.items()))},
+        fusions=Fusions(findings["done"], findings["missed"]),
+        counters=dict(sorted(optimised.context.counters.items())),
+        backend=_json_object(facts),
+        warnings=(*model.warnings, *optimised.context.warnings.lines),
+    )
+
+
+def compile_model(model: Model, options: CompileOptions, place: Path | None = None, clock: Clock | None = None) -> Artifact:
+    """Compile a captured model into the artifact at ``place``, or in a temporary folder that lives as long as the artifact's object.
+
+    Whatever fails, what stood at ``place`` still stands there.
+    """
+    clock = clock or Clock()
+    target = Target.of(options)
+    keep = None
+    if place is None:
+        keep = tempfile.TemporaryDirectory(prefix="cgptc-")
+        place = Path(keep.name) / f"{model.name}.{options.target}.cgptc"
+    with ArtifactWriter(place) as writer:
+        with clock.stage("passes"):
+            optimised = optimise(model, target, options)
+        with clock.stage("write"):
+            write_artifact(writer, model, optimised, target, options)
+    return Artifact(open_folder(place), keep)
+
+
+def _json_object(facts: object) -> dict[str, Json]:
+    assert isinstance(facts, dict)
+    return facts

@@ -1,0 +1,188 @@
+"""The artifact in memory: run it, generate with it, whatever its target."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, overload
+
+from cgptc.artifact import ArtifactFolder, ArtifactWriter, check_files, open_folder
+from cgptc.backends.registry import Session, backend
+from cgptc.ir.diagnostics import MalformedError, UsageError
+from cgptc.ir.graph import Graph
+from cgptc.ir.op import Array
+from cgptc.ir.parser import parse_graph
+from cgptc.runtime.engine import CachedEngine, CausalInterface, DecoderEngine, RereadingEngine
+from cgptc.runtime.generation import TextModel, generate
+from cgptc.runtime.inputs import complete_inputs
+from cgptc.runtime.interface import IDS, LOGITS, MASK, Interface
+from cgptc.runtime.report import Report
+from cgptc.runtime.sampler import Sampling
+from cgptc.runtime.tokenizer import TOKENIZER_FILES, Tokenizer, can_read
+
+GRAPH_FILE, REPORT_FILE = "graph.cgir", "report.json"
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One row's new tokens; ``text`` where there is a tokenizer, ``ended`` where the last one is a stop token."""
+
+    ids: tuple[int, ...]
+    text: str | None
+    ended: bool
+
+
+class Artifact:
+    """A compiled model. Get one from `cgptc.compile` or `cgptc.load`."""
+
+    def __init__(self, folder: ArtifactFolder, keep: tempfile.TemporaryDirectory[str] | None = None) -> None:
+        self.folder = folder
+        self._keep = keep  # the folder of an artifact that was compiled to nowhere lives as long as this object
+
+    @classmethod
+    def open(cls, path: Path) -> Artifact:
+        """Open an artifact after checking every digest. The errors are `open_folder`'s and `check_files`'."""
+        folder = open_folder(path)
+        check_files(folder)
+        return cls(folder)
+
+    @property
+    def path(self) -> Path:
+        return self.folder.path
+
+    @property
+    def target(self) -> str:
+        return self.folder.manifest.target
+
+    @cached_property
+    def interface(self) -> Interface:
+        """Inputs and outputs."""
+        return Interface.from_json(self.folder.manifest.interface, str(self.path))
+
+    @cached_property
+    def report(self) -> Report:
+        """What the compile did."""
+        try:
+            return Report.from_json(self.folder.read_json(REPORT_FILE))
+        except ValueError as error:
+            raise MalformedError("report", f"'{REPORT_FILE}' {error}", file=str(self.path), fix="compile the model again") from None
+
+    @cached_property
+    def graph(self) -> Graph:
+        """The tensor graph after all passes, without weight bytes."""
+        text = self.folder.read(GRAPH_FILE)
+        try:
+            return parse_graph(text.decode(), file=str(self.path / GRAPH_FILE))
+        except UnicodeDecodeError:
+            raise MalformedError("graph", f"'{GRAPH_FILE}' is not UTF-8", file=str(self.path), fix="compile the model again") from None
+
+    @cached_property
+    def session(self) -> Session:
+        """The model, loaded to run."""
+        target = backend(self.target)
+        found = self.folder.manifest.options.get(self.target)
+        try:
+            options = target.options(**found) if isinstance(found, dict) else target.options()
+        except TypeError:
+            raise MalformedError("options", f"the options of '{self.target}' are not its own", file=str(self.path)) from None
+        loaded: Session = target.load(self.path, options)
+        return loaded
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer | None:
+        """The tokenizer that was beside the model, if one was."""
+        present = [name for name in TOKENIZER_FILES if name in self.folder.manifest.files]
+        return Tokenizer({name: self.folder.read(name) for name in present}, str(self.path)) if can_read(present) else None
+
+    @cached_property
+    def text_model(self) -> TextModel:
+        """What generation needs to know. `UsageError` where the model is not a causal language model over ids."""
+        facts = self.folder.manifest.generation
+        names = {port.name for port in (*self.interface.inputs, *self.interface.outputs)}
+        if not facts or IDS not in names or LOGITS not in names:
+            raise UsageError("no-generation", "it is not a causal language model", file=str(self.path), fix="use run with --inputs")
+        match facts:
+            case {"vocabulary": int() as vocabulary, "context": int() | None as context, "stop": list() as stop}:
+                return TextModel(vocabulary, context, frozenset(token for token in stop if isinstance(token, int)))
+            case _:
+                raise MalformedError("generation", "the manifest's 'generation' is not understood", file=str(self.path))
+
+    def run(self, inputs: Mapping[str, Any] | None = None, /, **named: Any) -> dict[str, Array]:
+        """Outputs by name from inputs by name. What is not given has its natural default: a mask of ones, an empty past."""
+        given = {**(inputs or {}), **named}
+        return self.session.run(complete_inputs(self.interface, given))
+
+    def engine(self) -> DecoderEngine:
+        """A decoder over this model, for the generation loop."""
+        names = {port.name for port in self.interface.inputs}
+        causal = CausalInterface(IDS, MASK if MASK in names else None, LOGITS, self.interface.pasts)
+        return CachedEngine(self.session, causal) if self.interface.cached else RereadingEngine(self.session, causal)
+
+    def encode(self, prompt: str) -> list[int]:
+        """A prompt's ids; `UsageError` where the artifact has no tokenizer."""
+        if self.tokenizer is None:
+            fix = "give ids (--prompt-ids 1,2,3), or compile with --tokenizer"
+            raise UsageError("no-tokenizer", "there is no tokenizer for a text prompt", file=str(self.path), fix=fix)
+        return self.tokenizer.encode(prompt)
+
+    def generate(self, prompt: str | Sequence[int], *, max_new_tokens: int | None = None, sampling: Sampling | None = None) -> Generation:
+        """Continue one prompt."""
+        (generation,) = self.generate_batch([prompt], max_new_tokens=max_new_tokens, sampling=sampling)
+        return generation
+
+    def generate_batch(
+        self, prompts: Sequence[str | Sequence[int]], *, max_new_tokens: int | None = None, sampling: Sampling | None = None
+    ) -> list[Generation]:
+        """Continue several prompts at once; each gets what it would get alone."""
+        rows: list[list[int]] = [[] for _ in prompts]
+        for step in self._steps(prompts, max_new_tokens, sampling):
+            for row, token in zip(rows, step, strict=True):
+                if token is not None:
+                    row.append(token)
+        stop, tokenizer = self.text_model.stop, self.tokenizer
+        return [
+            Generation(tuple(row), tokenizer.decode(row) if tokenizer is not None else None, bool(row) and row[-1] in stop) for row in rows
+        ]
+
+    @overload
+    def stream(self, prompt: str, *, max_new_tokens: int | None = None, sampling: Sampling | None = None) -> Iterator[str]: ...
+
+    @overload
+    def stream(self, prompt: Sequence[int], *, max_new_tokens: int | None = None, sampling: Sampling | None = None) -> Iterator[int]: ...
+
+    def stream(
+        self, prompt: str | Sequence[int], *, max_new_tokens: int | None = None, sampling: Sampling | None = None
+    ) -> Iterator[str] | Iterator[int]:
+        """Continue a prompt piece by piece: whole characters for a text, ids for ids."""
+        steps = self._steps([prompt], max_new_tokens, sampling)
+        return self._text(steps) if isinstance(prompt, str) else (token for (token,) in steps if token is not None)
+
+    def save(self, path: Path | str) -> Artifact:
+        """Write a copy to another place, whole or not at all, and open it."""
+        place = Path(path)
+        with ArtifactWriter(place) as writer:
+            for name in self.folder.manifest.files:
+                target = writer.folder / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(self.path / name, target)
+            writer.commit(self.folder.manifest)
+        return Artifact.open(place)
+
+    def _steps(
+        self, prompts: Sequence[str | Sequence[int]], max_new_tokens: int | None, sampling: Sampling | None
+    ) -> Iterator[tuple[int | None, ...]]:
+        rows = [self.encode(prompt) if isinstance(prompt, str) else list(prompt) for prompt in prompts]
+        return generate(self.engine(), self.text_model, rows, sampling or Sampling(), max_new_tokens)
+
+    def _text(self, steps: Iterator[tuple[int | None, ...]]) -> Iterator[str]:
+        assert self.tokenizer is not None
+        stream = self.tokenizer.stream()
+        for (token,) in steps:
+            if token is not None and (piece := stream.push(token)):
+                yield piece
+        if rest := stream.finish():
+            yield rest
