@@ -1,0 +1,43 @@
+"""Importer functions by theme; importing this package fills the table."""
+
+from cgptc.frontend.aten.ops import (
+    activations,
+    arithmetic,
+    attention,
+    bags,
+    casts,
+    comparisons,
+    creation,
+    gathering,
+    inert,
+    losses,
+    masks,
+    matmuls,
+    normalisation,
+    ordering,
+    pieces,
+    reductions,
+    scattering,
+    views,
+)
+
+__all__ = [
+    "activations",
+    "arithmetic",
+    "attention",
+    "bags",
+    "casts",
+    "comparisons",
+    "creation",
+    "gathering",
+    "inert",
+    "losses",
+    "masks",
+    "matmuls",
+    "normalisation",
+    "ordering",
+    "pieces",
+    "reductions",
+    "scattering",
+    "views",
+]

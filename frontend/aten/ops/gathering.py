@@ -1,0 +1,109 @@
+"""Reading elements by index."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from cgptc.frontend.aten.emit import Emit
+from cgptc.frontend.aten.table import UnsupportedError, aten
+from cgptc.ir.dims import Dim
+from cgptc.ir.dtypes import boolean, i64
+from cgptc.ir.graph import Value
+from cgptc.ir.ops.broadcast import broadcast_shapes
+from cgptc.ir.ops.constant import Constant
+from cgptc.ir.ops.embedding import Embedding
+from cgptc.ir.ops.indexing import Gather, GatherElements, GatherNd
+from cgptc.ir.ops.shape import Concat
+from cgptc.ir.weights import Dense
+
+
+@aten("embedding")
+def embedding(emit: Emit, weight: Value, indices: Value, padding_idx: int = -1, scale_grad_by_freq: bool = False) -> Value:
+    return emit(Embedding(), weight, indices)
+
+
+@aten("embedding_renorm")
+def embedding_renorm(emit: Emit, self: Value, indices: Value, max_norm: float, norm_type: float) -> Value:
+    raise UnsupportedError("renormalises an embedding table as it reads (max_norm)")
+
+
+@aten("index_select")
+def index_select(emit: Emit, self: Value, dim: int, index: Value) -> Value:
+    flat = index if index.type.rank else emit.reshape(index, [1])
+    return emit(Gather(emit.axis(dim, self.type.rank)), self, flat)
+
+
+@aten("gather")
+def gather(emit: Emit, self: Value, dim: int, index: Value) -> Value:
+    """Axes of the index other than ``dim`` may be shorter than the operand's."""
+    axis = emit.axis(dim, self.type.rank)
+    value = self
+    for other, size in enumerate(index.type.shape):
+        if other != axis:
+            value = emit.slice(value, other, 0, size)
+    return emit(GatherElements(axis), value, index)
+
+
+@aten("take_along_dim")
+def take_along_dim(emit: Emit, self: Value, indices: Value, dim: int | None = None) -> Value:
+    if dim is None:
+        return gather(emit, emit.reshape(self, [self.type.size]), 0, emit.reshape(indices, [indices.type.size]))
+    axis = emit.axis(dim, self.type.rank)
+    rest = broadcast_shapes(
+        tuple(1 if place == axis else size for place, size in enumerate(self.type.shape)),
+        tuple(1 if place == axis else size for place, size in enumerate(indices.type.shape)),
+    )
+    value = emit.expand(self, [self.type.shape[axis] if place == axis else size for place, size in enumerate(rest)])
+    index = emit.expand(indices, [indices.type.shape[axis] if place == axis else size for place, size in enumerate(rest)])
+    return emit(GatherElements(axis), value, index)
+
+
+def constant_mask(value: Value) -> Sequence[bool] | None:
+    """The content of a bool constant of rank 1 held in the graph; None for anything else."""
+    op = value.op
+    if isinstance(op, Constant) and isinstance(op.weight, Dense) and op.weight.type.rank == 1:
+        return [bool(item) for item in op.weight.array]
+    return None
+
+
+def index_positions(emit: Emit, indices: Sequence[Value | None]) -> list[Value | None]:
+    """Index tensors as integers: a constant bool mask of one axis becomes the places where it holds."""
+    result: list[Value | None] = []
+    for index in indices:
+        if index is None or index.type.dtype != boolean:
+            result.append(index)
+            continue
+        mask = constant_mask(index)
+        if mask is None:
+            raise UnsupportedError("indexes by a mask, whose result has a size that depends on data")
+        result.append(emit.array(np.flatnonzero(np.asarray(mask)).astype(np.int64)))
+    return result
+
+
+@aten("index.Tensor", "_unsafe_index.Tensor")
+def index_(emit: Emit, self: Value, indices: Sequence[Value | None]) -> Value:
+    """Advanced indexing. Indices broadcast together; their axes stand where the indexed ones stood if these are neighbours,
+    else in front."""
+    shape = self.type.shape
+    places = index_positions(emit, indices)
+    axes = [axis for axis, index in enumerate(places) if index is not None]
+    if not axes:
+        return self
+    present = [index for index in places if index is not None]
+    if len(axes) == 1:
+        return emit(Gather(axes[0]), self, present[0])
+    common: tuple[Dim, ...] = ()
+    for index in present:
+        common = broadcast_shapes(common, index.type.shape)
+    rest = [axis for axis in range(len(shape)) if axis not in axes]
+    front = emit.transpose(self, [*axes, *rest])
+    columns = [emit.unsqueeze(emit.expand(emit.cast(index, i64), common), len(common)) for index in present]
+    result = emit(GatherNd(0), front, emit(Concat(len(common)), *columns))
+    if axes != list(range(axes[0], axes[0] + len(axes))):
+        return result
+    # The broadcast axes are in front; move them to where the indexed axes stood.
+    lead = axes[0]
+    order = [len(common) + k for k in range(lead)] + list(range(len(common))) + [len(common) + k for k in range(lead, len(rest))]
+    return emit.transpose(result, order)

@@ -1,0 +1,120 @@
+"""Losses."""
+
+from __future__ import annotations
+
+from cgptc.frontend.aten.emit import Emit
+from cgptc.frontend.aten.table import UnsupportedError, aten
+from cgptc.ir.dims import product
+from cgptc.ir.dtypes import i64
+from cgptc.ir.graph import Value
+from cgptc.ir.ops.binary import Div, Less, Mul, NotEqual, Select, Sub
+from cgptc.ir.ops.elementwise import Abs, Neg, Softplus
+from cgptc.ir.ops.indexing import GatherElements
+from cgptc.ir.ops.loss import CrossEntropy, MseLoss
+from cgptc.ir.ops.reduction import LogSoftmax, ReduceMean, ReduceSum
+
+REDUCTIONS = ("none", "mean", "sum")
+"""Torch passes the reduction by its index."""
+
+
+def _reduced(emit: Emit, value: Value, reduction: int) -> Value:
+    axes = tuple(range(value.type.rank))
+    if reduction == 0 or not axes:
+        return value
+    return emit(ReduceMean(axes) if reduction == 1 else ReduceSum(axes), value)
+
+
+def _classes_last(emit: Emit, value: Value) -> Value:
+    """[n, c, d…] to [n · d…, c]; [c] to [1, c]."""
+    shape = value.type.shape
+    if len(shape) == 1:
+        return emit.reshape(value, (1, *shape))
+    moved = emit.transpose(value, [0, *range(2, len(shape)), 1])
+    return emit.reshape(moved, (product((shape[0], *shape[2:])), shape[1]))
+
+
+@aten("cross_entropy_loss")
+def cross_entropy_loss(
+    emit: Emit,
+    self: Value,
+    target: Value,
+    weight: Value | None = None,
+    reduction: int = 1,
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
+) -> Value:
+    if weight is not None:
+        raise UnsupportedError("weighs classes")
+    if target.type.dtype.is_float:
+        return _soft_targets(emit, self, target, reduction, label_smoothing)
+    logits = _classes_last(emit, self)
+    labels = emit.cast(emit.reshape(target, [target.type.size]), i64)
+    loss = emit(CrossEntropy(REDUCTIONS[reduction], ignore_index, label_smoothing), logits, labels)
+    return emit.reshape(loss, target.type.shape) if reduction == 0 else loss
+
+
+def _soft_targets(emit: Emit, logits: Value, target: Value, reduction: int, smoothing: float) -> Value:
+    """Targets are probabilities; the mean is over samples, not over elements."""
+    if smoothing:
+        raise UnsupportedError("smooths targets that are probabilities")
+    axis = 1 if logits.type.rank > 1 else 0
+    loss = emit(Neg(), emit(ReduceSum((axis,)), emit(Mul(), emit(LogSoftmax(axis), logits), target)))
+    return _reduced(emit, loss, reduction)
+
+
+@aten("nll_loss", "nll_loss_nd", "nll_loss2d")
+def nll_loss(emit: Emit, self: Value, target: Value, weight: Value | None = None, reduction: int = 1, ignore_index: int = -100) -> Value:
+    """Minus the log-probability of each target; ignored ones count nothing."""
+    if weight is not None:
+        raise UnsupportedError("weighs classes")
+    rows = _classes_last(emit, self)
+    labels = emit.cast(emit.reshape(target, [target.type.size]), i64)
+    kept = emit(NotEqual(), labels, emit.number(ignore_index, i64))
+    safe = emit(Select(), kept, labels, emit.number(0, i64))
+    chosen = emit.squeeze(emit(GatherElements(1), rows, emit.unsqueeze(safe, 1)), 1)
+    loss = emit(Select(), kept, emit(Neg(), chosen), emit.number(0.0, rows.type.dtype))
+    if reduction == 0:
+        return emit.reshape(loss, target.type.shape)
+    total = emit(ReduceSum((0,)), loss)
+    return total if reduction == 2 else emit(Div(), total, emit(ReduceSum((0,)), emit.cast(kept, rows.type.dtype)))
+
+
+@aten("nll_loss_forward")
+def nll_loss_forward(emit: Emit, self: Value, target: Value, weight: Value | None, reduction: int, ignore_index: int) -> tuple[Value, None]:
+    return nll_loss(emit, self, target, weight, reduction, ignore_index), None
+
+
+@aten("mse_loss")
+def mse_loss(emit: Emit, self: Value, target: Value, reduction: int = 1) -> Value:
+    x, y = emit.promoted(self, target)
+    if x.type.shape != y.type.shape:
+        difference = emit(Sub(), x, y)
+        return _reduced(emit, emit(Mul(), difference, difference), reduction)
+    return emit(MseLoss(REDUCTIONS[reduction]), x, y)
+
+
+@aten("l1_loss")
+def l1_loss(emit: Emit, self: Value, target: Value, reduction: int = 1) -> Value:
+    return _reduced(emit, emit(Abs(), emit(Sub(), *emit.promoted(self, target))), reduction)
+
+
+@aten("smooth_l1_loss")
+def smooth_l1_loss(emit: Emit, self: Value, target: Value, reduction: int = 1, beta: float = 1.0) -> Value:
+    distance = emit(Abs(), emit(Sub(), *emit.promoted(self, target)))
+    dtype = distance.type.dtype
+    if beta == 0:
+        return _reduced(emit, distance, reduction)
+    near = emit(Mul(), emit(Mul(), distance, distance), emit.number(0.5 / beta, dtype))
+    far = emit(Sub(), distance, emit.number(0.5 * beta, dtype))
+    return _reduced(emit, emit(Select(), emit(Less(), distance, emit.number(beta, dtype)), near, far), reduction)
+
+
+@aten("binary_cross_entropy_with_logits")
+def binary_cross_entropy_with_logits(
+    emit: Emit, self: Value, target: Value, weight: Value | None = None, pos_weight: Value | None = None, reduction: int = 1
+) -> Value:
+    """``softplus(x) - x * target``."""
+    if weight is not None or pos_weight is not None:
+        raise UnsupportedError("weighs elements")
+    loss = emit(Sub(), emit(Softplus(), self), emit(Mul(), self, emit.cast(target, self.type.dtype)))
+    return _reduced(emit, loss, reduction)

@@ -1,0 +1,135 @@
+"""Products of matrices. A product with a bias vector, and any `nn.Linear`, is one `Linear` with its weight as [in, out]."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cgptc.frontend.aten.emit import Emit
+from cgptc.frontend.aten.ops.einsum import contract
+from cgptc.frontend.aten.table import Number, UnsupportedError, aten
+from cgptc.ir.graph import Value
+from cgptc.ir.ops.binary import Add, Mul
+from cgptc.ir.ops.matmul import Conv1d, Linear, MatMul
+from cgptc.ir.ops.reduction import ReduceSum
+
+
+@aten("linear")
+def linear(emit: Emit, input: Value, weight: Value, bias: Value | None = None) -> Value:
+    if weight.type.rank == 1:
+        product = emit.squeeze(emit(MatMul(), input, emit.unsqueeze(weight, 1)), input.type.rank - 1)
+        return product if bias is None else emit(Add(), product, bias)
+    return emit(Linear(), input, emit.transpose(weight, (1, 0)), bias)
+
+
+@aten("mm", "bmm")
+def mm(emit: Emit, self: Value, mat2: Value) -> Value:
+    return emit(MatMul(), self, mat2)
+
+
+@aten("matmul")
+def matmul(emit: Emit, self: Value, other: Value) -> Value:
+    """Vectors take part as one row or one column."""
+    x, y = self, other
+    if self.type.rank == 1 and other.type.rank == 1:
+        return emit(ReduceSum((0,)), emit(Mul(), x, y))
+    if self.type.rank == 1:
+        product = emit(MatMul(), emit.unsqueeze(x, 0), y)
+        return emit.squeeze(product, product.type.rank - 2)
+    if other.type.rank == 1:
+        product = emit(MatMul(), x, emit.unsqueeze(y, 1))
+        return emit.squeeze(product, product.type.rank - 1)
+    return emit(MatMul(), x, y)
+
+
+@aten("mv")
+def mv(emit: Emit, self: Value, vec: Value) -> Value:
+    return matmul(emit, self, vec)
+
+
+@aten("dot", "vdot", "inner")
+def dot(emit: Emit, self: Value, tensor: Value) -> Value:
+    return matmul(emit, self, tensor)
+
+
+@aten("outer")
+def outer(emit: Emit, self: Value, vec2: Value) -> Value:
+    x, y = emit.promoted(self, vec2)
+    return emit(Mul(), emit.unsqueeze(x, 1), y)
+
+
+def _blend(emit: Emit, product: Value, addend: Value, beta: Number, alpha: Number) -> Value:
+    """``beta * addend + alpha * product``; with beta 0 the addend does not count, NaN or not."""
+    dtype = product.type.dtype
+    if alpha != 1:
+        product = emit(Mul(), product, emit.number(alpha, dtype))
+    if beta == 0:
+        return product
+    return emit(Add(), product, addend if beta == 1 else emit(Mul(), addend, emit.number(beta, dtype)))
+
+
+@aten("addmm")
+def addmm(emit: Emit, self: Value, mat1: Value, mat2: Value, beta: Number = 1, alpha: Number = 1) -> Value:
+    if self.type.rank == 1 and self.type.shape[0] == mat2.type.shape[1] and beta == 1 and alpha == 1:
+        return emit(Linear(), mat1, mat2, self)
+    return _blend(emit, emit(MatMul(), mat1, mat2), self, beta, alpha)
+
+
+@aten("addbmm")
+def addbmm(emit: Emit, self: Value, batch1: Value, batch2: Value, beta: Number = 1, alpha: Number = 1) -> Value:
+    return _blend(emit, emit(ReduceSum((0,)), emit(MatMul(), batch1, batch2)), self, beta, alpha)
+
+
+@aten("baddbmm")
+def baddbmm(emit: Emit, self: Value, batch1: Value, batch2: Value, beta: Number = 1, alpha: Number = 1) -> Value:
+    return _blend(emit, emit(MatMul(), batch1, batch2), self, beta, alpha)
+
+
+@aten("addmv")
+def addmv(emit: Emit, self: Value, mat: Value, vec: Value, beta: Number = 1, alpha: Number = 1) -> Value:
+    return _blend(emit, matmul(emit, mat, vec), self, beta, alpha)
+
+
+@aten("einsum")
+def einsum(emit: Emit, equation: str, tensors: Sequence[Value], path: Sequence[int] | None = None) -> Value:
+    return contract(emit, equation, emit.promoted(*tensors))
+
+
+@aten("conv1d")
+def conv1d(
+    emit: Emit,
+    input: Value,
+    weight: Value,
+    bias: Value | None = None,
+    stride: Sequence[int] | int = 1,
+    padding: Sequence[int] | int = 0,
+    dilation: Sequence[int] | int = 1,
+    groups: int = 1,
+) -> Value:
+    value = input if input.type.rank == 3 else emit.unsqueeze(input, 0)
+    result = emit(Conv1d(_single(stride), _single(padding), _single(dilation), groups), value, weight, bias)
+    return result if input.type.rank == 3 else emit.squeeze(result, 0)
+
+
+@aten("convolution")
+def convolution(
+    emit: Emit,
+    input: Value,
+    weight: Value,
+    bias: Value | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    transposed: bool,
+    output_padding: Sequence[int],
+    groups: int,
+) -> Value:
+    if transposed or weight.type.rank != 3:
+        raise UnsupportedError("is a convolution of more than one dimension, or a transposed one")
+    return conv1d(emit, input, weight, bias, stride, padding, dilation, groups)
+
+
+def _single(size: Sequence[int] | int) -> int:
+    if isinstance(size, int):
+        return size
+    (only,) = size
+    return only
