@@ -27,6 +27,8 @@ class FoundConfig:
     form: ConfigForm
 
 
+_OWN_EXAMPLE = '{"vocabulary": …, "positions": …, "layers": …, "heads": …, "width": …, "ffn_width": …, "activation": "gelu"}'
+
 _NANOGPT_SHAPE = ("n_layer", "n_head", "n_embd", "block_size", "vocab_size", "bias")
 _NANOGPT_INERT = frozenset([
     "always_save_checkpoint", "backend", "batch_size", "beta1", "beta2", "compile", "dataset", "decay_lr", "device", "dropout", "dtype",
@@ -53,7 +55,7 @@ def read_config(mapping: Mapping[str, object], *, vocabulary: int, ffn_width: in
     raise CompileError(
         "unknown-config",
         f"the configuration beside the weights is of no known form: it has {keys}",
-        fix="say the shape with --config config.json (in " + ", ".join(form.value for form in ConfigForm) + " form) or --preset NAME",
+        fix=f"say the shape with --preset NAME or --config config.json, in Hugging Face's form or cgptc's: {_OWN_EXAMPLE}",
     )
 
 
@@ -66,7 +68,7 @@ def _from_nanogpt(mapping: Mapping[str, object], vocabulary: int, ffn_width: int
             raise CompileError(
                 "unsupported-config",
                 f"unknown key '{key}' in nanoGPT's configuration: it may change what the model computes",
-                fix="if it does not, give the shape with --config, in cgptc's form (see: cgptc inspect of a model of 'cgptc new')",
+                fix=f"if it does not, give --config in cgptc's form: {_OWN_EXAMPLE}",
             )
         warnings.add("unknown-config-key", f"'{key}' in the configuration is unknown and ignored")
     return GptConfig(

@@ -28,6 +28,7 @@ from cgptc.testing.tolerances import (
 )
 
 if TYPE_CHECKING:
+    from cgptc.testing.gpt_strategies import gpt_configs
     from cgptc.testing.type_strategies import dtypes, float_dtypes, shapes, tensor_types
     from cgptc.testing.weight_strategies import WeightSample, weights
 
@@ -43,6 +44,7 @@ __all__ = [
     "assert_t3",
     "dtypes",
     "float_dtypes",
+    "gpt_configs",
     "noise_floor",
     "random_array",
     "shapes",
@@ -59,6 +61,7 @@ _NEEDS_HYPOTHESIS = {
     "WeightSample": "weight_strategies",
     "dtypes": "type_strategies",
     "float_dtypes": "type_strategies",
+    "gpt_configs": "gpt_strategies",
     "shapes": "type_strategies",
     "tensor_types": "type_strategies",
     "weights": "weight_strategies",

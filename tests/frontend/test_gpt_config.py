@@ -6,33 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cgptc.frontend.gpt_config import Activation, AttentionScale, GptConfig, Head
+from cgptc.frontend.gpt_config import GptConfig
 from cgptc.frontend.gpt_config_json import from_huggingface, to_huggingface
 from cgptc.frontend.presets import PRESETS
 from cgptc.ir.diagnostics import CgptcError, CompileError, Exit, Warnings
+from cgptc.testing import gpt_configs
 
 CONFIG = PRESETS["tiny"].config
 
 BAD_COUNTS = [0, -1, True, 1.0, "2", None, float("nan"), 2**63, 10**30, [2]]
 BAD_NUMBERS = [0.0, -1.0, float("nan"), float("inf"), True, "1", None, 10**400]
-
-CONFIGS = st.builds(
-    lambda heads, head_width, **fields: GptConfig(heads=heads, width=heads * head_width, **fields),
-    vocabulary=st.integers(1, 100),
-    positions=st.integers(1, 32),
-    layers=st.integers(1, 4),
-    heads=st.integers(1, 4),
-    head_width=st.integers(1, 8),
-    ffn_width=st.integers(1, 64),
-    layer_norm_eps=st.floats(1e-8, 1e-2),
-    activation=st.sampled_from(Activation),
-    head=st.sampled_from(Head),
-    bias=st.booleans(),
-    attention_scale=st.sampled_from(AttentionScale),
-    attention_scale_by_layer=st.booleans(),
-    embeddings_scale=st.sampled_from([1.0, 10.0, 0.5]),
-    logits_scale=st.sampled_from([1.0, 1 / 3]),
-)
 
 
 @pytest.mark.parametrize("value", BAD_COUNTS, ids=repr)
@@ -65,12 +48,12 @@ def test_a_width_that_heads_do_not_divide_is_refused() -> None:
         replace(CONFIG, heads=3)
 
 
-@given(CONFIGS)
+@given(gpt_configs())
 def test_plain_form_comes_back_equal(config: GptConfig) -> None:
     assert GptConfig.from_mapping(config.to_mapping()) == config
 
 
-@given(CONFIGS)
+@given(gpt_configs())
 def test_huggingface_form_comes_back_equal_where_it_can_say_it(config: GptConfig) -> None:
     if not config.bias:
         with pytest.raises(CompileError):

@@ -5,6 +5,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -16,6 +18,7 @@ from cgptc.frontend.presets import preset
 from cgptc.ir.diagnostics import CompileError, Exit, Warnings
 from cgptc.ir.dtypes import DType, f32, i8
 from cgptc.ir.weights import Stored, Weight
+from cgptc.testing import gpt_configs
 
 CONFIG = GptConfig(31, 16, 3, 4, 16, 40)
 NANOGPT_ARGS: dict[str, object] = {
@@ -169,6 +172,40 @@ def test_own_naming_with_its_configuration_needs_nothing_else() -> None:
     recognised = recognise(references(model.state_dict()), config=config.to_mapping())
     assert recognised.config == config
     assert not any(source.transposed for source in recognised.sources.values())
+
+
+@given(gpt_configs(), st.booleans(), st.sampled_from(["", "_orig_mod.", "net.gpt."]))
+def test_any_configuration_beside_its_weights_is_found_again(config: GptConfig, transposed: bool, wrapper: str) -> None:
+    tensors = {wrapper + name: weight for name, weight in shapes(config, transposed).items()}
+    recognised = recognise(tensors, config=config.to_mapping())
+    assert recognised.config == config
+    for name, shape in config.parameters():
+        source = recognised.sources[name]
+        assert source.name == wrapper + name
+        assert tensors[source.name].shape == (shape[::-1] if source.transposed else shape)
+
+
+@given(gpt_configs(), st.booleans(), st.integers(0, 10**6), st.sampled_from(["drop", "rename", "grow", "flatten", "int", "add"]))
+def test_one_tensor_that_does_not_fit_is_always_refused(config: GptConfig, transposed: bool, index: int, damage: str) -> None:
+    tensors = shapes(config, transposed)
+    name = list(tensors)[index % len(tensors)]
+    weight = tensors[name]
+    match damage:
+        case "drop":
+            del tensors[name]
+        case "rename":
+            tensors[name + "_g"] = tensors.pop(name)
+        case "grow":
+            tensors[name] = Stored(name, f32, (*weight.shape[:-1], weight.shape[-1] + 1))
+        case "flatten":
+            tensors[name] = Stored(name, f32, (1, *weight.shape))
+        case "int":
+            tensors[name] = Stored(name, i8, weight.shape)
+        case "add":
+            tensors[name.replace("weight", "bias_g").replace("bias", "bias_h")] = Stored(name, f32, weight.shape)
+    with pytest.raises(CompileError) as caught:
+        recognise(tensors, config=config.to_mapping())
+    assert caught.value.code in ("unknown-architecture", "config-mismatch", "unsupported-tensor", "bad-config")
 
 
 @pytest.mark.parametrize("name", ["gpt2", "gpt2-xl", "cerebras-gpt-6.7b", "cerebras-gpt-13b"])
