@@ -11,6 +11,7 @@ from cgptc.ir.dtypes import DType, f32
 from cgptc.ir.graph import Graph, Node, Value
 from cgptc.ir.loc import UNKNOWN, Location
 from cgptc.ir.op import Array, Op
+from cgptc.ir.weight_expressions import converted
 from cgptc.ir.weights import Weight, dense
 
 
@@ -45,6 +46,14 @@ class Builder:
         return self(Constant(weight))
 
     def constant(self, value: Array | float | int | bool, dtype: DType = f32) -> Value:
-        """A small constant held in the graph itself; scalars take ``dtype``, arrays keep their own."""
-        array: Any = value if isinstance(value, np.ndarray) else np.asarray(value, dtype.numpy)
+        """A small constant held in the graph itself; scalars take ``dtype``, arrays keep their own.
+
+        A number that ``dtype`` would round is kept in f64 and converted, so that float64 evaluation has the number itself.
+        """
+        if isinstance(value, np.ndarray):
+            return self.weight(dense(value))
+        with np.errstate(all="ignore"):
+            array: Any = np.asarray(value, dtype.numpy)
+        if dtype.is_float and value == value and float(array) != value:
+            return self.weight(converted(dense(np.asarray(value, np.float64)), dtype))
         return self.weight(dense(array))

@@ -15,6 +15,7 @@ import numpy as np
 from cgptc.ir.graph import Node, Value
 from cgptc.ir.op import Op
 from cgptc.ir.ops.constant import Constant
+from cgptc.ir.weight_expressions import Converted
 from cgptc.ir.weights import Dense
 
 
@@ -109,8 +110,10 @@ def match(pattern: Pattern, value: Value) -> Match | Miss:
 
 
 def scalar_of(value: Value) -> float | None:
-    """The number that a graph constant holds in every element, or None."""
+    """The number that a graph constant holds in every element, before it is rounded to its dtype, or None."""
     weight = value.op.weight if isinstance(value.op, Constant) else None
+    while isinstance(weight, Converted) and weight.to.is_float and weight.base.dtype.is_float:
+        weight = weight.base
     if not isinstance(weight, Dense) or (not weight.dtype.is_float and not weight.dtype.is_integer):
         return None
     array = weight.array
