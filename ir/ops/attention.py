@@ -6,12 +6,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cgptc.ir.builder import Builder
 from cgptc.ir.diagnostics import OpTypeError, require
 from cgptc.ir.dims import Dim, floordiv, mod
-from cgptc.ir.dtypes import boolean
+from cgptc.ir.dtypes import boolean, i64
+from cgptc.ir.graph import Value
 from cgptc.ir.op import Array, Axis, Cost, Op, Role, moved_bytes
+from cgptc.ir.ops.binary import Add, And, Equal, Greater, LessEqual, Mul, Select, Sub
+from cgptc.ir.ops.constant import DimSize, Iota
+from cgptc.ir.ops.matmul import MatMul
 from cgptc.ir.ops.operands import FLOAT, require_dtype, require_kind, require_rank, require_shape, require_size, show
 from cgptc.ir.ops.precision import rounded, widened
+from cgptc.ir.ops.reduction import ReduceMax, Softmax
+from cgptc.ir.ops.shape import Concat, Reshape, Slice, Transpose
+from cgptc.ir.ops.spelling import cast, reshape, widen
 from cgptc.ir.types import TensorType
 
 
@@ -103,12 +111,55 @@ class Attention(Op, name="attention"):
                 hidden |= key <= place - self.window
             np.copyto(scores, -np.inf, where=hidden)
         highest = np.max(scores, axis=-1, keepdims=True, initial=-np.inf)
-        scores -= np.where(highest == -np.inf, 0, highest)  # a row of -inf alone stays one, and its exponentials are 0
+        scores -= highest
         weights = np.exp(scores, out=scores)
-        sums = np.sum(weights, axis=-1, keepdims=True)
-        weights /= np.where(sums == 0, 1, sums)
+        weights /= np.sum(weights, axis=-1, keepdims=True)
+        if mask is not None:  # without one, a query sees at least itself
+            np.copyto(weights, 0, where=highest == -np.inf)
         y = np.matmul(weights.reshape(batch, kv_heads, heads // kv_heads * length, total), widened(present_v))
         return rounded(y.reshape(batch, heads, length, value_depth), q), present_k, present_v
+
+    def decompose(
+        self,
+        build: Builder,
+        q: Value,
+        k: Value,
+        v: Value,
+        mask: Value | None = None,
+        past_k: Value | None = None,
+        past_v: Value | None = None,
+    ) -> tuple[Value, Value, Value]:
+        present_k = k if past_k is None else build(Concat(2), past_k, k)
+        present_v = v if past_v is None else build(Concat(2), past_v, v)
+        (batch, heads, length, depth), (_, kv_heads, total, value_depth) = q.type.shape, present_v.type.shape
+        stacked = floordiv(heads, kv_heads) * length
+        queries = reshape(build, widen(build, q), (batch, kv_heads, stacked, depth))
+        keys = build(Transpose((0, 1, 3, 2)), widen(build, present_k))
+        scores = reshape(build, build(MatMul(), queries, keys), (batch, heads, length, total))
+        dtype = scores.type.dtype
+        scores = build(Mul(), scores, build.constant(self.scale, dtype))
+        hidden = build.constant(float("-inf"), dtype)
+        if mask is not None and mask.type.dtype == boolean:
+            scores = build(Select(), build(Reshape((batch, 1, 1, total)), mask), scores, hidden)
+        elif mask is not None:
+            scores = build(Add(), scores, widen(build, mask))
+        if self.causal:
+            scores = build(Select(), self._visible(build, length, total), scores, hidden)
+        weights = build(Softmax(3), scores)
+        if mask is not None:
+            nothing = build(Equal(), build(ReduceMax((3,), keepdims=True), scores), hidden)
+            weights = build(Select(), nothing, build.constant(0.0, dtype), weights)
+        y = build(MatMul(), reshape(build, weights, (batch, kv_heads, stacked, total)), widen(build, present_v))
+        return cast(build, reshape(build, y, (batch, heads, length, value_depth)), q.type.dtype), present_k, present_v
+
+    def _visible(self, build: Builder, length: Dim, total: Dim) -> Value:
+        """Which key each query sees by position alone: bool [s, total]."""
+        key = build(Iota(total))
+        place = build(Add(), build(Reshape((length, 1)), build(Iota(length))), build(DimSize(total - length)))
+        visible = build(LessEqual(), key, place)
+        if self.window is None:
+            return visible
+        return build(And(), visible, build(Greater(), key, build(Sub(), place, build.constant(self.window, i64))))
 
     def cost(
         self,
@@ -157,9 +208,10 @@ class Attention(Op, name="attention"):
 
 @dataclass(frozen=True)
 class Rotary(Op, name="rotary"):
-    """Rotates pairs of the first r features of ``x [b, h, s, d]`` by angles given as ``cos`` and ``sin``, both [b or 1, s, r/2].
+    """Rotary position embedding (RoFormer, arXiv:2104.09864).
 
-    Pair i is ``(i, i + r/2)``, or ``(2i, 2i + 1)`` with ``interleaved``: ``(x1, x2)`` becomes ``(x1 cos - x2 sin, x2 cos + x1 sin)``.
+    Rotates pairs of the first r features of ``x [b, h, s, d]`` by angles given as ``cos`` and ``sin``, both [b or 1, s, r/2]. Pair i is
+    ``(i, i + r/2)``, or ``(2i, 2i + 1)`` with ``interleaved``: ``(x1, x2)`` becomes ``(x1 cos - x2 sin, x2 cos + x1 sin)``.
     The other d - r features pass. f16 and bf16 are computed in f32 and rounded once.
     """
 
@@ -178,24 +230,43 @@ class Rotary(Op, name="rotary"):
             )
         require_shape("sin", sin, cos.shape)
         pairs = cos.shape[2]
-        fits = isinstance(pairs, int) and isinstance(half, int) and pairs <= half
-        require(fits, f"the last axis of 'cos' {cos} must be static and at most {half} for {x}")
+        fits = isinstance(pairs, int) and isinstance(half, int) and 1 <= pairs <= half
+        require(fits, f"the last axis of 'cos' {cos} must be static and within 1 and {half} for {x}")
         return x
 
     @np.errstate(all="ignore")
     def evaluate(self, x: Array, cos: Array, sin: Array) -> Array:
         cosine, sine = widened(cos)[:, None], widened(sin)[:, None]
-        turned = 2 * cos.shape[2]
-        first, second = (
-            (np.s_[..., 0:turned:2], np.s_[..., 1:turned:2])
-            if self.interleaved
-            else (np.s_[..., : turned // 2], np.s_[..., turned // 2 : turned])
-        )
+        pairs = cos.shape[2]
+        first, second = slice(0, pairs), slice(pairs, 2 * pairs)
+        if self.interleaved:
+            first, second = slice(0, 2 * pairs, 2), slice(1, 2 * pairs, 2)
         wide = widened(x)
         result = wide.copy()
-        result[first] = wide[first] * cosine - wide[second] * sine
-        result[second] = wide[second] * cosine + wide[first] * sine
+        result[..., first] = wide[..., first] * cosine - wide[..., second] * sine
+        result[..., second] = wide[..., second] * cosine + wide[..., first] * sine
         return rounded(result, x)
+
+    def decompose(self, build: Builder, x: Value, cos: Value, sin: Value) -> Value:
+        batch, heads, length, depth = x.type.shape
+        angles, _, pairs = cos.type.shape
+        turned = 2 * pairs
+        wide = widen(build, x)
+        cosine, sine = (build(Reshape((angles, 1, length, pairs)), widen(build, angle)) for angle in (cos, sin))
+        if self.interleaved:
+            first, second = build(Slice(3, 0, turned, 2), wide), build(Slice(3, 1, turned, 2), wide)
+        else:
+            first, second = build(Slice(3, 0, pairs), wide), build(Slice(3, pairs, turned), wide)
+        real = build(Sub(), build(Mul(), first, cosine), build(Mul(), second, sine))
+        imaginary = build(Add(), build(Mul(), second, cosine), build(Mul(), first, sine))
+        if self.interleaved:
+            columns = [build(Reshape((batch, heads, length, pairs, 1)), part) for part in (real, imaginary)]
+            parts = [build(Reshape((batch, heads, length, turned)), build(Concat(4), *columns))]
+        else:
+            parts = [real, imaginary]
+        if turned != depth:
+            parts.append(build(Slice(3, turned, depth), wide))
+        return cast(build, build(Concat(3), *parts) if len(parts) > 1 else parts[0], x.type.dtype)
 
     def cost(self, x: TensorType, cos: TensorType, sin: TensorType) -> Cost:
         turned = x.shape[0] * x.shape[1] * x.shape[2] * (2 * cos.shape[2])

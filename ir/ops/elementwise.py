@@ -1,4 +1,4 @@
-"""Functions of one tensor, element by element. f16 and bf16 are computed in f32 and rounded once."""
+"""Functions of one tensor, element by element. f16 and bf16 are computed in f32 and rounded once; decomposed, at every step."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ from typing import ClassVar
 
 import numpy as np
 
+from cgptc.ir.builder import Builder
 from cgptc.ir.dtypes import DType, boolean
 from cgptc.ir.erf import erf
+from cgptc.ir.graph import Value
 from cgptc.ir.op import Array, Axis, Cost, Op
+from cgptc.ir.ops.binary import Add, Mul
 from cgptc.ir.ops.broadcast import parallel_axes
 from cgptc.ir.ops.operands import BOOL, FLOAT, NUMBER, SIGNED, require_choice, require_kind
 from cgptc.ir.ops.precision import rounded, widened
@@ -223,6 +226,9 @@ class Silu(Unary, name="silu"):
     def compute(self, x: Array) -> Array:
         return x * sigmoid(x)
 
+    def decompose(self, build: Builder, x: Value) -> Value:
+        return build(Mul(), x, build(Sigmoid(), x))
+
 
 @dataclass(frozen=True)
 class Softplus(Unary, name="softplus"):
@@ -232,6 +238,9 @@ class Softplus(Unary, name="softplus"):
 
     def compute(self, x: Array) -> Array:
         return np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x)))
+
+    def decompose(self, build: Builder, x: Value) -> Value:
+        return build(Add(), build(Relu(), x), build(Log1p(), build(Exp(), build(Neg(), build(Abs(), x)))))
 
 
 @dataclass(frozen=True)
@@ -254,6 +263,15 @@ class Gelu(Unary, name="gelu"):
         if self.approximate == "none":
             return np.asarray(0.5 * x * (1 + erf(x * math.sqrt(0.5))))
         return np.asarray(0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * (x * x * x)))))
+
+    def decompose(self, build: Builder, x: Value) -> Value:
+        dtype = x.type.dtype
+        if self.approximate == "none":
+            curve = build(Erf(), build(Mul(), x, build.constant(math.sqrt(0.5), dtype)))
+        else:
+            cube = build(Mul(), build(Mul(), build(Mul(), x, x), x), build.constant(0.044715, dtype))
+            curve = build(Tanh(), build(Mul(), build(Add(), x, cube), build.constant(math.sqrt(2 / math.pi), dtype)))
+        return build(Mul(), build(Mul(), x, build.constant(0.5, dtype)), build(Add(), curve, build.constant(1.0, dtype)))
 
 
 @dataclass(frozen=True)

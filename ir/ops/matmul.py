@@ -6,12 +6,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cgptc.ir.builder import Builder
 from cgptc.ir.diagnostics import require
 from cgptc.ir.dims import bounds, floordiv, mod, product
+from cgptc.ir.graph import Value
 from cgptc.ir.op import Array, Axis, Cost, Op, Role, moved_bytes
+from cgptc.ir.ops.binary import Add
 from cgptc.ir.ops.broadcast import broadcast_shapes, parallel_axes
 from cgptc.ir.ops.operands import FLOAT, NUMBER, require_dtype, require_kind, require_rank, require_shape, require_size
 from cgptc.ir.ops.precision import rounded, widened
+from cgptc.ir.ops.shape import Reshape
 from cgptc.ir.types import TensorType
 
 
@@ -64,10 +68,16 @@ class Linear(Op, name="linear"):
 
     @np.errstate(all="ignore")
     def evaluate(self, x: Array, weight: Array, bias: Array | None = None) -> Array:
-        result = (
-            product_of(widened(x)[..., None, :], widened(weight))[..., 0, :] if x.ndim == 1 else product_of(widened(x), widened(weight))
-        )
+        result = product_of(widened(x), widened(weight))
         return rounded(result if bias is None else result + widened(bias), x)
+
+    def decompose(self, build: Builder, x: Value, weight: Value, bias: Value | None = None) -> Value:
+        flat = x.type.rank == 1
+        rows = build(Reshape((1, *x.type.shape)), x) if flat else x
+        result = build(MatMul(), rows, weight)
+        if flat:
+            result = build(Reshape(result.type.shape[1:]), result)
+        return result if bias is None else build(Add(), result, bias)
 
     def cost(self, x: TensorType, weight: TensorType, bias: TensorType | None = None) -> Cost:
         result = self.infer(x, weight, bias)

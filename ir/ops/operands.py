@@ -24,6 +24,7 @@ _WORDS = {
     INTEGER: "integer",
     BOOL: "bool",
     BITS: "bool or integer",
+    ANY: "floating-point, integer or bool",
 }
 
 
@@ -33,9 +34,9 @@ def show(shape: Shape) -> str:
 
 
 def require_kind(name: str, type: TensorType, kinds: frozenset[str]) -> None:
-    """Raise `OpTypeError` unless the element type is of one of ``kinds``."""
-    if type.dtype.kind not in kinds:
-        raise OpTypeError(f"'{name}' must have {_WORDS[kinds]} elements, got {type}")
+    """Raise `OpTypeError` unless the element type is of one of ``kinds``; 4-bit integers are for storage, cast before any arithmetic."""
+    if type.dtype.kind not in kinds or type.dtype.bits < 8:
+        raise OpTypeError(f"'{name}' must have {_WORDS[kinds]} elements of at least 8 bits, got {type}")
 
 
 def require_dtype(name: str, type: TensorType, dtype: DType) -> None:

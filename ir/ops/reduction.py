@@ -8,10 +8,15 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from cgptc.ir.builder import Builder
 from cgptc.ir.dims import Shape
+from cgptc.ir.graph import Value
 from cgptc.ir.op import Array, Axis, Cost, Op, Role
+from cgptc.ir.ops.binary import Div, Sub
+from cgptc.ir.ops.elementwise import Exp, Log
 from cgptc.ir.ops.operands import BOOL, FLOAT, NUMBER, require_axes, require_axis, require_kind
 from cgptc.ir.ops.precision import rounded, widened
+from cgptc.ir.ops.spelling import cast, widen
 from cgptc.ir.types import TensorType
 
 
@@ -148,6 +153,12 @@ class Softmax(Op, name="softmax"):
         powers = np.exp(wide - np.max(wide, axis=self.axis, keepdims=True, initial=-np.inf))
         return rounded(powers / np.sum(powers, axis=self.axis, keepdims=True), x)
 
+    def decompose(self, build: Builder, x: Value) -> Value:
+        wide = widen(build, x)
+        powers = build(Exp(), build(Sub(), wide, build(ReduceMax((self.axis,), keepdims=True), wide)))
+        result = build(Div(), powers, build(ReduceSum((self.axis,), keepdims=True), powers))
+        return cast(build, result, x.type.dtype)
+
     def cost(self, x: TensorType) -> Cost:
         return Cost(5 * x.size, 2 * x.bytes)
 
@@ -169,6 +180,12 @@ class LogSoftmax(Op, name="log_softmax"):
     @np.errstate(all="ignore")
     def evaluate(self, x: Array) -> Array:
         return rounded(log_softmax(widened(x), self.axis), x)
+
+    def decompose(self, build: Builder, x: Value) -> Value:
+        wide = widen(build, x)
+        shifted = build(Sub(), wide, build(ReduceMax((self.axis,), keepdims=True), wide))
+        sums = build(ReduceSum((self.axis,), keepdims=True), build(Exp(), shifted))
+        return cast(build, build(Sub(), shifted, build(Log(), sums)), x.type.dtype)
 
     def cost(self, x: TensorType) -> Cost:
         return Cost(5 * x.size, 2 * x.bytes)

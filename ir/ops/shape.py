@@ -166,7 +166,7 @@ class Flip(Op, name="flip"):
         return x
 
     def evaluate(self, x: Array) -> Array:
-        return np.flip(x, self.axes)
+        return np.asarray(np.flip(x, self.axes))
 
     def axis_roles(self, x: TensorType) -> tuple[Axis, ...]:
         return _unchanged_axes(x.shape, x.shape, set(self.axes))
