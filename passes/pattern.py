@@ -6,6 +6,7 @@ which predicate failed and where, so that ``explain`` can report near misses.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -15,8 +16,11 @@ import numpy as np
 from cgptc.ir.graph import Node, Value
 from cgptc.ir.op import Op
 from cgptc.ir.ops.constant import Constant
-from cgptc.ir.weight_expressions import Converted
-from cgptc.ir.weights import Dense
+from cgptc.ir.weight_expressions import widened
+from cgptc.ir.weights import EMPTY_STORE
+
+SCALAR_SIZE = 4096
+"""Elements of a constant that may still be looked at for being all the same number."""
 
 
 @dataclass(frozen=True)
@@ -110,19 +114,19 @@ def match(pattern: Pattern, value: Value) -> Match | Miss:
 
 
 def scalar_of(value: Value) -> float | None:
-    """The number that a graph constant holds in every element, before it is rounded to its dtype, or None."""
+    """The number that a constant of the graph itself holds in every element, or None.
+
+    A constant that is converted to a narrower type counts as what it was before: that is what wide evaluation sees.
+    """
     weight = value.op.weight if isinstance(value.op, Constant) else None
-    while isinstance(weight, Converted) and weight.to.is_float and weight.base.dtype.is_float:
-        weight = weight.base
-    if not isinstance(weight, Dense) or (not weight.dtype.is_float and not weight.dtype.is_integer):
+    if weight is None or weight.dtype.name == "bool" or math.prod(weight.shape) not in range(1, SCALAR_SIZE + 1):
         return None
-    array = weight.array
-    if array.size == 0:
+    try:
+        array = (widened(weight) if weight.dtype.is_float else weight).read(EMPTY_STORE)
+    except KeyError:  # it is stored: its content is not looked at
         return None
     first = array.reshape(-1)[0]
-    if array.size > 1 and not np.all(array == first):
-        return None
-    return float(first)
+    return float(first) if array.size == 1 or np.all(array == first) else None
 
 
 def same_number(left: float, right: float) -> bool:
