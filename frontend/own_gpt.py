@@ -1,0 +1,160 @@
+"""GPT-2 shaped checkpoints through the project's own GPT."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cgptc.frontend.gpt_config import GptConfig, Head
+from cgptc.frontend.naming import Recognised, recognise
+from cgptc.frontend.presets import Preset
+from cgptc.frontend.presets import preset as find_preset
+from cgptc.frontend.readers import Checkpoint, JsonObject, open_checkpoint
+from cgptc.frontend.readers.input_file import InputFile
+from cgptc.frontend.readers.plain_json import read_json_object
+from cgptc.frontend.source import CapturedModel, Request, TextModel, find_companions
+from cgptc.ir.diagnostics import UsageError, Warnings
+from cgptc.ir.graph import Graph
+from cgptc.ir.weight_expressions import transposed
+from cgptc.ir.weights import EMPTY_STORE, Weight, WeightStore
+
+if TYPE_CHECKING:
+    from cgptc.frontend.gpt import Gpt
+
+GENERATION_CONFIG = "generation_config.json"
+BATCH_BOUND = 1 << 10
+"""Largest batch where the user names none."""
+
+
+def capture_preset(preset: Preset, request: Request) -> CapturedModel:
+    """The preset's graph without weight bytes."""
+    config = preset.config
+    graph = _capture(config, {}, EMPTY_STORE, request)
+    return _captured(graph, config, f"preset {preset.name}", ())
+
+
+def capture_checkpoint(path: Path, request: Request) -> CapturedModel:
+    """A state dict or folder whose names, shapes and configuration are a GPT's. Raises `CgptcError`."""
+    checkpoint = open_checkpoint(path)
+    try:
+        return _from_checkpoint(path, checkpoint, request)
+    except BaseException:
+        checkpoint.close()
+        raise
+
+
+def _from_checkpoint(path: Path, checkpoint: Checkpoint, request: Request) -> CapturedModel:
+    warnings = Warnings()
+    config = read_json(request.config) if request.config is not None else checkpoint.config
+    found = recognise(
+        checkpoint.tensors,
+        config=config,
+        preset=find_preset(request.preset) if request.preset is not None else None,
+        file=str(path),
+        warnings=warnings,
+    )
+    weights = {name: weight_of(found, checkpoint.tensors, name) for name in found.sources}
+    graph = _capture(found.config, weights, checkpoint.store, request)
+    companions = find_companions(path if path.is_dir() else path.parent)
+    return _captured(
+        graph,
+        found.config,
+        checkpoint.format,
+        stop_ids(companions, config),
+        checkpoint=checkpoint,
+        weights=weights,
+        companions=companions,
+        warnings=(*checkpoint.notes, *warnings.lines),
+    )
+
+
+def weight_of(found: Recognised, tensors: Mapping[str, Weight], name: str) -> Weight:
+    """The parameter as the module has it: linear weights that lie [out, in] are transposed lazily."""
+    source = found.sources[name]
+    weight = tensors[source.name]
+    return transposed(weight, (1, 0)) if source.transposed else weight
+
+
+def _capture(config: GptConfig, weights: Mapping[str, Weight], store: WeightStore, request: Request) -> Graph:
+    import torch
+
+    from cgptc.frontend.capture import capture
+    from cgptc.frontend.gpt import meta_gpt
+
+    sizes = {"batch": 2, "seq": min(8, max(1, config.positions - 1)), **request.fixed}
+    bounds: dict[str, tuple[int, int] | None] = {"batch": (1, BATCH_BOUND), "seq": (1, config.positions), **request.dynamic}
+    for name in request.fixed:
+        bounds.pop(name, None)
+    if sizes["seq"] > config.positions:
+        raise UsageError("too-long", f"--seq {sizes['seq']} exceeds the model's {config.positions} positions")
+    shape = (sizes["batch"], sizes["seq"])
+    ids, mask = (torch.ones(shape, dtype=torch.int64) for _ in range(2))
+    output = "logits" if config.head is not Head.NONE else "last_hidden_state"
+    return capture(
+        meta_gpt(config),
+        (ids, mask),
+        dynamic=bounds,
+        weights=weights or None,
+        store=store,
+        output_names=[output],
+        name="gpt",
+    )
+
+
+def _captured(
+    graph: Graph,
+    config: GptConfig,
+    format: str,
+    stop: tuple[int, ...],
+    *,
+    checkpoint: Checkpoint | None = None,
+    weights: Mapping[str, Weight] | None = None,
+    companions: Mapping[str, Path] | None = None,
+    warnings: tuple[str, ...] = (),
+) -> CapturedModel:
+    text = TextModel(config.vocabulary, config.positions, stop) if config.head is not Head.NONE else None
+    if checkpoint is None or weights is None:
+        return CapturedModel(graph, "Gpt", format, config.parameter_count, config.layers, text)
+    opened, references = checkpoint, weights
+    return CapturedModel(
+        graph,
+        "Gpt",
+        format,
+        config.parameter_count,
+        config.layers,
+        text,
+        digest=opened.digest,
+        companions=companions or {},
+        warnings=warnings,
+        reference=lambda: load_gpt(config, references, opened.store),
+        close=opened.close,
+    )
+
+
+def load_gpt(config: GptConfig, weights: Mapping[str, Weight], store: WeightStore) -> Gpt:
+    """The module with its weights in their own dtypes."""
+    from cgptc.frontend.gpt import meta_gpt
+    from cgptc.frontend.torch_dtypes import to_torch
+
+    module = meta_gpt(config)
+    state = {name: to_torch(weight.read(store)) for name, weight in weights.items()}
+    module.load_state_dict(state, assign=True)
+    return module
+
+
+def stop_ids(companions: Mapping[str, Path], config: JsonObject | None) -> tuple[int, ...]:
+    """Ids that end a text, from the generation configuration, else from the model's."""
+    generation = companions.get(GENERATION_CONFIG)
+    for source in (read_json(generation) if generation is not None else None, config):
+        found = source.get("eos_token_id") if source is not None else None
+        ids = found if isinstance(found, list) else [found]
+        if ids and all(isinstance(each, int) and not isinstance(each, bool) for each in ids):
+            return tuple(each for each in ids if isinstance(each, int))
+    return ()
+
+
+def read_json(path: Path) -> JsonObject:
+    """A configuration file as plain data."""
+    with InputFile(path) as file:
+        return read_json_object(file, "the configuration")

@@ -1,0 +1,126 @@
+"""From what a user names to a captured model: the one way into the compiler."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cgptc.frontend.presets import PRESETS, preset
+from cgptc.frontend.readers import Kind, sniff
+from cgptc.ir.diagnostics import FileError, UsageError
+from cgptc.ir.graph import Graph
+
+if TYPE_CHECKING:
+    import torch
+
+Bounds = tuple[int, int]
+
+TOKENIZER_FILES = (("tokenizer.json",), ("vocab.json", "merges.txt"))
+"""Complete sets of tokenizer files, preferred first."""
+
+COMPANION_FILES = ("tokenizer_config.json", "special_tokens_map.json", "generation_config.json")
+"""Further files that runtimes look for beside a model."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user says of a model that its file does not.
+
+    ``config`` is a JSON file, ``preset`` a name; ``dynamic`` bounds of sizes that stay symbolic, ``fixed`` sizes that do not.
+    ``weights`` is the file for a model of the user's own class.
+    """
+
+    preset: str | None = None
+    config: Path | None = None
+    weights: Path | None = None
+    dynamic: Mapping[str, Bounds] = field(default_factory=dict)
+    fixed: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TextModel:
+    """A causal language model: size of its vocabulary, most positions (None: no limit), ids that end a text."""
+
+    vocabulary: int
+    context: int | None
+    stop: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class CapturedModel:
+    """A model captured, with what must be known of it beyond the graph.
+
+    ``name`` is its class; ``format`` says what kind of file it was; ``digest`` computes the sha256 of the input ("" for a model
+    without a file); ``companions`` are tokenizer and generation files by the name that an artifact gives them; ``reference`` builds
+    the PyTorch module with its weights, for comparison; ``close`` closes the files, after which weights can no longer be read.
+    """
+
+    graph: Graph
+    name: str
+    format: str
+    parameter_count: int
+    layer_count: int
+    text: TextModel | None = None
+    digest: Callable[[], str] = lambda: ""
+    companions: Mapping[str, Path] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    reference: Callable[[], torch.nn.Module] | None = None
+    close: Callable[[], None] = lambda: None
+
+    def __enter__(self) -> CapturedModel:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def open_model(model: str, request: Request = Request(), *, shape_only: bool = False) -> CapturedModel:
+    """Capture what ``model`` names: a file, a folder, or, with ``shape_only``, a preset.
+
+    Raises `CgptcError`: whatever the readers and the capture raise, and ``no-such-model`` for a name that is none of these.
+    """
+    from cgptc.frontend.own_gpt import capture_checkpoint, capture_preset
+
+    if not os.path.lexists(model):
+        if model in PRESETS:
+            if shape_only:
+                return capture_preset(preset(model), request)
+            raise UsageError(
+                "shape-only",
+                f"'{model}' is a preset: a shape without weights",
+                fix=f"cgptc new --preset {model} -o model.pt makes a file to compile",
+            )
+        raise _missing(model)
+    path = Path(model)
+    kind = sniff(path)
+    if kind is Kind.EXPORTED:
+        raise UsageError("not-yet", "compiling .pt2 files is not there yet", file=str(path), fix="give the state dict")
+    return capture_checkpoint(path, request)
+
+
+def _missing(model: str) -> FileError | UsageError:
+    if ":" in model and model.replace(":", "").replace(".", "").replace("_", "").isalnum():
+        return UsageError("not-yet", "models of one's own class are not there yet", file=model)
+    if model.count("/") == 1 and not model.startswith((".", "/", "~")) and not Path(model).parent.exists():
+        folder = model.split("/")[1]
+        return FileError(
+            "no-such-model",
+            f"'{model}' is no file or folder here, and nothing is downloaded",
+            fix=f"if it is a hub name, put its config.json and weights in a folder, say '{folder}', and give that",
+        )
+    near = ", ".join(list(PRESETS)[:4])
+    return FileError("no-such-model", f"there is no file, folder or preset '{model}'", fix=f"presets are {near}, …: cgptc list presets")
+
+
+def find_companions(folder: Path) -> dict[str, Path]:
+    """Tokenizer and generation files in a folder, by name."""
+    found: dict[str, Path] = {}
+    for names in TOKENIZER_FILES:
+        if all((folder / name).is_file() for name in names):
+            found.update((name, folder / name) for name in names)
+            break
+    found.update((name, folder / name) for name in COMPANION_FILES if (folder / name).is_file())
+    return found
