@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from cgptc.cli import doctor, inspect, listing, new, run
+from cgptc.cli import compiling, doctor, inspecting, listing, new, running
 
-COMMANDS = (doctor, inspect, listing, new, run)
+COMMANDS = (compiling, doctor, inspecting, listing, new, running)

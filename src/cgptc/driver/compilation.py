@@ -5,8 +5,8 @@ from __future__ import annotations
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from cgptc.artifact.writer import file_errors
 from cgptc.backends.registry import Backend, backend
 from cgptc.driver.environment import library_versions
 from cgptc.driver.model import Model
+from cgptc.driver.opening import OpenedSource, Source
 from cgptc.driver.options import CompileOptions, make_target_options
 from cgptc.ir.graph import Graph
 from cgptc.passes.instruments import VerifyEach
@@ -146,13 +147,33 @@ def compile_model(model: Model, options: CompileOptions, place: Path | None = No
 
     Whatever fails, what stood at ``place`` still stands there.
     """
+    return _build(lambda: model, options, place or f"{model.name}.{options.target}.cgptc", clock or Clock())
+
+
+def compile_source(source: Source, options: CompileOptions, place: Path | None = None, clock: Clock | None = None) -> Artifact:
+    """Open a model file or folder, capture and compile it; see `compile_model`."""
     clock = clock or Clock()
+    with ExitStack() as open_files:
+
+        def capture() -> Model:
+            opened = open_files.enter_context(OpenedSource(source))
+            with clock.stage("import"):
+                # A cache brings a mask of its own; without one, padding needs the model's.
+                return opened.capture(options, with_mask=options.cache == "none")
+
+        return _build(capture, options, place or f"{source.path.stem}.{options.target}.cgptc", clock)
+
+
+def _build(capture: Callable[[], Model], options: CompileOptions, place: Path | str, clock: Clock) -> Artifact:
+    """``place`` as text is a name in a temporary folder."""
     target = Target.of(options)
+    pipeline_for(target, options, cached=True)  # a wrong pass, and below an output that cannot be written, is told before the slow work
     keep = None
-    if place is None:
+    if isinstance(place, str):
         keep = tempfile.TemporaryDirectory(prefix="cgptc-")
-        place = Path(keep.name) / f"{model.name}.{options.target}.cgptc"
+        place = Path(keep.name) / place
     with ArtifactWriter(place) as writer:
+        model = capture()
         with clock.stage("passes"):
             optimised = optimise(model, target, options)
         with clock.stage("write"):

@@ -73,8 +73,9 @@ def _generate(
 ) -> None:
     first = prompts[0]
     if len(prompts) == 1 and isinstance(first, str) and not screen.json:
+        pieces = artifact.stream(first, max_new_tokens=max_new_tokens, sampling=sampling)  # raises before anything is printed
         screen.stream(first)
-        for piece in artifact.stream(first, max_new_tokens=max_new_tokens, sampling=sampling):
+        for piece in pieces:
             screen.stream(piece)
         screen.stream("\n")
         return

@@ -1,0 +1,105 @@
+"""``cgptc compile``: a model in, an artifact out."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cgptc.cli.command import command
+from cgptc.cli.screen import Screen, table
+from cgptc.driver.compilation import Clock, compile_source
+from cgptc.driver.opening import Source
+from cgptc.driver.options import CompileOptions, parse_dynamic
+from cgptc.runtime.compiled import Artifact
+
+
+@command("compile")
+def compile_(
+    screen: Screen,
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A model file or folder.")],
+    target: Annotated[str, typer.Option("--target", help="What to compile for.")] = "onnx",
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="The artifact's folder (<stem>.<target>.cgptc here).")] = None,
+    preset: Annotated[str | None, typer.Option("--preset", help="What the weights are, where the file does not say.")] = None,
+    config: Annotated[Path | None, typer.Option("--config", help="A config.json that says what the weights are.")] = None,
+    tokenizer: Annotated[Path | None, typer.Option("--tokenizer", help="tokenizer.json, or a folder that holds a tokenizer.")] = None,
+    cache: Annotated[str | None, typer.Option("--cache", help="none or dynamic: inputs for past keys and values.")] = None,
+    dynamic: Annotated[str | None, typer.Option("--dynamic", help="Bounds of sizes, such as batch=1..8,seq=1..2048.")] = None,
+    batch: Annotated[int | None, typer.Option("--batch", help="A fixed batch size.")] = None,
+    seq: Annotated[int | None, typer.Option("--seq", help="A fixed sequence length.")] = None,
+    passes: Annotated[str | None, typer.Option("--passes", help="A pipeline instead of the target's own.")] = None,
+    disable_pass: Annotated[list[str] | None, typer.Option("--disable-pass", help="A pass to leave out; may be repeated.")] = None,
+    verify_each: Annotated[str, typer.Option("--verify-each", help="ir or off: what to check after each pass.")] = "ir",
+    ops: Annotated[str | None, typer.Option("--ops", help="onnx: ort or standard operators.")] = None,
+    opset: Annotated[int | None, typer.Option("--opset", help="onnx: version of the operator set.")] = None,
+    ep: Annotated[str | None, typer.Option("--ep", help="onnx: execution provider, cpu, cuda or any.")] = None,
+) -> None:
+    """Compile a model for a target."""
+    given: dict[str, Any] = {"ops": ops, "opset": opset, "ep": ep}
+    options = CompileOptions(
+        target=target,
+        cache=cache,
+        dynamic=parse_dynamic(dynamic) if dynamic is not None else {},
+        fixed={name: size for name, size in (("batch", batch), ("seq", seq)) if size is not None},
+        passes=passes,
+        disabled_passes=tuple(disable_pass or ()),
+        verify_each=verify_each,
+        target_options={name: value for name, value in given.items() if value is not None},
+    )
+    place = output if output is not None else Path(f"{model.resolve().stem}.{target}.cgptc")
+    clock = Clock()
+    with screen.progress(f"compiling {model}"):
+        artifact = compile_source(Source(model, preset, config, tokenizer), options, place, clock)
+    for line in artifact.report.warnings:
+        screen.note(line)
+    screen.result(table(_rows(artifact, clock)), _value(artifact, clock))
+
+
+def _rows(artifact: Artifact, clock: Clock) -> list[tuple[str, ...]]:
+    report, manifest = artifact.report, artifact.folder.manifest
+    facts = report.model
+    symbols = ", ".join(artifact.interface.symbols) or "no size"
+    done, missed = (Counter(each.subject for each in found) for found in (report.fusions.done, report.fusions.missed))
+    fusions = [f"{subject} {done[subject]}/{done[subject] + missed[subject]}" for subject in {**done, **missed}]
+    files = " + ".join(f"{name} {size(entry.size)}" for name, entry in manifest.files.items() if name.startswith("model"))
+    described = [str(facts["name"])]
+    described += [f"{facts['layers']} layers"] if "layers" in facts else []
+    parameters = facts.get("parameters")
+    described += [f"{parameters / 1e6:,.1f} M parameters"] if isinstance(parameters, int) else []
+    described += [str(facts["dtype"])] if "dtype" in facts else []
+    nodes = report.graph["nodes"]
+    return [
+        ("model", "   ".join(described)),
+        ("import", f"{clock.seconds.get('import', 0):.1f} s   {symbols} stay symbolic"),
+        ("passes", f"{clock.seconds['passes']:.1f} s   {nodes} operations   {' · '.join(fusions)}"),
+        ("write", f"{clock.seconds['write']:.1f} s   {artifact.path}: {files}"),
+        ("peak RSS", f"{size(peak_bytes())}   sha256 {artifact.folder.digest[:4]}…{artifact.folder.digest[-2:]}"),
+    ]
+
+
+def _value(artifact: Artifact, clock: Clock) -> dict[str, object]:
+    return {
+        "artifact": str(artifact.path),
+        "digest": artifact.folder.digest,
+        "seconds": clock.seconds,
+        "peak_bytes": peak_bytes(),
+        "report": artifact.report.to_json(),
+    }
+
+
+def size(count: int) -> str:
+    """A number of bytes for people."""
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= scale:
+            return f"{count / scale:.1f} {unit}"
+    return f"{count} B"
+
+
+def peak_bytes() -> int:
+    """The largest memory that this process had resident; Linux counts in KiB, macOS in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
