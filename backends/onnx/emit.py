@@ -45,6 +45,8 @@ class Emit:
         self.namer = namer
         self.nodes: list[onnx_ir.Node] = []
         self.shapes = ShapeComputer(self)
+        self.model_metadata: dict[str, str] = {}
+        """What loaders of the model must know, by name."""
         self._at: Node | None = None
         self._types: dict[OnnxValue, TensorType] = {}
         self._casts: dict[tuple[OnnxValue, DType], OnnxValue] = {}
@@ -88,6 +90,20 @@ class Emit:
         """The element type of any emitted value."""
         return FROM_ONNX[value.dtype]
 
+    def source_of(self, value: OnnxValue, op_type: str) -> OnnxValue | None:
+        """The first operand of the node that gives ``value``, where that is an ``op_type`` and the operand stands for an IR value."""
+        node = value.producer()
+        if node is None or node.op_type != op_type or node.inputs[0] not in self._types:
+            return None
+        return node.inputs[0]
+
+    def transposed_initializer(self, value: OnnxValue) -> OnnxValue | None:
+        """The matrix that ``value`` is the transpose of, where that is an initializer."""
+        node = value.producer()
+        if node is None or node.op_type != "Transpose" or node.inputs[0] not in self.initializers.weights:
+            return None
+        return node.inputs[0] if list(node.attributes["perm"].as_ints()) == [1, 0] else None
+
     # Constants
 
     def constant(self, array: Array) -> OnnxValue:
@@ -121,6 +137,10 @@ class Emit:
     def contrib(self, op_type: str, *inputs: OnnxValue | None, **attributes: Any) -> OnnxValue:
         """One of onnxruntime's own operators, with one result."""
         return self.node(op_type, inputs, attributes, domain=CONTRIB)[0]
+
+    def contrib_all(self, op_type: str, inputs: Sequence[OnnxValue | None], result_count: int, **attributes: Any) -> tuple[OnnxValue, ...]:
+        """One of onnxruntime's own operators, with several results of the first input's element type."""
+        return self.node(op_type, inputs, attributes, domain=CONTRIB, result_count=result_count)
 
     def cast(self, value: OnnxValue, dtype: DType) -> OnnxValue:
         """``value`` with that element type: itself where it has it already; one node however often it is asked for."""

@@ -25,6 +25,8 @@ class Initializers:
     """Initializers in order of first use. ``weights`` has those whose bytes are still to be read."""
 
     namer: Namer
+    used_keys: frozenset[str] = frozenset()
+    """Content keys of all weights that the graph uses as they are."""
     weights: dict[onnx_ir.Value, Weight] = field(default_factory=dict)
     constants: list[onnx_ir.Value] = field(default_factory=list)
     _by_key: dict[str, onnx_ir.Value] = field(default_factory=dict)
@@ -52,6 +54,10 @@ class Initializers:
             )
             self.constants.append(self._by_content[content])
         return self._by_content[content]
+
+    def is_used(self, weight: Weight) -> bool:
+        """Whether the graph also uses this weight as it is."""
+        return weight.key in self.used_keys
 
     def weight(self, weight: Weight) -> onnx_ir.Value:
         """A weight; nothing is read."""

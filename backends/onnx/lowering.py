@@ -22,6 +22,7 @@ from cgptc.backends.onnx.shapes import onnx_shape
 from cgptc.backends.registry import Refusal
 from cgptc.ir.graph import Graph, Node, Value
 from cgptc.ir.op import Op
+from cgptc.ir.ops.constant import Constant
 from cgptc.version import __version__
 
 Lowering: TypeAlias = Callable[..., OnnxValue | tuple[OnnxValue, ...]]
@@ -74,7 +75,7 @@ def lower(graph: Graph, options: OnnxOptions) -> Lowered:
     A node whose operand could not be lowered is left out in silence: its cause is reported.
     """
     namer = Namer({value.name for value in graph.inputs} | {name for name, _ in graph.outputs})
-    initializers = Initializers(namer)
+    initializers = Initializers(namer, frozenset(node.op.weight.key for node in graph.nodes if isinstance(node.op, Constant)))
     emit = Emit(graph, options, initializers, namer)
     values: dict[Value, OnnxValue] = {}
     for value in graph.inputs:
@@ -144,4 +145,4 @@ def _model(emit: Emit, inputs: list[OnnxValue], outputs: list[OnnxValue]) -> onn
     if any(node.domain == CONTRIB for node in nodes):
         opsets[CONTRIB] = 1
     graph = onnx_ir.Graph(inputs, outputs, nodes=nodes, initializers=emit.initializers.values, opset_imports=opsets, name=emit.graph.name)
-    return onnx_ir.Model(graph, ir_version=IR_VERSIONS[emit.options.opset], producer_name="cgptc", producer_version=__version__)
+    return onnx_ir.Model(graph, ir_version=IR_VERSIONS[emit.options.opset], producer_name="cgptc", producer_version=__version__, metadata_props=emit.model_metadata)

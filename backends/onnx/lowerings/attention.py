@@ -33,7 +33,7 @@ def lengths(emit: Emit, q: OnnxValue, k: OnnxValue, past_k: OnnxValue | None) ->
 
 
 @lowers(Attention)
-def _attention(
+def attention(
     emit: Emit,
     op: Attention,
     q: OnnxValue,
@@ -43,6 +43,7 @@ def _attention(
     past_k: OnnxValue | None,
     past_v: OnnxValue | None,
 ) -> tuple[OnnxValue, ...]:
+    """The standard's Attention, or its definition where opset or element type lack it."""
     if emit.options.opset < 23 or emit.dtype_of(q) == f64:  # onnxruntime's f64 Attention gives NaN for a query that sees nothing
         return _spelled_out(emit, op, q, k, v, mask, past_k, past_v)
     sizes = lengths(emit, q, k, past_k)
@@ -120,6 +121,7 @@ def _masked_softmax(emit: Emit, op: Attention, scores: OnnxValue, mask: OnnxValu
 def _rotary(emit: Emit, op: Rotary, x: OnnxValue, cos: OnnxValue, sin: OnnxValue) -> OnnxValue:
     batch, _, _, width = emit.type_of(x).shape
     rotated = 2 * emit.type_of(cos).shape[-1]
+    """The standard's Attention, or its definition where opset or element type lack it."""
     if emit.options.opset < 23 or emit.dtype_of(x) == f64:  # RotaryEmbedding takes no f64
         return _rotary_spelled_out(emit, op, x, cos, sin, rotated, width)
     angles = [_for_each_row(emit, table, batch) for table in (cos, sin)]

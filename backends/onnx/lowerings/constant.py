@@ -6,11 +6,18 @@ from cgptc.backends.onnx.emit import Emit, OnnxValue
 from cgptc.backends.onnx.lowering import lowers
 from cgptc.ir.dtypes import i64
 from cgptc.ir.ops.constant import Constant, DimSize, Iota
+from cgptc.ir.weight_expressions import Transposed
 
 
 @lowers(Constant)
 def _constant(emit: Emit, op: Constant) -> OnnxValue:
-    return emit.initializers.weight(op.weight)
+    weight = op.weight
+    if isinstance(weight, Transposed) and emit.initializers.is_used(weight.base):
+        # A tied head: the table is stored once, and turned where it is used.
+        base = emit.initializers.weight(weight.base)
+        emit.declare(base, weight.base.type)
+        return emit.Transpose(base, perm=weight.permutation)
+    return emit.initializers.weight(weight)
 
 
 @lowers(Iota)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from cgptc.backends.onnx.emit import Emit, OnnxValue
 from cgptc.backends.onnx.lowering import lowers
+from cgptc.backends.onnx.lowerings.shape import reshape
+from cgptc.ir.dims import product as product_of
 from cgptc.ir.dtypes import i32
 from cgptc.ir.ops import matmul as ops
 
@@ -18,8 +20,27 @@ def _matmul(emit: Emit, op: ops.MatMul, a: OnnxValue, b: OnnxValue) -> OnnxValue
 
 @lowers(ops.Linear)
 def _linear(emit: Emit, op: ops.Linear, x: OnnxValue, weight: OnnxValue, bias: OnnxValue | None) -> OnnxValue:
-    """MatMul and Add: onnxruntime packs the weight once and is no faster with Gemm (benchmarks/graph_shapes.py)."""
-    product = emit.MatMul(x, weight)
+    """MatMul and Add: Gemm is no faster (benchmarks/graph_shapes.py). But a weight that is stored the other way round is turned by Gemm:
+    a Transpose of it would be folded when the model is loaded, which takes four times as long."""
+    stored = emit.transposed_initializer(weight)
+    if stored is None:
+        product = emit.MatMul(x, weight)
+        return product if bias is None else emit.Add(product, bias)
+    type_ = emit.type_of(x)
+    rows = reshape(emit, x, (product_of(type_.shape[:-1]), type_.shape[-1]))
+    result = type_.with_shape((*type_.shape[:-1], emit.type_of(stored).shape[0]))
+    flat = emit.Gemm(rows, stored, bias, transB=1)
+    emit.declare(flat, result.with_shape((product_of(result.shape[:-1]), result.shape[-1])))
+    return reshape(emit, flat, result.shape)
+
+
+@lowers(ops.Linear, mode="ort")
+def _linear_of_tied_weight(emit: Emit, op: ops.Linear, x: OnnxValue, weight: OnnxValue, bias: OnnxValue | None) -> OnnxValue:
+    """As `_linear`, but what turns a weight that is stored the other way round is a product that needs no reshapes."""
+    stored = emit.transposed_initializer(weight)
+    if stored is None:
+        return _linear(emit, op, x, weight, bias)
+    product = emit.contrib("FusedMatMul", x, stored, transB=1)
     return product if bias is None else emit.Add(product, bias)
 
 

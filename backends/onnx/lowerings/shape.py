@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from cgptc.backends.onnx.emit import Emit, OnnxValue
 from cgptc.backends.onnx.lowering import lowers
 from cgptc.ir.dims import Dim, Shape, bounds
@@ -10,11 +12,17 @@ from cgptc.ir.ops import shape as ops
 
 @lowers(ops.Reshape)
 def _reshape(emit: Emit, op: ops.Reshape, x: OnnxValue) -> OnnxValue:
-    return reshape(emit, x, emit.type_of(x).shape, op.shape)
+    return reshape(emit, x, op.shape)
 
 
-def reshape(emit: Emit, x: OnnxValue, old: Shape, new: Shape) -> OnnxValue:
-    """``x`` of shape ``old`` as ``new``: with a constant shape operand wherever ONNX's 0 (as before) and -1 (the rest) can say it."""
+def reshape(emit: Emit, x: OnnxValue, new: Shape) -> OnnxValue:
+    """``x`` in another shape: with a constant shape operand wherever ONNX's 0 (as before) and -1 (the rest) can say it.
+
+    A reshape of a reshape starts from the first one's source.
+    """
+    before = emit.source_of(x, "Reshape")
+    x = x if before is None else before
+    old = emit.type_of(x).shape
     if old == new:
         return x
     codes = [_code(old, axis, dim) for axis, dim in enumerate(new)]
@@ -33,9 +41,18 @@ def _code(old: Shape, axis: int, dim: Dim) -> int | None:
 
 @lowers(ops.Transpose)
 def _transpose(emit: Emit, op: ops.Transpose, x: OnnxValue) -> OnnxValue:
-    if op.permutation == tuple(range(len(op.permutation))):
+    return transpose(emit, x, op.permutation)
+
+
+def transpose(emit: Emit, x: OnnxValue, permutation: Sequence[int]) -> OnnxValue:
+    """Axis ``i`` of the result is axis ``permutation[i]`` of ``x``; what a transpose before it did is undone."""
+    before = emit.source_of(x, "Transpose")
+    if before is not None:
+        first = x.producer().attributes["perm"].as_ints()
+        x, permutation = before, [first[axis] for axis in permutation]
+    if list(permutation) == list(range(len(permutation))):
         return x
-    return emit.Transpose(x, perm=op.permutation)
+    return emit.Transpose(x, perm=permutation)
 
 
 @lowers(ops.Expand)
