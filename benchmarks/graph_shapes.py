@@ -155,9 +155,7 @@ def attention_forms(seq: int, past: int) -> Iterator[Form]:
         parts = Parts()
         parts.constant("split", np.array([0, 0, HEADS, HEAD]))
         mask = "mask" if masks else ""
-        parts.node(
-            "Attention", [*heads(parts, "qkv"), mask, "past_k", "past_v"], "o", "present_k", "present_v", is_causal=1, scale=scale
-        )
+        parts.node("Attention", [*heads(parts, "qkv"), mask, "past_k", "past_v"], "o", "present_k", "present_v", is_causal=1, scale=scale)
         merged(parts)
         given = {**tokens, **pasts, **masks}
         return Form(name, parts.model(given, outputs), given)

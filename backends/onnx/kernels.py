@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from cgptc.ir.dtypes import DType, bf16, f32, f64
+from cgptc.ir.dtypes import DType, bf16, f16, f32, f64
 
 _CPU_WITH_BF16 = frozenset(
     [
@@ -21,6 +21,10 @@ _CPU_WITH_BF16 = frozenset(
 _CPU_WITHOUT_F64 = frozenset(["Tan", "Atan", "Erf", "Softplus", "Gelu", "Conv"])
 
 
+_CPU_WITH_COARSE_F16 = frozenset(["Attention"])
+"""Operators whose CPU kernels keep sums in f16."""
+
+
 class UnlowerableError(Exception):
     """Raised while lowering a node that the target cannot run; the message is the reason."""
 
@@ -28,13 +32,15 @@ class UnlowerableError(Exception):
 def computed_in(op_type: str, dtypes: Iterable[DType], provider: str) -> dict[DType, DType]:
     """For each element type the one to compute in. `UnlowerableError` where there is none.
 
-    f16 needs no entry: onnxruntime itself inserts casts where the CPU provider lacks an f16 kernel.
+    f16 needs no other entry: onnxruntime itself inserts casts where the CPU provider lacks an f16 kernel.
     """
     chosen = {dtype: dtype for dtype in dtypes}
     if provider != "cpu":
         return chosen
     if bf16 in chosen and op_type not in _CPU_WITH_BF16:
         chosen[bf16] = f32
+    if f16 in chosen and op_type in _CPU_WITH_COARSE_F16:
+        chosen[f16] = f32
     if f64 in chosen and op_type in _CPU_WITHOUT_F64:
         raise UnlowerableError(f"onnxruntime's cpu provider has no f64 kernel for '{op_type}'")
     return chosen

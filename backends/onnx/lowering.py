@@ -145,4 +145,10 @@ def _model(emit: Emit, inputs: list[OnnxValue], outputs: list[OnnxValue]) -> onn
     if any(node.domain == CONTRIB for node in nodes):
         opsets[CONTRIB] = 1
     graph = onnx_ir.Graph(inputs, outputs, nodes=nodes, initializers=emit.initializers.values, opset_imports=opsets, name=emit.graph.name)
-    return onnx_ir.Model(graph, ir_version=IR_VERSIONS[emit.options.opset], producer_name="cgptc", producer_version=__version__, metadata_props=emit.model_metadata)
+    return onnx_ir.Model(
+        graph,
+        ir_version=IR_VERSIONS[emit.options.opset],
+        producer_name="cgptc",
+        producer_version=__version__,
+        metadata_props=emit.model_metadata,
+    )

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from cgptc.backends.onnx.emit import Emit, OnnxValue
 from cgptc.backends.onnx.lowering import lowers
 from cgptc.backends.onnx.lowerings.shape import reshape
+from cgptc.backends.onnx.precision import rounded, widened
 from cgptc.ir.dims import product as product_of
 from cgptc.ir.dtypes import i32
 from cgptc.ir.ops import matmul as ops
@@ -24,8 +27,7 @@ def _linear(emit: Emit, op: ops.Linear, x: OnnxValue, weight: OnnxValue, bias: O
     a Transpose of it would be folded when the model is loaded, which takes four times as long."""
     stored = emit.transposed_initializer(weight)
     if stored is None:
-        product = emit.MatMul(x, weight)
-        return product if bias is None else emit.Add(product, bias)
+        return _biased(emit, x, bias, lambda x: emit.MatMul(x, emit.cast(weight, emit.dtype_of(x))))
     type_ = emit.type_of(x)
     rows = reshape(emit, x, (product_of(type_.shape[:-1]), type_.shape[-1]))
     result = type_.with_shape((*type_.shape[:-1], emit.type_of(stored).shape[0]))
@@ -40,8 +42,16 @@ def _linear_of_tied_weight(emit: Emit, op: ops.Linear, x: OnnxValue, weight: Onn
     stored = emit.transposed_initializer(weight)
     if stored is None:
         return _linear(emit, op, x, weight, bias)
-    product = emit.contrib("FusedMatMul", x, stored, transB=1)
-    return product if bias is None else emit.Add(product, bias)
+    return _biased(emit, x, bias, lambda x: emit.contrib("FusedMatMul", x, emit.cast(stored, emit.dtype_of(x)), transB=1))
+
+
+def _biased(emit: Emit, x: OnnxValue, bias: OnnxValue | None, multiply: Callable[[OnnxValue], OnnxValue]) -> OnnxValue:
+    """A product and its bias. On the CPU f16 and bf16 are multiplied in f32, as its kernels would anyway, and rounded once."""
+    if bias is None:
+        return multiply(x)
+    wide = widened(emit, x) if emit.options.ep == "cpu" else x
+    product = multiply(wide)
+    return rounded(emit, emit.Add(product, emit.cast(bias, emit.dtype_of(product))), x)
 
 
 @lowers(ops.Conv1d)
