@@ -129,7 +129,7 @@ def head_forms(rows: int) -> Iterator[Form]:
 
 
 def attention_forms(seq: int, past: int) -> Iterator[Form]:
-    """One layer's attention from its projections [1, seq, 768], with a past, causal; padding as it must be given where tokens may be padded."""
+    """One layer's attention from its projections [1, seq, 768], with a past, causal, with padding or without."""
     rng = np.random.default_rng(1)
     total = past + seq
     q, k, v = (rng.standard_normal((1, seq, WIDTH), np.float32) for _ in range(3))
