@@ -83,7 +83,7 @@ def _sink(graph: Graph, node: Node) -> list[Node]:
         op = dataclasses.replace(op, shape=tuple(shape))
     created: list[Node] = []
     operands: list[Value | None] = []
-    for operand, position in zip(producer.operands, axis.operands, strict=True):
+    for operand, position in zip(producer.operands, axis.operands, strict=False):  # absent optional ones may be left off
         if operand is None or position is None:
             operands.append(operand)
             continue

@@ -20,8 +20,11 @@ from cgptc.ir.op import Op
 
 MODEL_FILE = "model.onnx"
 DATA_FILE = "model.onnx.data"
-DEFAULT_PIPELINE = "canonicalize"
-"""What runs where the user names no passes."""
+DEFAULT_PIPELINE = (
+    "canonicalize,fuse-linear,fuse-activations,fuse-norms,fuse-attention,canonicalize,cse,normalize-masks,canonicalize,cse,dead-code,"
+    "add-cache,canonicalize,cse,dead-code,legalise"
+)
+"""What runs where the user names no passes: everything whole, masks understood, then the cache where the model is to have one."""
 
 
 @dataclass(frozen=True)
