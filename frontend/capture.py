@@ -6,41 +6,28 @@ import contextlib
 import inspect
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.export
 import torch.fx.experimental._config as symbolic_shapes_config
 import torch.utils._pytree as pytree
+from torch.nn.modules import transformer
 
 from cgptc.frontend.aten.emit import DomainError
 from cgptc.frontend.aten.importer import import_program
+from cgptc.frontend.dynamic_sizes import Bounds, DynamicSizes, Leaf
 from cgptc.frontend.fx_program import view_program
 from cgptc.frontend.live_weights import module_weights
-from cgptc.frontend.specialisation import record_guards
+from cgptc.frontend.specialisation import Guard, record_guards
 from cgptc.frontend.torch_dtypes import FROM_TORCH
 from cgptc.frontend.weightless import parameters_on_cpu
 from cgptc.ir.diagnostics import CompileError, UsageError
-from cgptc.ir.dims import Symbol, symbols
 from cgptc.ir.graph import Graph
 from cgptc.ir.weights import Weight, WeightStore
 
-Bounds = tuple[int, int]
-DEFAULT_BOUNDS: Mapping[str, Bounds] = {"batch": (1, 1 << 16), "seq": (1, 1 << 20)}
-"""Bounds of a symbol that is asked for without any; the upper one comes down to what the model is defined for."""
-
 Axes = Mapping[str, Mapping[int, str]]
 """By input name: axis → symbol name."""
-
-
-@dataclass(frozen=True)
-class _Leaf:
-    """One leaf of the example inputs."""
-
-    name: str
-    value: Any
-    axes: Mapping[int, str]
 
 
 def capture(
@@ -65,31 +52,39 @@ def capture(
     """
     requested = dict(dynamic or {})
     leaves = _leaves(module, args, kwargs or {}, axes, requested)
-    program = _export(module, tuple(args), dict(kwargs or {}), leaves)
+    positional, named = tuple(args), dict(kwargs or {})
+    program = _export(module, positional, named, leaves)
+
+    def explain() -> list[Guard]:
+        with record_guards() as guards:
+            _export(module, positional, named, leaves)
+        return guards
+
+    sizes = DynamicSizes(leaves, requested, explain)
+    found = sizes.symbols(program)
     constants = {key: value for key, value in program.constants.items() if isinstance(value, torch.Tensor)}
     references = module_weights(module, constants, weights, store)
-    found = _symbols(program, leaves, requested, lambda: _explain(module, tuple(args), dict(kwargs or {}), leaves))
     titles = _output_names(program, output_names)
     default_float = FROM_TORCH[torch.get_default_dtype()]
     for _ in range(64):
         view = view_program(program, found, references.weights, [leaf.name for leaf in leaves], titles, root=root)
         try:
             return import_program(view, name=name, store=references.store, default_float=default_float)
-        except DomainError as narrow:
-            found = _narrowed(found, narrow, requested)
+        except DomainError as error:
+            found = sizes.narrowed(found, error)
     raise AssertionError("the bounds of a symbol never settled")
 
 
 def _leaves(
     module: torch.nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], axes: Axes | None, requested: Mapping[str, Bounds | None]
-) -> list[_Leaf]:
+) -> list[Leaf]:
     """The example inputs, flat, with names from ``forward``'s parameters."""
-    leaves: list[_Leaf] = []
+    leaves: list[Leaf] = []
     for parameter, tree in _bound(module, args, kwargs).items():
         for path, value in pytree.tree_flatten_with_path(tree)[0]:
             name = _join(parameter, path)
             chosen = axes.get(name, {}) if axes is not None else _token_axes(value)
-            leaves.append(_Leaf(name, value, {axis: symbol for axis, symbol in chosen.items() if symbol in requested}))
+            leaves.append(Leaf(name, value, {axis: symbol for axis, symbol in chosen.items() if symbol in requested}))
     present = {symbol for leaf in leaves for symbol in leaf.axes.values()}
     missing = [symbol for symbol in requested if symbol not in present]
     if missing:
@@ -121,19 +116,26 @@ def _token_axes(value: Any) -> dict[int, str]:
 
 @contextlib.contextmanager
 def _export_settings() -> Iterator[None]:
-    """Sizes of 0 and 1 are not special, fused fast paths are off, and no gradients are traced."""
+    """Sizes of 0 and 1 are not special, fused fast paths are off, and no gradients are traced.
+
+    `nn.TransformerEncoder` compares its mask with a causal one to choose a faster kernel; a symbolic mask has no answer to that, and the
+    mask itself says the same.
+    """
     fast_path = torch.backends.mha.get_fastpath_enabled()
+    detect = transformer._detect_is_causal_mask
     torch.backends.mha.set_fastpath_enabled(False)
+    transformer._detect_is_causal_mask = lambda mask, is_causal=None, size=None: is_causal is True
     try:
         with symbolic_shapes_config.patch(backed_size_oblivious=True), torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
+        transformer._detect_is_causal_mask = detect
 
 
 def _export(
-    module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], leaves: Sequence[_Leaf]
+    module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], leaves: Sequence[Leaf]
 ) -> torch.export.ExportedProgram:
     """Raises `CompileError` for whatever the model or torch.export raises."""
     automatic = torch.export.Dim.AUTO
@@ -153,80 +155,6 @@ def _export(
             fix="the model must run on the example inputs without branching on data",
             details=[f"  {line}" for line in lines[1:12]],
         ) from error
-
-
-def _explain(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], leaves: Sequence[_Leaf]) -> list[str]:
-    """The guards that a second export records: what was assumed of which size, and the user's line that did."""
-    with record_guards() as guards:
-        _export(module, args, kwargs, leaves)
-    return [str(guard) for guard in guards]
-
-
-def _symbols(
-    program: torch.export.ExportedProgram, leaves: Sequence[_Leaf], requested: Mapping[str, Bounds | None], explain: Any
-) -> dict[str, Symbol]:
-    """Torch's symbols by name as the requested ones, bounds intersected with what torch proved."""
-    placeholders = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
-    user = [spec.arg.name for spec in program.graph_signature.input_specs if spec.kind.name == "USER_INPUT"]
-    ours: dict[str, str] = {}
-    for leaf, placeholder in zip(leaves, user, strict=True):
-        for axis, symbol in leaf.axes.items():
-            size = placeholders[placeholder].meta["val"].shape[axis]
-            expression = str(size.node.expr) if isinstance(size, torch.SymInt) else str(size)
-            if not expression.isidentifier():
-                raise CompileError(
-                    "specialised",
-                    f"'{symbol}' (axis {axis} of '{leaf.name}') was asked to stay symbolic, but the model fixes it to {expression}",
-                    fix="rewrite the line below so that it takes any size, or give that size",
-                    details=[f"  --> {line}" for line in explain()],
-                )
-            ours[expression] = symbol
-    ranges = {str(key): value for key, value in program.range_constraints.items()}
-    low: dict[str, int] = {}
-    high: dict[str, int] = {}
-    for expression, symbol in ours.items():
-        asked = requested[symbol] or DEFAULT_BOUNDS.get(symbol, (1, 1 << 20))
-        proven_low, proven_high = _range(ranges.get(expression))
-        low[symbol] = max(low.get(symbol, asked[0]), proven_low)
-        high[symbol] = min(high.get(symbol, asked[1]), proven_high)
-        if requested[symbol] is not None and (low[symbol], high[symbol]) != asked:
-            raise CompileError(
-                "out-of-bounds",
-                f"'{symbol}' was asked to be {asked[0]}..{asked[1]}, but the model takes only {low[symbol]}..{high[symbol]}",
-                fix=f"ask for --dynamic {symbol}={low[symbol]}..{high[symbol]}",
-                details=[f"  --> {line}" for line in explain()],
-            )
-    return {expression: Symbol(symbol, low[symbol], high[symbol]) for expression, symbol in ours.items()}
-
-
-def _range(found: Any) -> Bounds:
-    """A sympy value range as integers; unbounded above is 2**62."""
-    if found is None:
-        return 0, 1 << 62
-    text = str(found.upper)
-    return int(found.lower), int(text) if text.isdigit() else 1 << 62
-
-
-def _narrowed(found: Mapping[str, Symbol], narrow: DomainError, requested: Mapping[str, Bounds | None]) -> dict[str, Symbol]:
-    """Symbols with the upper bound that keeps ``narrow.size`` within its limit."""
-    names = symbols([narrow.size])
-    if len(names) != 1:
-        raise CompileError("out-of-bounds", f"a table of {narrow.limit} entries is indexed up to {narrow.size}", fix="bound the sizes")
-    ((name, symbol),) = names.items()
-    low, high = symbol.low, symbol.high
-    while low < high:  # the largest value that fits; the size grows with its symbol
-        middle = (low + high + 1) // 2
-        if narrow.fits(name, middle):
-            low = middle
-        else:
-            high = middle - 1
-    if requested[name] is not None:
-        raise CompileError(
-            "out-of-bounds",
-            f"'{name}' was asked to be up to {symbol.high}, but a table of the model has {narrow.limit} entries",
-            fix=f"ask for --dynamic {name}={symbol.low}..{low}",
-        )
-    return {key: Symbol(value.name, value.low, low) if value.name == name else value for key, value in found.items()}
 
 
 def _output_names(program: torch.export.ExportedProgram, given: Sequence[str] | None) -> list[str]:

@@ -1,10 +1,11 @@
-"""Which line of the user's model fixed a size: read from the guards that torch.export logs."""
+"""Which line of the user's model fixed a size, or assumed something of it: read from the guards that torch.export logs."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,19 +14,29 @@ from torch._logging.structured import INTERN_TABLE
 from cgptc.frontend.source_lines import package_path
 
 _EVENTS = ("symbolic_shape_specialization", "guard_added", "guard_added_fast")
-_OWN_FILES = ("frontend/capture.py", "frontend/specialisation.py")
+_OWN_FILES = ("frontend/capture.py", "frontend/dynamic_sizes.py")
+_MACHINERY = ("torch/fx/", "torch/_logging/", "torch/__init__.py")
 
 
 @dataclass(frozen=True)
 class Guard:
-    """An assumption about a size, and the source line that made it."""
+    """An assumption about sizes and the user's line that led to it.
+
+    ``by_model``: code of a model asked, so another answer might have taken another branch. Otherwise torch's own shape functions asked;
+    their answers decide which fast path they take, never which operations are recorded.
+    """
 
     text: str
     file: str
     line: int
+    by_model: bool
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line}: {self.text}" if self.file else self.text
+
+    def mentions(self, symbol: str) -> bool:
+        """Whether the assumption is about this one of torch's symbols."""
+        return re.search(rf"\b{re.escape(symbol)}\b", self.text) is not None
 
 
 class _Recorder(logging.Handler):
@@ -46,18 +57,24 @@ class _Recorder(logging.Handler):
 
 
 def _guard(details: dict[str, Any]) -> Guard:
-    sources = [str(source) for source in details.get("sources") or ()]
     if "value" in details:
-        text = f"the size {' = '.join(sources) or details.get('symbol')} is fixed to {details['value']}"
+        sources = " = ".join(str(source) for source in details.get("sources") or ())
+        text = f"fixes {sources or details.get('symbol')} to {details['value']}"
     else:
         text = f"assumes {details.get('expr', '')}"
-    file, line = "", 0
-    for frame in details.get("user_stack") or details.get("stack") or []:
-        name = _file_name(frame)
+    frames = [(_file_name(frame), int(frame.get("line") or 0)) for frame in details.get("user_stack") or details.get("stack") or []]
+    file, line = _user_line(frames)
+    askers = [package_path(name) for name, _ in frames if not package_path(name).startswith(_MACHINERY)]
+    return Guard(text, file, line, by_model=bool(askers) and not askers[-1].startswith("torch/_"))
+
+
+def _user_line(frames: Sequence[tuple[str, int]]) -> tuple[str, int]:
+    """The innermost frame outside torch and this package."""
+    for name, line in reversed(frames):
         shown = package_path(name)
         if shown and not shown.startswith("torch/") and not name.endswith(_OWN_FILES):
-            file, line = shown, int(frame.get("line") or 0)
-    return Guard(text, file, line)
+            return shown, line
+    return "", 0
 
 
 def _file_name(frame: dict[str, Any]) -> str:

@@ -8,7 +8,8 @@ from tests.frontend.torch_equivalence import assert_imports, assert_same_results
 from torch import nn
 from torch.nn import functional
 
-from cgptc.frontend.capture import DEFAULT_BOUNDS, capture
+from cgptc.frontend.capture import capture
+from cgptc.frontend.dynamic_sizes import OTHER_BOUNDS
 from cgptc.frontend.gpt import Gpt, meta_gpt
 from cgptc.frontend.gpt_config import GptConfig
 from cgptc.ir.diagnostics import CompileError, UsageError
@@ -99,7 +100,7 @@ def test_the_projects_own_gpt_computes_what_torch_does() -> None:
     one = torch.ones(1, 1, dtype=torch.int64)
     model = with_random_weights(Gpt(CONFIG))
     graph = assert_imports(model, ids(2, 5), mask, dynamic=TOKENS, also=[(ids(1, 1), one)])
-    assert (graph.symbols["seq"].low, graph.symbols["seq"].high) == DEFAULT_BOUNDS["seq"]
+    assert (graph.symbols["seq"].low, graph.symbols["seq"].high) == OTHER_BOUNDS
 
 
 def test_a_size_that_the_model_fixes_is_an_error_that_names_the_line() -> None:

@@ -8,9 +8,11 @@ from itertools import accumulate
 from cgptc.frontend.aten.emit import Emit
 from cgptc.frontend.aten.ops.views import replace_slice
 from cgptc.frontend.aten.table import Number, UnsupportedError, aten
-from cgptc.ir.dims import Dim, Expr, mod
+from cgptc.ir.dims import Dim, Expr, Shape, mod
 from cgptc.ir.dtypes import boolean, i32
 from cgptc.ir.graph import Value
+from cgptc.ir.ops.binary import NotEqual, Sub
+from cgptc.ir.ops.broadcast import broadcast_shapes
 from cgptc.ir.ops.shape import Concat, Flip, Pad, Split
 
 
@@ -244,3 +246,23 @@ def meshgrid(emit: Emit, tensors: Sequence[Value], indexing: str = "ij") -> tupl
         shape[position] = sizes[position]
         result.append(emit.expand(emit.reshape(value, shape), sizes))
     return tuple(result)
+
+
+@aten("diff")
+def diff(emit: Emit, self: Value, n: int = 1, dim: int = -1, prepend: Value | None = None, append: Value | None = None) -> Value:
+    """Differences of neighbours, n times; of bools, whether neighbours differ."""
+    axis = emit.axis(dim, self.type.rank)
+    value = cat(emit, [part for part in (prepend, self, append) if part is not None], axis)
+    for _ in range(n):
+        size = value.type.shape[axis]
+        later, earlier = emit.slice(value, axis, 1, size), emit.slice(value, axis, 0, size - 1)
+        value = emit(NotEqual() if value.type.dtype == boolean else Sub(), later, earlier)
+    return value
+
+
+@aten("broadcast_tensors")
+def broadcast_tensors(emit: Emit, tensors: Sequence[Value]) -> tuple[Value, ...]:
+    shape: Shape = ()
+    for value in tensors:
+        shape = broadcast_shapes(shape, value.type.shape)
+    return tuple(emit.expand(value, shape) for value in tensors)

@@ -143,9 +143,9 @@ def std(emit: Emit, self: Value, dim: Axes = None, unbiased: bool = True, correc
     return emit(Sqrt(), var(emit, self, dim, unbiased, correction, keepdim))
 
 
-@aten("var_mean.correction")
-def var_mean(emit: Emit, self: Value, dim: Axes = None, correction: Number | None = None, keepdim: bool = False) -> tuple[Value, Value]:
-    return var(emit, self, dim, True, correction, keepdim), mean(emit, self, dim, keepdim)
+@aten("var_mean", "var_mean.dim", "var_mean.correction")
+def var_mean(emit: Emit, self: Value, dim: Axes = None, unbiased: bool = True, correction: Number | None = None, keepdim: bool = False) -> tuple[Value, Value]:
+    return var(emit, self, dim, unbiased, correction, keepdim), mean(emit, self, dim, keepdim)
 
 
 @aten("logsumexp")
