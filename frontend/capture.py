@@ -134,9 +134,7 @@ def _export_settings() -> Iterator[None]:
         transformer._detect_is_causal_mask = detect
 
 
-def _export(
-    module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], leaves: Sequence[Leaf]
-) -> torch.export.ExportedProgram:
+def _export(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], leaves: Sequence[Leaf]) -> torch.export.ExportedProgram:
     """Raises `CompileError` for whatever the model or torch.export raises."""
     automatic = torch.export.Dim.AUTO
     shapes = [dict.fromkeys(leaf.axes, automatic) if leaf.axes else None for leaf in leaves]

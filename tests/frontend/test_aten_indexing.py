@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+from tests.frontend.torch_equivalence import assert_imports
 from torch import nn
 from torch.nn import functional
 
 from cgptc.ir.diagnostics import CompileError
-from tests.frontend.torch_equivalence import assert_imports
 
 X = torch.arange(24.0).reshape(2, 3, 4)
 M = torch.linspace(-1, 2, 12).reshape(3, 4)

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from tests.frontend.torch_equivalence import assert_imports
 from torch.nn import functional
 
 from cgptc.ir.diagnostics import CompileError
-from tests.frontend.torch_equivalence import assert_imports
 
 X = torch.arange(24.0).reshape(2, 3, 4) - 7.5
 M = torch.linspace(-1, 2, 12).reshape(3, 4)

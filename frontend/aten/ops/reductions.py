@@ -144,7 +144,9 @@ def std(emit: Emit, self: Value, dim: Axes = None, unbiased: bool = True, correc
 
 
 @aten("var_mean", "var_mean.dim", "var_mean.correction")
-def var_mean(emit: Emit, self: Value, dim: Axes = None, unbiased: bool = True, correction: Number | None = None, keepdim: bool = False) -> tuple[Value, Value]:
+def var_mean(
+    emit: Emit, self: Value, dim: Axes = None, unbiased: bool = True, correction: Number | None = None, keepdim: bool = False
+) -> tuple[Value, Value]:
     return var(emit, self, dim, unbiased, correction, keepdim), mean(emit, self, dim, keepdim)
 
 
