@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cgptc.ir.dims import Dim
+from cgptc.ir.diagnostics import require
+from cgptc.ir.dims import Dim, bounds
 from cgptc.ir.dtypes import DType, i64
 from cgptc.ir.op import Array, Cost, Op
 from cgptc.ir.types import TensorType
@@ -37,6 +38,8 @@ class Iota(Op, name="iota"):
     dtype: DType = i64
 
     def infer(self) -> TensorType:
+        require(bounds(self.size)[1] >= 0, f"'size' must not be negative, got {self.size}")
+        _require_number(self.dtype)
         return TensorType(self.dtype, (self.size,))
 
     def evaluate(self) -> Array:
@@ -52,8 +55,14 @@ class DimSize(Op, name="dim_size"):
     dtype: DType = i64
 
     def infer(self) -> TensorType:
+        _require_number(self.dtype)
         return TensorType(self.dtype, ())
 
     def evaluate(self) -> Array:
         assert isinstance(self.dim, int)
         return np.asarray(self.dim, self.dtype.numpy)
+
+
+def _require_number(dtype: DType) -> None:
+    fits = (dtype.is_float or dtype.is_integer) and dtype.bits >= 8
+    require(fits, f"'dtype' must be a floating-point or integer type of at least 8 bits, got {dtype}")
