@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 from cgptc.backends.wafer.faults import ProgramError
@@ -11,7 +11,7 @@ from cgptc.backends.wafer.faults import ProgramError
 
 @dataclass(frozen=True)
 class Affine:
-    """``((constant + Σ coefficient · variable) // divisor) % modulus``, without the modulus where it is 0.
+    """``(((constant + Σ coefficient · variable) // divisor) % modulus) · scale``, without the modulus where it is 0.
 
     Variables are the program's scalars (``length``, ``position``), loop counters, and in masks the PE's ``row`` and ``column`` within
     its region and the element indices ``i0``, ``i1``, …. Terms are sorted by name, without zero coefficients.
@@ -21,6 +21,7 @@ class Affine:
     terms: tuple[tuple[str, int], ...] = ()
     divisor: int = 1
     modulus: int = 0
+    scale: int = 1
 
     def __post_init__(self) -> None:
         if self.divisor < 1 or self.modulus < 0:
@@ -40,7 +41,9 @@ class Affine:
             total = total + environment[name] * coefficient
         if self.divisor != 1:
             total = total // self.divisor
-        return total % self.modulus if self.modulus else total
+        if self.modulus:
+            total = total % self.modulus
+        return total * self.scale if self.scale != 1 else total
 
     def __add__(self, other: Affine | int) -> Affine:
         self._require_linear()
@@ -64,19 +67,20 @@ class Affine:
         return -self + other
 
     def __mul__(self, factor: int) -> Affine:
-        self._require_linear()
+        if self.divisor != 1 or self.modulus or self.scale != 1:
+            return replace(self, scale=self.scale * factor)
         return Affine(self.constant * factor, _sorted({name: coefficient * factor for name, coefficient in self.terms}))
 
     __rmul__ = __mul__
 
     def __floordiv__(self, divisor: int) -> Affine:
-        if self.modulus:
-            raise ProgramError("affine", "a remainder cannot be divided")
+        if self.modulus or self.scale != 1:
+            raise ProgramError("affine", "a remainder or multiple cannot be divided")
         return Affine(self.constant, self.terms, self.divisor * divisor)
 
     def __mod__(self, modulus: int) -> Affine:
-        if self.modulus:
-            raise ProgramError("affine", "a remainder has no further remainder")
+        if self.modulus or self.scale != 1:
+            raise ProgramError("affine", "a remainder or multiple has no further remainder")
         return Affine(self.constant, self.terms, self.divisor, modulus)
 
     def ceil_div(self, divisor: int) -> Affine:
@@ -84,7 +88,7 @@ class Affine:
         return (self + (divisor - 1)) // divisor
 
     def _require_linear(self) -> None:
-        if self.divisor != 1 or self.modulus:
+        if self.divisor != 1 or self.modulus or self.scale != 1:
             raise ProgramError("affine", "a quotient or remainder is no term of a sum")
 
     def __str__(self) -> str:
@@ -92,7 +96,9 @@ class Affine:
         text = " + ".join([*parts, str(self.constant)] if self.constant or not parts else parts)
         if self.divisor != 1:
             text = f"({text}) // {self.divisor}"
-        return f"({text}) % {self.modulus}" if self.modulus else text
+        if self.modulus:
+            text = f"({text}) % {self.modulus}"
+        return f"({text}) · {self.scale}" if self.scale != 1 else text
 
 
 Extent: TypeAlias = "Affine | int"

@@ -87,6 +87,7 @@ class Machine:
         _expect(bool(self.input_queue_words), "input_queue_words", "at least one queue", 0)
         _expect(all(words >= 1 for words in self.input_queue_words), "input_queue_words", "at least 1 each", self.input_queue_words)
         for name in ("vector_lanes", "mac_lanes"):
+            object.__setattr__(self, name, tuple(sorted(getattr(self, name))))
             _expect(all(lanes > 0 for _, lanes in getattr(self, name)), name, "positive", getattr(self, name))
 
     @property

@@ -107,3 +107,7 @@ def bitwise_or(target: Format, left: Array, right: Array) -> Array:
     integers = np.dtype(f"u{target.bytes}")
     joined = target.stored(left).view(integers) | target.stored(right).view(integers)
     return target.carried(joined.view(target.storage))
+
+
+COMBINERS = {"add": add, "max": maximum, "or": bitwise_or}
+"""What a receiver of a collective may do with what it holds and what arrives."""

@@ -171,8 +171,7 @@ def _rsqrt(x: Array, real: _Real) -> Array:
         estimate = estimate + (number(0.5) * estimate) * (number(1) - (scaled * estimate) * estimate)
     value = np.where(tiny, estimate * number(2.0 ** (even // 2)), estimate)
     value = np.where(x == 0, number(np.inf), np.where(x == number(np.inf), number(0), value))
-    result: Array = np.where((x < 0) | (x != x), number(np.nan), value)
-    return result
+    return np.asarray(np.where((x < 0) | (x != x), number(np.nan), value))
 
 
 def _sqrt(x: Array, real: _Real) -> Array:

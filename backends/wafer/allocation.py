@@ -1,0 +1,62 @@
+"""SRAM allocation: which buffers live when, and an address for each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from cgptc.backends.wafer.faults import ProgramError
+from cgptc.backends.wafer.machine import Machine
+from cgptc.backends.wafer.program import Buffer, Code, Live, numbered, views
+
+
+def lifetimes(code: Sequence[Code]) -> dict[str, tuple[Live, ...]]:
+    """For each buffer and entry the steps from first to last use; a use inside a loop lasts for the whole of the outermost loop."""
+    found: dict[str, dict[str, tuple[int, int]]] = {}
+    for one in code:
+        ends: dict[int, int] = {}
+        uses: list[tuple[str, int]] = []
+        for number, outermost, step in numbered(one.steps):
+            ends[outermost] = number
+            uses.extend((view.buffer, outermost) for group in views(step) for view in group)
+        for name, outermost in uses:
+            first, last = found.setdefault(name, {}).get(one.entry, (outermost, -1))
+            found[name][one.entry] = (min(first, outermost), max(last, ends[outermost]))
+    return {name: tuple(Live(entry, *span) for entry, span in entries.items()) for name, entries in found.items()}
+
+
+def live_together(one: Buffer, other: Buffer) -> bool:
+    """Whether two buffers may hold something at the same time."""
+    if one.resident or other.resident:
+        return True
+    return any(a.entry == b.entry and a.first <= b.last and b.first <= a.last for a in one.live for b in other.live)
+
+
+def allocate(buffers: Sequence[Buffer], code: Sequence[Code], machine: Machine, *, taken: int = 0) -> tuple[Buffer, ...]:
+    """The buffers with lifetimes and addresses above ``taken`` bytes: resident ones first, then each at the lowest address that is free.
+
+    Larger buffers are placed earlier, names break ties. Raises ProgramError where the machine's SRAM does not suffice, saying by how much.
+    """
+    lives = lifetimes(code)
+    timed = [one if one.resident else replace(one, live=lives.get(one.name, ())) for one in buffers]
+    order = sorted(timed, key=lambda one: (not one.resident, -one.bytes, one.name))
+    placed: list[Buffer] = []
+    for one in order:
+        address = _aligned(taken, machine)
+        for neighbour in sorted((other for other in placed if live_together(one, other)), key=lambda other: other.address):
+            if address + one.bytes <= neighbour.address:
+                break
+            address = max(address, _aligned(neighbour.address + neighbour.bytes, machine))
+        placed.append(replace(one, address=address))
+    end = max((one.address + one.bytes for one in placed), default=taken)
+    if end > machine.usable_bytes:
+        raise ProgramError(
+            "sram", f"buffers need {end} bytes of a PE's {machine.usable_bytes} ({end - machine.usable_bytes} too many)", fix="use more PEs"
+        )
+    by_name = {one.name: one for one in placed}
+    return tuple(by_name[one.name] for one in buffers)
+
+
+def _aligned(address: int, machine: Machine) -> int:
+    step = machine.alignment_bytes
+    return (address + step - 1) // step * step

@@ -1,0 +1,112 @@
+"""What a run counted, the same for both engines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cgptc.backends.wafer.clock import Timeline
+from cgptc.backends.wafer.collectives import Pattern
+from cgptc.backends.wafer.machine import Machine
+from cgptc.backends.wafer.program import Rectangle, Stream
+from cgptc.backends.wafer.resolve import Block
+from cgptc.backends.wafer.routes import Loads, family, loads
+
+Array = NDArray[Any]
+
+
+@dataclass
+class Account:
+    """Counters of one run.
+
+    ``cycles`` are those of each region's steps as executed, without waiting and without the overlap that loops declare. ``east`` and the
+    like are words over the link that leaves PE (x, y) in that direction, indexed ``[y, x]``. ``macs`` are useful multiply-accumulates,
+    all PEs together; ``busy`` counts PE-cycles of local steps; ``peak_bytes`` is the highest address used by a region, without the reserve.
+    """
+
+    machine: Machine
+    cycles: dict[str, int] = field(default_factory=dict)
+    macs: int = 0
+    busy: int = 0
+    peak_bytes: dict[str, int] = field(default_factory=dict)
+    timeline: Timeline = field(default_factory=lambda: Timeline(()))
+
+    def __post_init__(self) -> None:
+        shape = (self.machine.height, self.machine.width)
+        self.east, self.west, self.south, self.north = (np.zeros(shape, np.int64) for _ in range(4))
+
+    def spend(self, region: str, cycles: int) -> None:
+        self.cycles[region] = self.cycles.get(region, 0) + cycles
+
+    def touch(self, region: str, end: int) -> None:
+        """Note that a region uses memory up to ``end`` bytes."""
+        self.peak_bytes[region] = max(self.peak_bytes.get(region, 0), end)
+
+    def line_traffic(self, pattern: Pattern, words: int, segments: int, along: str, block: Block, rectangle: Rectangle) -> None:
+        """Count a collective on every line of a block."""
+        onward = np.zeros(segments * pattern.size, np.int64)
+        backward = np.zeros(segments * pattern.size, np.int64)
+        there, back = pattern.loads(words)
+        for segment in range(segments):
+            start = segment * pattern.size
+            onward[start : start + pattern.size - 1] = there
+            backward[start + 1 : start + pattern.size] = back
+        rows = _lines(block.rows, rectangle.y)
+        columns = _lines(block.columns, rectangle.x)
+        if along == "x":
+            self.east[rows, columns] += onward
+            self.west[rows, columns] += backward
+        else:
+            self.south[rows, columns] += onward[:, None]
+            self.north[rows, columns] += backward[:, None]
+
+    def hop(self, x: int, y: int, direction: str, words: int) -> None:
+        """Count words over the link that leaves PE (x, y)."""
+        getattr(self, direction)[y, x] += words
+
+    def stream_traffic(self, stream: Stream, producer: Rectangle, consumer: Rectangle) -> None:
+        """Count one item of a stream."""
+        found = _stream_loads(stream, producer, consumer)
+        height, width = found.east.shape
+        area = (slice(found.y, found.y + height), slice(found.x, found.x + width))
+        self.east[area] += found.east
+        self.west[area] += found.west
+        self.south[area] += found.south
+        self.north[area] += found.north
+
+    @property
+    def link_bytes(self) -> int:
+        """Bytes over all links together."""
+        return 4 * sum(sum(map(sum, array.tolist())) for array in (self.east, self.west, self.south, self.north))
+
+    @property
+    def busiest_link_bytes(self) -> int:
+        return 4 * max(int(np.amax(array, initial=0)) for array in (self.east, self.west, self.south, self.north))
+
+
+@dataclass(frozen=True)
+class Run:
+    """Outputs of a run, as logical tensors with a leading axis of items where the entry has items, and what was counted."""
+
+    outputs: Mapping[str, Array]
+    account: Account
+
+
+_LOADS: dict[tuple[Stream, Rectangle, Rectangle], Loads] = {}
+
+
+def _stream_loads(stream: Stream, producer: Rectangle, consumer: Rectangle) -> Loads:
+    key = (stream, producer, consumer)
+    if key not in _LOADS:
+        if len(_LOADS) > 256:
+            _LOADS.clear()
+        _LOADS[key] = loads(family(stream, producer, consumer), stream.first)
+    return _LOADS[key]
+
+
+def _lines(lines: range, offset: int) -> slice:
+    return slice(lines.start + offset, lines[-1] + 1 + offset, lines.step) if len(lines) else slice(0, 0)

@@ -1,0 +1,58 @@
+"""Element-wise kernels: every PE works on its own tile; operands of one layout need no communication."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from cgptc.backends.wafer.arithmetic.functions import OPERATIONS
+from cgptc.backends.wafer.faults import ProgramError
+from cgptc.backends.wafer.kernels.fragment import Fragment, Slot, all_of, buffer, run
+from cgptc.backends.wafer.layout import Layout
+from cgptc.backends.wafer.machine import Machine
+
+UNARY = ("neg", "abs", "exp", "log", "sqrt", "rsqrt", "reciprocal", "erf", "tanh", "sigmoid", "silu", "gelu", "gelu_tanh")
+BINARY = ("add", "sub", "mul", "max", "min")
+
+
+@dataclass(frozen=True)
+class Elementwise:
+    """``y = op(x)`` or ``y = op(x, z)``, tile by tile; ``relu`` is a maximum with 0."""
+
+    op: str
+    layout: Layout
+    dtype: str = "f32"
+
+    name: ClassVar[str] = "elementwise"
+
+    def __post_init__(self) -> None:
+        if self.op not in (*UNARY, *BINARY, "relu"):
+            raise ProgramError("kernel", f"no element-wise kernel for {self.op!r}")
+
+    def fragment(self, prefix: str) -> Fragment:
+        roles = ("x", "z") if self.op in BINARY else ("x",)
+        inputs = [buffer(f"{prefix}.{role}", self.dtype, *self.layout.local_shape) for role in roles]
+        y = buffer(f"{prefix}.y", self.dtype, *self.layout.local_shape)
+        operands = [all_of(one) for one in inputs]
+        if self.op == "relu":
+            step = run("max", all_of(y), *operands, 0.0, form=self.dtype)
+        else:
+            step = run(self.op, all_of(y), *operands, form=self.dtype)
+        return Fragment(
+            self.name,
+            tuple(Slot(role, one.name, self.layout) for role, one in zip(roles, inputs, strict=True)),
+            (Slot("y", y.name, self.layout),),
+            (),
+            (),
+            (*inputs, y),
+            (step,),
+        )
+
+    def cycles(self, machine: Machine, scalars: Mapping[str, int]) -> int:
+        size = 1
+        for extent in self.layout.local_shape:
+            size *= extent
+        if self.op in OPERATIONS:
+            return machine.scalar_map_cycles(size, OPERATIONS[self.op]) + machine.step_cycles
+        return machine.vector_cycles(self.dtype, size) + machine.step_cycles

@@ -1,0 +1,120 @@
+"""Matrix product with few rows: the weight is cut along both axes, the vector along one, partial sums are added along a line.
+
+``x [m, k]`` has k in blocks along one direction; each PE multiplies its part with its tile of the weight ``[k, n]``, whose n lies along the
+other direction; an allreduce along the first gives ``y [m, n]`` with n along the other direction, on every line. The next linear layer
+takes it from there with directions swapped, so that nothing is moved between layers. For m = 1 this is GEMV.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from cgptc.backends.wafer.arithmetic.formats import format_of
+from cgptc.backends.wafer.kernels.fragment import (
+    CHAIN,
+    Direction,
+    Fragment,
+    Grid,
+    Reduction,
+    Slot,
+    all_of,
+    buffer,
+    other,
+    reductions,
+    repeated,
+    run,
+)
+from cgptc.backends.wafer.layout import Layout
+from cgptc.backends.wafer.machine import Machine
+from cgptc.backends.wafer.program import Step
+
+
+@dataclass(frozen=True)
+class Linear:
+    """``y = x @ weight (+ bias)``: k along ``along``, n along the other direction.
+
+    ``accumulate`` is the format of products and sums, on the PE and along the line; ``aligned`` declares streaming multiply-accumulates.
+    """
+
+    m: int
+    k: int
+    n: int
+    grid: Grid
+    along: Direction = "x"
+    dtype: str = "f32"
+    accumulate: str = "f32"
+    reduction: Reduction = CHAIN
+    bias: bool = False
+    aligned: bool = True
+
+    name: ClassVar[str] = "linear"
+
+    @property
+    def weight_layout(self) -> Layout:
+        shape = (self.k, self.n)
+        return self.grid.tiled(shape, 1, 0) if self.along == "x" else self.grid.tiled(shape, 0, 1)
+
+    @property
+    def x_layout(self) -> Layout:
+        return self.grid.spread((self.m, self.k), self.along)
+
+    @property
+    def y_layout(self) -> Layout:
+        return self.grid.spread((self.m, self.n), other(self.along))
+
+    @property
+    def bias_layout(self) -> Layout:
+        return self.grid.spread((self.n,), other(self.along))
+
+    def fragment(self, prefix: str) -> Fragment:
+        x = buffer(f"{prefix}.x", self.dtype, *self.x_layout.local_shape)
+        weight = buffer(f"{prefix}.weight", self.dtype, *self.weight_layout.local_shape)
+        y = buffer(f"{prefix}.y", self.dtype, *self.y_layout.local_shape)
+        total = y if self.accumulate == self.dtype else buffer(f"{prefix}.total", self.accumulate, *y.shape)
+        buffers = [x, weight, y] if total is y else [x, weight, y, total]
+        steps: list[Step] = [
+            run("fill", all_of(total), 0.0, form=self.accumulate),
+            run("gemm", all_of(total), all_of(total), all_of(x), all_of(weight), form=self.accumulate, aligned=self.aligned),
+            self.reduction.step(self.along, all_of(total), all_of(total), "add"),
+        ]
+        weights = [Slot("weight", weight.name, self.weight_layout)]
+        if self.bias:
+            bias = buffer(f"{prefix}.bias", self.dtype, *self.bias_layout.local_shape)
+            buffers.append(bias)
+            weights.append(Slot("bias", bias.name, self.bias_layout))
+            steps.append(run("add", all_of(y), all_of(total), repeated(all_of(bias), 0, self.m), form=self.accumulate))
+        elif total is not y:
+            steps.append(run("mov", all_of(y), all_of(total), form=self.accumulate))
+        return Fragment(
+            self.name,
+            (Slot("x", x.name, self.x_layout),),
+            (Slot("y", y.name, self.y_layout),),
+            tuple(weights),
+            (),
+            tuple(buffers),
+            tuple(steps),
+        )
+
+    def cycles(self, machine: Machine, scalars: Mapping[str, int]) -> int:
+        """One fill, one tile product, one allreduce, and a bias addition or conversion where there is one."""
+        k, n = self.x_layout.local_shape[1], self.y_layout.local_shape[1]
+        size = self.m * n
+        across = machine.mac_cycles(self.accumulate, self.m * k, n, aligned=self.aligned)
+        product = min(across, machine.mac_cycles(self.accumulate, k * n, self.m, aligned=self.aligned))
+        passes = 2 if self.bias or self.accumulate != self.dtype else 1
+        words = format_of(self.accumulate).words(size)
+        line = self.reduction.pattern(self.grid.lines(self.along)).cycles(words, machine)
+        return passes * machine.vector_cycles(self.accumulate, size) + product + line + (passes + 2) * machine.step_cycles
+
+    @property
+    def macs(self) -> int:
+        """Useful multiply-accumulates of one item, padding not counted."""
+        return self.m * self.k * self.n
+
+
+def candidates(m: int, k: int, n: int, grid: Grid, along: Direction, dtype: str, accumulate: str, *, bias: bool) -> Iterator[Linear]:
+    """One variant per reduction worth pricing."""
+    for reduction in reductions(grid.lines(along)):
+        yield Linear(m, k, n, grid, along, dtype, accumulate, reduction, bias)

@@ -1,0 +1,39 @@
+"""Whether a program keeps the rules of its machine, told from the program alone. Every rule has its own code.
+
+* `structure`: names, rectangles, bindings, entries;
+* `memory`: SRAM, addresses, lifetimes;
+* `steps`: views, instructions, reads and writes, overlap declared by loops;
+* `fabric`: colours, router configurations, streams;
+* `waits`: every wait ends, by one abstract run of tokens.
+
+Later groups run only where earlier ones found nothing that would make them meaningless. A verified program completes under every schedule.
+"""
+
+from __future__ import annotations
+
+from cgptc.backends.wafer.faults import InvalidProgramError, Issue
+from cgptc.backends.wafer.program import Program
+from cgptc.backends.wafer.verify.fabric import fabric_issues
+from cgptc.backends.wafer.verify.memory import memory_issues, peak_bytes
+from cgptc.backends.wafer.verify.steps import step_issues
+from cgptc.backends.wafer.verify.structure import structure_issues
+from cgptc.backends.wafer.verify.waits import wait_issues
+
+__all__ = ["check", "peak_bytes", "verify"]
+
+
+def verify(program: Program) -> list[Issue]:
+    """All broken rules of the first group that has any; empty for a program that may run."""
+    for group in (structure_issues, memory_issues, step_issues, fabric_issues, wait_issues):
+        issues = list(group(program))
+        if issues:
+            return issues
+    return []
+
+
+def check(program: Program) -> Program:
+    """The program itself. Raises InvalidProgramError with all issues where it breaks rules."""
+    issues = verify(program)
+    if issues:
+        raise InvalidProgramError(issues)
+    return program

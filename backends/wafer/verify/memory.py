@@ -1,0 +1,67 @@
+"""Rules about SRAM: the sum fits, nothing overlaps that lives together, every use lies within a declared lifetime."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import combinations
+
+from cgptc.backends.wafer.allocation import lifetimes, live_together
+from cgptc.backends.wafer.arithmetic.formats import format_of
+from cgptc.backends.wafer.faults import Issue
+from cgptc.backends.wafer.program import Buffer, Program, Region
+
+
+def held(program: Program, region: Region) -> list[Buffer]:
+    """The region's buffers, and one for the queue of every stream that it consumes."""
+    queues = [
+        Buffer(
+            f"queue of stream '{stream.name}'", stream.dtype, stream.target.local_shape, stream.address, resident=True, copies=stream.depth
+        )
+        for stream in program.streams
+        if stream.consumer == region.name
+    ]
+    return [*region.buffers, *queues]
+
+
+def peak_bytes(program: Program, region: Region) -> int:
+    """The highest address that the region uses, beyond the reserve: what a run measures."""
+    return max((buffer.address + buffer.bytes for buffer in held(program, region)), default=0)
+
+
+def memory_issues(program: Program) -> Iterator[Issue]:
+    """All broken rules of this group."""
+    machine = program.machine
+    for region in program.regions:
+        where = f"region '{region.name}'"
+        buffers = held(program, region)
+        peak = peak_bytes(program, region)
+        if peak > machine.usable_bytes:
+            over = peak - machine.usable_bytes
+            yield Issue(
+                "sram", where, f"{peak} bytes of {machine.usable_bytes} usable ({machine.reserved_bytes} are reserved): {over} too many"
+            )
+        for buffer in buffers:
+            if buffer.address < 0 or buffer.address % max(machine.alignment_bytes, format_of(buffer.dtype).bytes):
+                yield Issue(
+                    "sram-alignment", where, f"'{buffer.name}' starts at byte {buffer.address}, not a multiple of {machine.alignment_bytes}"
+                )
+        for one, other in combinations(buffers, 2):
+            apart = one.address + one.bytes <= other.address or other.address + other.bytes <= one.address
+            if not apart and live_together(one, other):
+                yield Issue("sram-overlap", where, f"'{one.name}' and '{other.name}' live at the same time in the same bytes")
+        yield from _lives(region)
+
+
+def _lives(region: Region) -> Iterator[Issue]:
+    used = lifetimes(region.code)
+    for buffer in region.buffers:
+        where = f"buffer '{buffer.name}' of region '{region.name}'"
+        if buffer.name not in used and not buffer.resident:
+            yield Issue("buffer-unused", where, "no step touches it")
+        if buffer.resident:
+            continue
+        for need in used.get(buffer.name, ()):
+            if not any(live.entry == need.entry and live.first <= need.first and need.last <= live.last for live in buffer.live):
+                yield Issue(
+                    "live-range", where, f"used in steps {need.first} to {need.last} of '{need.entry}', declared live in {buffer.live}"
+                )

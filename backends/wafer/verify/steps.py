@@ -1,0 +1,218 @@
+"""Rules about steps: views inside their buffers, operands that fit, reads after writes, overlap only where buffers are doubled."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import product
+
+from cgptc.backends.wafer.affine import value_of
+from cgptc.backends.wafer.arithmetic.formats import FORMATS, format_of
+from cgptc.backends.wafer.arithmetic.instructions import INSTRUCTIONS
+from cgptc.backends.wafer.faults import Issue, ProgramError
+from cgptc.backends.wafer.program import ITEM, Code, Collective, Entry, Local, Loop, Program, Receive, Region, Send, Step, View, views
+from cgptc.backends.wafer.resolve import Placed, blocks, iterations, pattern_of, place
+
+MAX_ITERATIONS = 4096
+"""Iterations of one loop that are looked at one by one; of longer loops the first and last so many."""
+
+
+def step_issues(program: Program) -> Iterator[Issue]:
+    """All broken rules of this group, each once."""
+    seen: set[Issue] = set()
+    for region in program.regions:
+        for code in region.code:
+            entry = program.entry(code.entry)
+            for issue in (*_walk(program, region, code, entry), *_order(program, region, code)):
+                if issue not in seen:
+                    seen.add(issue)
+                    yield issue
+
+
+def corners(program: Program, entry: Entry) -> Iterator[dict[str, int]]:
+    """Environments with every scalar at its lowest and highest value, and the first and the last item."""
+    ends = [sorted({scalar.low, scalar.high}) for scalar in entry.scalars]
+    for values in product(*ends):
+        scalars = {scalar.name: value for scalar, value in zip(entry.scalars, values, strict=True)}
+        items = value_of(entry.items, scalars)
+        for item in sorted({0, items - 1}):
+            if item >= 0:
+                yield {**scalars, ITEM: item}
+
+
+def looked_at(loop: Loop, environment: Mapping[str, int]) -> list[dict[str, int]]:
+    """The iterations of a loop that the verifier looks at."""
+    count = value_of(loop.count, environment)
+    if count <= MAX_ITERATIONS:
+        return list(iterations(loop, environment))
+    half = MAX_ITERATIONS // 2
+    return [{**environment, loop.variable: index} for index in (*range(half), *range(count - half, count))]
+
+
+@dataclass(frozen=True)
+class _Context:
+    program: Program
+    region: Region
+    where: str
+
+
+def _walk(program: Program, region: Region, code: Code, entry: Entry) -> Iterator[Issue]:
+    for corner in corners(program, entry):
+        pending: list[tuple[Step, Mapping[str, int], int]] = [
+            (step, corner, number) for number, step in reversed(list(enumerate(code.steps)))
+        ]
+        while pending:
+            step, environment, number = pending.pop()
+            context = _Context(program, region, f"region '{region.name}', entry '{code.entry}', step {number}")
+            try:
+                yield from _step(step, context, environment)
+                if isinstance(step, Loop):
+                    found = looked_at(step, environment)
+                    pending.extend((inner, one, number) for one in reversed(found) for inner in reversed(step.steps))
+            except ProgramError as error:
+                yield Issue(error.code, context.where, error.what)
+
+
+def _step(step: Step, context: _Context, environment: Mapping[str, int]) -> Iterator[Issue]:
+    names = {buffer.name for buffer in context.region.buffers}
+    missing = sorted({view.buffer for group in views(step) for view in group} - names)
+    if missing:
+        yield Issue("buffer-unknown", context.where, f"buffers {missing}")
+        return
+    match step:
+        case Local():
+            yield from _local(step, context, environment)
+        case Collective():
+            yield from _collective(step, context, environment)
+        case Send() | Receive():
+            yield from _stream_step(step, context, environment)
+        case Loop():
+            if step.ahead is not None:
+                yield from _overlap(step, context, environment)
+
+
+def _placed(view: View, context: _Context, environment: Mapping[str, int]) -> Placed:
+    return place(view, context.region.buffer(view.buffer), environment)
+
+
+def _local(step: Local, context: _Context, environment: Mapping[str, int]) -> Iterator[Issue]:
+    if step.instruction not in INSTRUCTIONS or step.format not in FORMATS:
+        yield Issue("instruction-unknown", context.where, f"'{step.instruction}' in {step.format!r}")
+        return
+    declared = INSTRUCTIONS[step.instruction]
+    out = _placed(step.out, context, environment)
+    inputs = [_placed(one, context, environment) if isinstance(one, View) else None for one in step.inputs]
+    problem = declared.check(out.shape, tuple(() if one is None else one.shape for one in inputs), dict(step.parameters))
+    if problem:
+        yield Issue("operands", context.where, problem)
+        return
+    if _repeats(out):
+        yield Issue("output-repeats", context.where, f"the view of '{out.buffer.name}' names an element twice")
+    if declared.accumulates and inputs[0] != out:
+        yield Issue("operands", context.where, f"the first input of '{step.instruction}' must be its output")
+    for i, one in enumerate(inputs):
+        integer = one is not None and not format_of(one.buffer.dtype).is_float
+        if one is not None and integer != (i in declared.integers or not format_of(step.format).is_float):
+            yield Issue("operand-format", context.where, f"input {i} of '{step.instruction}' in {step.format} is {one.buffer.dtype}")
+    blocks(step.where, context.region.rectangle, environment)
+
+
+def _repeats(placed: Placed) -> bool:
+    """Whether a view may name an element twice: axes sorted by stride must each clear all smaller ones."""
+    reach = 0
+    for stride, size in sorted((abs(stride), size) for stride, size in zip(placed.strides, placed.shape, strict=True) if size > 1):
+        if stride <= reach:
+            return True
+        reach += stride * (size - 1)
+    return False
+
+
+def _collective(step: Collective, context: _Context, environment: Mapping[str, int]) -> Iterator[Issue]:
+    source, target = _placed(step.source, context, environment), _placed(step.target, context, environment)
+    if source.buffer.dtype != target.buffer.dtype:
+        yield Issue(
+            "operand-format",
+            context.where,
+            f"'{source.buffer.name}' is {source.buffer.dtype}, '{target.buffer.name}' {target.buffer.dtype}",
+        )
+    if source != target and source.buffer.name == target.buffer.name and _meet([source], [target]):
+        yield Issue("collective-alias", context.where, f"source and target overlap in '{source.buffer.name}'")
+    if _repeats(target):
+        yield Issue("output-repeats", context.where, f"the view of '{target.buffer.name}' names an element twice")
+    for block in blocks(step.where, context.region.rectangle, environment):
+        if block.area == 0:
+            continue
+        pattern, _ = pattern_of(step, block, environment)
+        expected = (pattern.size, *source.shape) if step.kind == "gather" else source.shape
+        if target.shape != expected:
+            yield Issue("operands", context.where, f"the target of '{step.kind}' has shape {target.shape}, expected {expected}")
+        if len(step.colours) < pattern.colour_count:
+            yield Issue(
+                "colour-count", context.where, f"'{step.kind}' by {step.algorithm} needs {pattern.colour_count} colours, got {step.colours}"
+            )
+
+
+def _stream_step(step: Send | Receive, context: _Context, environment: Mapping[str, int]) -> Iterator[Issue]:
+    stream = context.program.stream(step.stream)
+    sends = isinstance(step, Send)
+    placed = _placed(step.source if isinstance(step, Send) else step.target, context, environment)
+    layout, owner = (stream.source, stream.producer) if sends else (stream.target, stream.consumer)
+    if owner != context.region.name:
+        yield Issue("stream-end", context.where, f"stream '{stream.name}' {'comes from' if sends else 'goes to'} region '{owner}'")
+    if placed.buffer.dtype != stream.dtype:
+        yield Issue("operand-format", context.where, f"'{placed.buffer.name}' is {placed.buffer.dtype}, the stream {stream.dtype}")
+    if placed.shape != layout.local_shape:
+        yield Issue("operands", context.where, f"a view of shape {placed.shape} for tiles of {layout.local_shape}")
+
+
+def _overlap(loop: Loop, context: _Context, environment: Mapping[str, int]) -> Iterator[Issue]:
+    """Collectives that are priced as overlapped must not touch what the local steps beside them use."""
+    if any(isinstance(step, (Send, Receive, Loop)) for step in loop.steps) or loop.ahead not in (0, 1):
+        yield Issue("loop-overlap", context.where, "an overlapping loop holds local steps and collectives only, 0 or 1 iteration ahead")
+        return
+    found = looked_at(loop, environment)
+    for now, then in zip(found, found if loop.ahead == 0 else found[1:], strict=False):
+        reads, writes = _touched([step for step in loop.steps if isinstance(step, Local)], context, now)
+        other_reads, other_writes = _touched([step for step in loop.steps if isinstance(step, Collective)], context, then)
+        if _meet(writes, other_reads + other_writes) or _meet(reads, other_writes):
+            what = f"iteration {now[loop.variable]}: collectives and local steps that overlap in time touch the same elements"
+            yield Issue("loop-overlap", context.where, what)
+            return
+
+
+def _touched(steps: list[Step], context: _Context, environment: Mapping[str, int]) -> tuple[list[Placed], list[Placed]]:
+    reads: list[Placed] = []
+    writes: list[Placed] = []
+    for step in steps:
+        for views_of, found in zip(views(step), (reads, writes), strict=True):
+            found.extend(_placed(view, context, environment) for view in views_of)
+    return reads, writes
+
+
+def _meet(some: list[Placed], others: list[Placed]) -> bool:
+    """Whether any two views may share an element, by the bounds of what they touch."""
+    for one, other in product(some, others):
+        (low, high), (other_low, other_high) = one.bounds, other.bounds
+        if one.buffer.name == other.buffer.name and low < other_high and other_low < high:
+            return True
+    return False
+
+
+def _order(program: Program, region: Region, code: Code) -> Iterator[Issue]:
+    """Buffers are written before they are read, and outputs are written."""
+    where = f"region '{region.name}', entry '{code.entry}'"
+    mine = [one for one in program.bindings if one.region == region.name]
+    ready = {one.buffer for one in mine if one.role in ("weight", "state") or (one.role == "input" and code.entry in one.entries)}
+    pending: list[Step] = list(reversed(code.steps))
+    while pending:
+        step = pending.pop()
+        reads, writes = views(step)
+        for view in reads:
+            if view.buffer not in ready:
+                yield Issue("read-before-write", where, f"'{view.buffer}' is read before any step writes it")
+        ready.update(view.buffer for view in writes)
+        if isinstance(step, Loop):
+            pending.extend(reversed(step.steps))
+    for binding in mine:
+        if binding.role == "output" and code.entry in binding.entries and binding.buffer not in ready:
+            yield Issue("output-unwritten", where, f"output '{binding.tensor}' is never written")
