@@ -20,11 +20,11 @@ JSON_DEPTH = 64
 JSON_VALUES = 20_000_000
 """Values in a JSON text."""
 
-PICKLE_OPCODES = 20_000_000
-"""Instructions of one pickle."""
+PICKLE_OPCODES = 5_000_000
+"""Instructions of one pickle; a tensor takes about 45."""
 
-PICKLE_STACK = 1_000_000
-"""Values that a pickle may keep on its stack."""
+PICKLE_STACK = 100_000
+"""Values, and marks, that a pickle may keep on its stack; torch writes at most some thousands."""
 
 PLAIN_VALUES = 200_000
 """Values of a configuration found in a pickle, shared ones counted each time they occur."""

@@ -16,8 +16,9 @@ from cgptc.ir.diagnostics import MalformedError
 JsonValue: TypeAlias = "bool | int | float | str | list[JsonValue] | dict[str, JsonValue] | None"
 JsonObject: TypeAlias = dict[str, JsonValue]
 
-_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)  # one pass, an open string included
-_NOT_BRACKET = re.compile(rb"[^][{}]+")
+_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)  # linear, since an open string matches too
+_NOT_BRACKET = bytes(byte for byte in range(256) if byte not in b"[]{}")
+_STRUCTURE_BYTES = 1 << 18
 
 
 class _DuplicateKeyError(ValueError):
@@ -35,6 +36,27 @@ def _object(pairs: list[tuple[str, JsonValue]]) -> JsonObject:
     return result
 
 
+def _structure(text: bytes) -> tuple[int, int]:
+    """The depth of ``text``, valid UTF-8, and a bound on its values; in little memory, whatever it is."""
+    level = depth = value_count = start = 0
+    in_string = False
+    while start < len(text):
+        end = start + _STRUCTURE_BYTES
+        while text[end - 1 : end] == b"\\":
+            end += 1  # an escape is not cut in two
+        # The quote closes a string that is open at the end, or opens one that swallows the mark, which no UTF-8 text holds.
+        outside = _STRING.sub(b"", b'"' * in_string + text[start:end] + b'"\xff')
+        in_string = outside.endswith(b"\xff")
+        brackets = np.frombuffer(outside.translate(None, _NOT_BRACKET), np.uint8)
+        opening = (brackets == ord("{")) | (brackets == ord("["))
+        levels = level + np.cumsum(np.where(opening, 1, -1))
+        if levels.size:
+            level, depth = int(levels[-1]), max(depth, int(levels.max()))
+        value_count += outside.count(b",") + int(opening.sum())
+        start = end
+    return depth, value_count
+
+
 def parse_json_object(text: bytes, label: str, part: str = "the JSON text") -> JsonObject:
     """The object that ``text`` is; `MalformedError` where it is no JSON object, nests too deep, or holds a key twice.
 
@@ -48,21 +70,21 @@ def parse_json_object(text: bytes, label: str, part: str = "the JSON text") -> J
     if len(text) > HEADER_BYTES:
         raise malformed(f"has {len(text)} bytes, more than {HEADER_BYTES}")
     # The structure is counted before parsing: depth costs stack, and a byte can become a hundred.
-    outside_strings = _STRING.sub(b"", text)
-    if outside_strings.count(b",") > JSON_VALUES:
-        raise malformed(f"holds more than {JSON_VALUES} values")
-    brackets = np.frombuffer(_NOT_BRACKET.sub(b"", outside_strings), np.uint8)
-    opening = (brackets == ord("{")) | (brackets == ord("["))
-    if brackets.size and int(np.cumsum(np.where(opening, 1, -1), dtype=np.int32).max()) > JSON_DEPTH:
+    try:
+        decoded = text.decode("utf-8")
+    except UnicodeDecodeError:
+        raise malformed("is not valid UTF-8") from None
+    depth, value_count = _structure(text)
+    if depth > JSON_DEPTH:
         raise malformed(f"nests deeper than {JSON_DEPTH} levels")
-    if int(opening.sum()) > JSON_VALUES:
+    if value_count > JSON_VALUES:
         raise malformed(f"holds more than {JSON_VALUES} values")
     try:
-        value = json.loads(text.decode("utf-8"), object_pairs_hook=_object)
+        value = json.loads(decoded, object_pairs_hook=_object)
         if b"\\u" in text:
             json.dumps(value, ensure_ascii=False).encode("utf-8")  # half a surrogate pair is no text
-    except UnicodeError:
-        raise malformed("is not valid UTF-8") from None
+    except UnicodeEncodeError:
+        raise malformed("is not valid Unicode") from None
     except json.JSONDecodeError as error:
         raise malformed(f"is not JSON (line {error.lineno}, column {error.colno}: {error.msg})") from None
     except _DuplicateKeyError as error:

@@ -73,6 +73,12 @@ class _Cursor:
     def offset(self) -> int:
         return self._next - len(self._window) + self._position
 
+    def byte(self) -> int:
+        if self._position == len(self._window):
+            self._fill(1)
+        self._position += 1
+        return self._window[self._position - 1]
+
     def take(self, size: int) -> bytes:
         end = self._position + size
         if end > len(self._window):
@@ -122,8 +128,14 @@ def read_pickle(
     machine = _Machine(cursor, known, persistent)
     try:
         value = machine.run()
-    except (PickleError, TypeError, UnicodeDecodeError, struct.error) as error:
-        reason = "text in it is not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)
+    except (PickleError, TypeError, UnicodeDecodeError) as error:
+        match error:
+            case PickleError():
+                reason = str(error)
+            case UnicodeDecodeError():
+                reason = "text in it is not UTF-8"
+            case _:
+                reason = "a tensor or container is described with wrong arguments"
         failure = MalformedError(
             "malformed-pickle",
             f"the pickle is damaged at byte {cursor.offset}: {reason}",
@@ -152,7 +164,7 @@ class _Machine:
     def run(self) -> object:
         cursor, stack, steps = self._cursor, self._stack, _STEPS
         for _ in range(PICKLE_OPCODES):
-            code = cursor.take(1)[0]
+            code = cursor.byte()
             if code == _STOP:
                 if len(stack) != 1 or self._marks:
                     raise PickleError("it does not end with one value")
@@ -307,7 +319,12 @@ class _Machine:
         self.set_items([key, value])
 
     def stack_tuple(self, size: int) -> None:
-        self.push(tuple(reversed([self.pop() for _ in range(size)])))
+        start = len(self._stack) - size
+        if start < (self._marks[-1] if self._marks else 0):
+            raise PickleError("it takes a value where there is none")
+        values = tuple(self._stack[start:])
+        del self._stack[start:]
+        self._stack.append(values)
 
     def persistent(self) -> None:
         self.push(self._persistent(self.pop()))

@@ -138,13 +138,13 @@ class EvalCanary(Canary):
         return (eval, (f"open({str(self.marker)!r}, 'w').close()",))
 
 
-def sparse_state_dict(path: Path, byte_count: int) -> None:
-    """A zip ``.pt`` of one float32 tensor of zeros whose bytes are a hole in the file."""
+def sparse_state_dict(path: Path, byte_count: int, crc: int | None = None) -> None:
+    """A zip ``.pt`` of one float32 tensor of zeros whose bytes are a hole in the file; its checksum takes a while."""
     pickled = tensor_pickle(count=byte_count // 4, shape=(byte_count // 4096, 1024), strides=(1024, 1))
-    crc = 0
-    block = bytes(1 << 20)
-    for start in range(0, byte_count, len(block)):
-        crc = zlib.crc32(block[: min(len(block), byte_count - start)], crc)
+    if crc is None:
+        crc = 0
+        for start in range(0, byte_count, 1 << 20):
+            crc = zlib.crc32(bytes(min(1 << 20, byte_count - start)), crc)
     entries = [("m/data.pkl", pickled, zlib.crc32(pickled), len(pickled)), ("m/data/0", b"", crc, byte_count)]
     directory = b""
     with path.open("wb") as file:
