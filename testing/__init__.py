@@ -1,6 +1,6 @@
 """Public property-testing kit for tensor compilers: strategies, oracles and tolerances.
 
-    from cgptc.testing import assert_t1, weights
+    from cgptc.testing import assert_equivalent, graphs
 
 Strategies need Hypothesis (``pip install cgptc[test]``), which is imported when the first of them is used; nothing else here does.
 """
@@ -11,6 +11,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from cgptc.testing.arrays import KINDS, random_array
+from cgptc.testing.equivalence import assert_equivalent
+from cgptc.testing.input_data import random_inputs
 from cgptc.testing.tolerances import (
     Agreement,
     Fault,
@@ -29,6 +31,7 @@ from cgptc.testing.tolerances import (
 
 if TYPE_CHECKING:
     from cgptc.testing.gpt_strategies import gpt_configs
+    from cgptc.testing.graph_strategies import Feed, feeds, graphs, graphs_with_inputs
     from cgptc.testing.type_strategies import dtypes, float_dtypes, shapes, tensor_types
     from cgptc.testing.weight_strategies import WeightSample, weights
 
@@ -36,17 +39,23 @@ __all__ = [
     "KINDS",
     "Agreement",
     "Fault",
+    "Feed",
     "NoiseFloor",
     "WeightSample",
+    "assert_equivalent",
     "assert_t0",
     "assert_t1",
     "assert_t2",
     "assert_t3",
     "dtypes",
+    "feeds",
     "float_dtypes",
     "gpt_configs",
+    "graphs",
+    "graphs_with_inputs",
     "noise_floor",
     "random_array",
+    "random_inputs",
     "shapes",
     "t0_fault",
     "t1_fault",
@@ -58,10 +67,14 @@ __all__ = [
 ]
 
 _NEEDS_HYPOTHESIS = {
+    "Feed": "graph_strategies",
     "WeightSample": "weight_strategies",
     "dtypes": "type_strategies",
+    "feeds": "graph_strategies",
     "float_dtypes": "type_strategies",
     "gpt_configs": "gpt_strategies",
+    "graphs": "graph_strategies",
+    "graphs_with_inputs": "graph_strategies",
     "shapes": "type_strategies",
     "tensor_types": "type_strategies",
     "weights": "weight_strategies",

@@ -20,11 +20,11 @@ def random_array(shape: tuple[int, ...], dtype: DType, generator: np.random.Gene
     if kind not in KINDS:
         raise ValueError(f"unknown kind '{kind}', expected one of {', '.join(KINDS)}")
     if dtype is boolean:
-        return generator.random(shape) < 0.7
+        return np.asarray(generator.random(shape) < 0.7)
     if dtype.is_integer or kind == "integers":
         low, high = INTEGERS
         return random_integers(shape, dtype, generator, max(low, integer_range(dtype)[0]) if dtype.is_integer else low, high)
-    normal = generator.normal(size=shape)
+    normal = np.asarray(generator.normal(size=shape))
     if kind == "cancelling":
         flat = normal.reshape(-1)
         flat[1::2] = -flat[: flat.size - 1 : 2] * (1 + 2.0**-8 * flat[1::2])
@@ -34,4 +34,5 @@ def random_array(shape: tuple[int, ...], dtype: DType, generator: np.random.Gene
 
 def random_integers(shape: tuple[int, ...], dtype: DType, generator: np.random.Generator, low: int, high: int) -> Array:
     """Whole numbers from ``low`` to ``high``, both included."""
-    return generator.integers(low, high, size=shape, endpoint=True).astype(np.int8 if dtype.bits < 8 else np.int64).astype(dtype.numpy)
+    drawn = np.asarray(generator.integers(low, high, size=shape, endpoint=True))
+    return drawn.astype(np.int8 if dtype.bits < 8 else np.int64).astype(dtype.numpy)

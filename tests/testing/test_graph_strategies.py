@@ -1,0 +1,102 @@
+"""Drawn graphs are valid, reach every op, shrink small, and survive printing, cloning and evaluation."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, Phase, find, given, settings
+from hypothesis import strategies as st
+
+from cgptc.ir import ops
+from cgptc.ir.dims import bounds
+from cgptc.ir.equality import difference
+from cgptc.ir.graph import Graph
+from cgptc.ir.interpreter import evaluate_graph
+from cgptc.ir.op import OPS, Op
+from cgptc.ir.parser import parse_graph
+from cgptc.ir.printer import print_graph
+from cgptc.ir.verify import verify
+from cgptc.testing import feeds, graphs, graphs_with_inputs, random_inputs
+from cgptc.testing.graph_strategies import Feed
+from cgptc.testing.sample_register import OP_SAMPLES, STABLE
+
+LIBRARY = sorted((op for op in OPS.values() if op.__module__.startswith("cgptc.ir.ops.")), key=lambda op: op.name)
+
+
+def test_every_op_of_the_library_can_be_drawn() -> None:
+    assert {op.name for op in OP_SAMPLES} == {op.name for op in LIBRARY}
+    assert set(OP_SAMPLES) >= STABLE
+
+
+@pytest.mark.parametrize("op", LIBRARY, ids=lambda op: op.name)
+@settings(max_examples=8)
+@given(data=st.data())
+def test_each_op_is_drawn_with_operands_that_it_takes_and_evaluates(op: type[Op], data: st.DataObject) -> None:
+    graph = data.draw(graphs(ops=[op], max_nodes=2))
+    verify(graph)
+    assert {node.op.name for node in graph.nodes} <= {op.name, "constant"}
+    feed = data.draw(feeds(graph))
+    evaluate_graph(graph, feed.inputs)
+    evaluate_graph(graph, feed.inputs, wide=True)
+
+
+@given(graphs(annotated=True))
+def test_graphs_survive_printing_and_parsing(graph: Graph) -> None:
+    verify(graph)
+    text = print_graph(graph)
+    parsed = parse_graph(text, graph.store)
+    verify(parsed)
+    assert print_graph(parsed) == text
+    assert difference(graph, parsed, hints=True) == ""
+
+
+@given(graphs(annotated=True))
+def test_a_clone_is_equal_and_shares_nothing_that_can_change(graph: Graph) -> None:
+    copy = graph.clone()
+    verify(copy)
+    assert difference(graph, copy, hints=True) == ""
+    text = print_graph(graph)
+    copy.set_outputs([])
+    for node in copy.reversed_nodes:
+        copy.erase(node)
+    assert copy.node_count == 0
+    assert print_graph(graph) == text
+    verify(graph)
+
+
+@given(graphs_with_inputs())
+def test_a_parsed_graph_computes_the_same_bits(drawn: tuple[Graph, Feed]) -> None:
+    graph, feed = drawn
+    expected = evaluate_graph(graph, feed.inputs)
+    actual = evaluate_graph(parse_graph(print_graph(graph), graph.store), feed.inputs)
+    assert [array.tobytes() for array in expected.values()] == [array.tobytes() for array in actual.values()]
+
+
+@given(graphs(stable=True), st.integers(0, 99))
+def test_stable_graphs_give_finite_numbers(graph: Graph, seed: int) -> None:
+    assert {type(node.op) for node in graph.nodes} <= STABLE
+    for array in evaluate_graph(graph, random_inputs(graph, seed=seed), wide=True).values():
+        assert np.isfinite(array.astype(np.float64)).all()
+
+
+def test_a_strategy_without_ops_is_refused_at_once() -> None:
+    with pytest.raises(ValueError, match="no op is left"):
+        graphs(ops=[ops.Exp], stable=True)
+
+
+SMALL = settings(max_examples=300, database=None, phases=[Phase.generate, Phase.shrink], suppress_health_check=list(HealthCheck))
+
+
+@pytest.mark.parametrize("op", [ops.Softmax, ops.MatMul], ids=lambda op: op.name)
+def test_counterexamples_shrink_to_a_few_small_nodes(op: type[Op]) -> None:
+    strategy = graphs(ops=[op, ops.Tanh, ops.Add, ops.Transpose], max_nodes=5)
+    smallest = find(strategy, lambda graph: any(type(node.op) is op for node in graph.nodes), settings=SMALL)
+    assert smallest.node_count <= 4
+    values = [*smallest.inputs, *(value for node in smallest.nodes for value in node.results)]
+    assert all(bounds(dim)[1] <= 3 for value in values for dim in value.type.shape)
+
+
+def test_a_graph_is_drawn_symbolic_with_a_past_sometimes() -> None:
+    graph = find(graphs(ops=[ops.Tanh]), lambda graph: "past" in graph.symbols, settings=SMALL)
+    assert list(graph.symbols) == ["batch", "seq", "past"]
+    assert [value.name for value in graph.inputs][:2] == ["x0", "mask"]
