@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,29 +15,31 @@ import pytest
 import cgptc
 from cgptc.cli.entry import run
 from cgptc.driver.compilation import Target, compile_model, pipeline_for
-from cgptc.driver.model import Model, TextFacts
+from cgptc.driver.numeric_check import ExampleInputs
 from cgptc.driver.options import CompileOptions, parse_dynamic
+from cgptc.frontend.source import CapturedModel, Request, TextModel
 from cgptc.ir.builder import Builder
-from cgptc.ir.diagnostics import CompileError, MalformedError, UsageError
+from cgptc.ir.diagnostics import CompileError, MalformedError, UsageError, VerifyError
 from cgptc.ir.dims import Symbol
-from cgptc.ir.dtypes import f32
+from cgptc.ir.dtypes import f32, i64
 from cgptc.ir.graph import Graph
 from cgptc.ir.ops.elementwise import Relu
 from cgptc.ir.ops.matmul import Linear
 from cgptc.ir.ops.norm import LayerNorm
 from cgptc.ir.types import TensorType
 from cgptc.ir.weights import MemoryStore
+from cgptc.passes.manager import PASSES, Pass, PassContext
 
 
-def perceptron() -> Model:
+def perceptron(text: TextModel | None = None) -> CapturedModel:
     """``layer_norm(relu(x @ w))`` over a symbolic batch."""
     store = MemoryStore({})
-    weight = store.add("fc.weight", np.arange(12, dtype=np.float32).reshape(3, 4))
+    weight = store.add("fc.weight", np.cos(np.arange(12, dtype=np.float32)).reshape(3, 4))
     graph = Graph("main", store)
     build = Builder(graph)
     x = graph.add_input("x", TensorType(f32, (Symbol("batch", 1, 8).dim, 3)))
     graph.add_output("y", build(LayerNorm(), build(Relu(), build(Linear(), x, build.weight(weight), None)), None, None))
-    return Model(graph, "Perceptron", input={"kind": "test"}, facts={"layers": 1})
+    return CapturedModel(graph, "Perceptron", "test", 12, 1, text)
 
 
 X = np.array([[1.0, 2.0, 3.0], [-1.0, 0.0, 1.0]], np.float32)
@@ -136,9 +139,9 @@ def test_a_disabled_pass_does_not_run() -> None:
         ({"target": "onx"}, "did you mean 'onnx'"),
         ({"cache": "dynamc"}, "did you mean 'dynamic'"),
         ({"verify_each": "always"}, "ir, numeric, off"),
-        ({"dynamic": {"sequence": (1, 2)}}, "batch, seq"),
-        ({"fixed": {"batch": 0}}, "1 or more"),
-        ({"dynamic": {"seq": (1, 2)}, "fixed": {"seq": 2}}, "both"),
+        ({"source": Request(dynamic={"sequence": (1, 2)})}, "batch, seq"),
+        ({"source": Request(fixed={"batch": 0})}, "1 or more"),
+        ({"source": Request(dynamic={"seq": (1, 2)}, fixed={"seq": 2})}, "both"),
         ({"passes": "fuse-attenton"}, "did you mean 'fuse-attention'"),
         ({"disabled_passes": ("canonicalise",)}, "did you mean 'canonicalize'"),
         ({"target_options": {"opps": "ort"}}, "did you mean 'ops'"),
@@ -192,9 +195,7 @@ def test_run_feeds_arrays_and_writes_arrays(artifact: Path, tmp_path: Path, caps
 
 
 def test_generation_facts_reach_the_manifest(tmp_path: Path) -> None:
-    model = perceptron()
-    model = Model(model.graph, model.name, text=TextFacts(7, 5, (1,)))
-    found = compile_model(model, CompileOptions(cache="none"), tmp_path / "out")
+    found = compile_model(perceptron(TextModel(7, 5, (1,))), CompileOptions(cache="none"), tmp_path / "out")
     assert found.folder.manifest.generation == {"vocabulary": 7, "context": 5, "stop": [1]}
 
 
@@ -233,3 +234,41 @@ def test_a_wrong_run_gives_its_exit_code_and_one_line_with_a_next_step(
     (line,) = printed.err.splitlines()
     assert line.startswith(f"error[{name}]: ")
     assert step in line
+
+
+@dataclass(frozen=True)
+class DropRelu(Pass):
+    """A planted bug: changes what the graph computes."""
+
+    name = "test-drop-relu"
+
+    def run(self, graph: Graph, context: PassContext) -> bool:
+        for node in graph.nodes:
+            if isinstance(node.op, Relu):
+                graph.replace_uses(node.result, node.inputs[0])
+                graph.erase(node)
+                return True
+        return False
+
+
+def test_verify_each_numeric_names_the_pass_that_changed_the_meaning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PASSES, "test-drop-relu", DropRelu)
+    passes = "canonicalize,test-drop-relu"
+    compile_model(perceptron(), CompileOptions(passes=passes, verify_each="ir"))
+    with pytest.raises(VerifyError, match=r"test-drop-relu.*changed the meaning"):
+        compile_model(perceptron(), CompileOptions(passes=passes, verify_each="numeric"))
+
+
+def test_verify_each_numeric_follows_a_pass_that_adds_inputs() -> None:
+    """A cache brings a past: the pass that adds it is compared with an empty one, those after it with a full one."""
+    examples = ExampleInputs(vocabulary=7)
+    graph = Graph()
+    batch, seq, past = (Symbol(name, low, 8).dim for name, low in (("batch", 1), ("seq", 1), ("past", 0)))
+    graph.add_output("logits", graph.add_input("input_ids", TensorType(i64, (batch, seq))))
+    first = examples(graph)
+    graph.add_input("past_key_values.0.key", TensorType(f32, (batch, 2, past, 4)))
+    graph.add_output("present.0.key", graph.input("past_key_values.0.key"))
+    changed = examples(graph)
+    assert (changed["input_ids"] == first["input_ids"]).all()
+    assert changed["past_key_values.0.key"].shape == (2, 2, 0, 4)
+    assert examples(graph)["past_key_values.0.key"].shape == (2, 2, 3, 4)

@@ -13,15 +13,15 @@ import typer
 from cgptc.cli.command import command
 from cgptc.cli.screen import Screen, table
 from cgptc.driver.compilation import Clock, compile_source
-from cgptc.driver.opening import Source
 from cgptc.driver.options import CompileOptions, parse_dynamic
+from cgptc.frontend.source import Request
 from cgptc.runtime.compiled import Artifact
 
 
 @command("compile")
 def compile_(
     screen: Screen,
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A model file or folder.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model file or folder.")],
     target: Annotated[str, typer.Option("--target", help="What to compile for.")] = "onnx",
     output: Annotated[Path | None, typer.Option("-o", "--output", help="The artifact's folder (<stem>.<target>.cgptc here).")] = None,
     preset: Annotated[str | None, typer.Option("--preset", help="What the weights are, where the file does not say.")] = None,
@@ -33,7 +33,7 @@ def compile_(
     seq: Annotated[int | None, typer.Option("--seq", help="A fixed sequence length.")] = None,
     passes: Annotated[str | None, typer.Option("--passes", help="A pipeline instead of the target's own.")] = None,
     disable_pass: Annotated[list[str] | None, typer.Option("--disable-pass", help="A pass to leave out; may be repeated.")] = None,
-    verify_each: Annotated[str, typer.Option("--verify-each", help="ir or off: what to check after each pass.")] = "ir",
+    verify_each: Annotated[str, typer.Option("--verify-each", help="ir, numeric or off: what to check after each pass.")] = "ir",
     ops: Annotated[str | None, typer.Option("--ops", help="onnx: ort or standard operators.")] = None,
     opset: Annotated[int | None, typer.Option("--opset", help="onnx: version of the operator set.")] = None,
     ep: Annotated[str | None, typer.Option("--ep", help="onnx: execution provider, cpu, cuda or any.")] = None,
@@ -43,17 +43,21 @@ def compile_(
     options = CompileOptions(
         target=target,
         cache=cache,
-        dynamic=parse_dynamic(dynamic) if dynamic is not None else {},
-        fixed={name: size for name, size in (("batch", batch), ("seq", seq)) if size is not None},
+        source=Request(
+            preset=preset,
+            config=config,
+            dynamic=parse_dynamic(dynamic) if dynamic is not None else {},
+            fixed={name: size for name, size in (("batch", batch), ("seq", seq)) if size is not None},
+        ),
         passes=passes,
         disabled_passes=tuple(disable_pass or ()),
         verify_each=verify_each,
         target_options={name: value for name, value in given.items() if value is not None},
     )
-    place = output if output is not None else Path(f"{model.resolve().stem}.{target}.cgptc")
+    place = output if output is not None else Path(f"{Path(model).resolve().stem}.{target}.cgptc")
     clock = Clock()
     with screen.progress(f"compiling {model}"):
-        artifact = compile_source(Source(model, preset, config, tokenizer), options, place, clock)
+        artifact = compile_source(model, options, place, tokenizer=tokenizer, clock=clock)
     for line in artifact.report.warnings:
         screen.note(line)
     screen.result(table(_rows(artifact, clock)), _value(artifact, clock))

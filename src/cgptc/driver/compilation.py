@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,13 @@ from cgptc.artifact import ArtifactWriter, Manifest, open_folder
 from cgptc.artifact.canonical import Json, canonical_json
 from cgptc.artifact.writer import file_errors
 from cgptc.backends.registry import Backend, backend
+from cgptc.driver.companions import read_companions
 from cgptc.driver.environment import library_versions
-from cgptc.driver.model import Model
-from cgptc.driver.opening import OpenedSource, Source
+from cgptc.driver.numeric_check import numeric_check
 from cgptc.driver.options import CompileOptions, make_target_options
+from cgptc.frontend.source import CapturedModel, TextModel, open_model
 from cgptc.ir.graph import Graph
+from cgptc.ir.ops.constant import Constant
 from cgptc.passes.instruments import VerifyEach
 from cgptc.passes.manager import Instrument, PassContext, Pipeline
 from cgptc.runtime.compiled import GRAPH_FILE, REPORT_FILE, Artifact
@@ -82,12 +85,12 @@ def pipeline_for(target: Target, options: CompileOptions, cached: bool) -> Pipel
     return pipeline
 
 
-def wants_cache(model: Model, options: CompileOptions) -> bool:
+def wants_cache(model: CapturedModel, options: CompileOptions) -> bool:
     """Whether the compiled model takes a past: as asked, else where it is a causal language model."""
     return options.cache == "dynamic" or (options.cache is None and model.text is not None)
 
 
-def optimise(model: Model, target: Target, options: CompileOptions, instruments: Sequence[Instrument] = ()) -> Optimised:
+def optimise(model: CapturedModel, target: Target, options: CompileOptions, instruments: Sequence[Instrument] = ()) -> Optimised:
     """Run the passes on the model's graph, in place."""
     pipeline = pipeline_for(target, options, wants_cache(model, options))
     context = PassContext(
@@ -95,19 +98,23 @@ def optimise(model: Model, target: Target, options: CompileOptions, instruments:
         legal=target.backend.legal_ops(target.options),
         cost_model=target.backend.cost_model(target.options),
     )
-    watching = [VerifyEach()] if options.verify_each != "off" else []
+    watching: list[Instrument] = [VerifyEach()] if options.verify_each != "off" else []
+    if options.verify_each == "numeric":
+        watching.append(numeric_check(model.text.vocabulary if model.text is not None else None))
     pipeline.run(model.graph, context, [*watching, *instruments])
     return Optimised(model.graph, pipeline, context)
 
 
-def write_artifact(writer: ArtifactWriter, model: Model, optimised: Optimised, target: Target, options: CompileOptions) -> Manifest:
-    """Emit everything into the writer's folder and commit it."""
+def write_artifact(
+    writer: ArtifactWriter, model: CapturedModel, optimised: Optimised, target: Target, options: CompileOptions, tokenizer: Path | None
+) -> Manifest:
+    """Emit everything into the writer's folder and commit it. ``tokenizer`` stands in for the one beside the model."""
     with file_errors(writer.shown):
         emitted = target.backend.emit(optimised.graph, writer.folder, target.options)
         report = make_report(model, optimised, emitted.facts)
         (writer.folder / GRAPH_FILE).write_text(str(optimised.graph), encoding="utf-8")
         (writer.folder / REPORT_FILE).write_text(canonical_json(report.to_json()), encoding="utf-8")
-        for name, content in model.companions.items():
+        for name, content in read_companions(model.companions, tokenizer).items():
             (writer.folder / name).write_bytes(content)
     return writer.commit(
         Manifest(
@@ -116,15 +123,15 @@ def write_artifact(writer: ArtifactWriter, model: Model, optimised: Optimised, t
             pipeline=str(optimised.pipeline),
             options=options.to_json(target.options),
             versions=library_versions(),
-            input=model.input,
+            input={"format": model.format, "sha256": model.digest()},
             interface=Interface.of(optimised.graph).to_json(),
-            generation=model.text.to_json() if model.text is not None else {},
+            generation=_generation(model.text),
             backend=_json_object(emitted.facts),
         )
     )
 
 
-def make_report(model: Model, optimised: Optimised, facts: object) -> Report:
+def make_report(model: CapturedModel, optimised: Optimised, facts: object) -> Report:
     """What this compile did."""
     counts = Counter(node.op.name for node in optimised.graph.nodes)
     events = optimised.context.events
@@ -133,7 +140,7 @@ def make_report(model: Model, optimised: Optimised, facts: object) -> Report:
         for kind in ("done", "missed")
     }
     return Report(
-        model={"name": model.name, **model.facts},
+        model={"name": model.name, "layers": model.layer_count, "parameters": model.parameter_count, "dtype": _dtype(optimised.graph)},
         graph={"nodes": optimised.graph.node_count, "operations": dict(sorted(counts.items()))},
         fusions=Fusions(findings["done"], findings["missed"]),
         counters=dict(sorted(optimised.context.counters.items())),
@@ -142,43 +149,65 @@ def make_report(model: Model, optimised: Optimised, facts: object) -> Report:
     )
 
 
-def compile_model(model: Model, options: CompileOptions, place: Path | None = None, clock: Clock | None = None) -> Artifact:
+def compile_model(model: CapturedModel, options: CompileOptions, place: Path | None = None, clock: Clock | None = None) -> Artifact:
     """Compile a captured model into the artifact at ``place``, or in a temporary folder that lives as long as the artifact's object.
 
     Whatever fails, what stood at ``place`` still stands there.
     """
-    return _build(lambda: model, options, place or f"{model.name}.{options.target}.cgptc", clock or Clock())
+    return _build(lambda: nullcontext(model), options, place or f"{model.name}.{options.target}.cgptc", None, clock or Clock())
 
 
-def compile_source(source: Source, options: CompileOptions, place: Path | None = None, clock: Clock | None = None) -> Artifact:
-    """Open a model file or folder, capture and compile it; see `compile_model`."""
-    clock = clock or Clock()
-    with ExitStack() as open_files:
+def compile_source(
+    source: str,
+    options: CompileOptions,
+    place: Path | None = None,
+    *,
+    tokenizer: Path | None = None,
+    clock: Clock | None = None,
+) -> Artifact:
+    """Open what ``source`` names, capture and compile it; see `compile_model`."""
+    name = f"{Path(source).resolve().stem}.{options.target}.cgptc"
+    return _build(lambda: open_model(source, options.source), options, place or name, tokenizer, clock or Clock())
 
-        def capture() -> Model:
-            opened = open_files.enter_context(OpenedSource(source))
-            with clock.stage("import"):
-                # A cache brings a mask of its own; without one, padding needs the model's.
-                return opened.capture(options, with_mask=options.cache == "none")
 
-        return _build(capture, options, place or f"{source.path.stem}.{options.target}.cgptc", clock)
-
-
-def _build(capture: Callable[[], Model], options: CompileOptions, place: Path | str, clock: Clock) -> Artifact:
+def _build(
+    capture: Callable[[], AbstractContextManager[CapturedModel]],
+    options: CompileOptions,
+    place: Path | str,
+    tokenizer: Path | None,
+    clock: Clock,
+) -> Artifact:
     """``place`` as text is a name in a temporary folder."""
     target = Target.of(options)
-    pipeline_for(target, options, cached=True)  # a wrong pass, and below an output that cannot be written, is told before the slow work
+    # A wrong pass, and below a wrong tokenizer or an output that cannot be written, is told before the slow work.
+    pipeline_for(target, options, cached=True)
+    read_companions({}, tokenizer)
     keep = None
     if isinstance(place, str):
         keep = tempfile.TemporaryDirectory(prefix="cgptc-")
         place = Path(keep.name) / place
     with ArtifactWriter(place) as writer:
-        model = capture()
-        with clock.stage("passes"):
-            optimised = optimise(model, target, options)
-        with clock.stage("write"):
-            write_artifact(writer, model, optimised, target, options)
+        with clock.stage("import"):
+            opened = capture()
+        with opened as model:
+            with clock.stage("passes"):
+                optimised = optimise(model, target, options)
+            with clock.stage("write"):
+                write_artifact(writer, model, optimised, target, options, tokenizer)
     return Artifact(open_folder(place), keep)
+
+
+def _generation(text: TextModel | None) -> dict[str, Json]:
+    return {} if text is None else {"vocabulary": text.vocabulary, "context": text.context, "stop": list(text.stop)}
+
+
+def _dtype(graph: Graph) -> str:
+    """The element type of most of the floating-point weights."""
+    sizes: Counter[str] = Counter()
+    for node in graph.nodes:
+        if isinstance(node.op, Constant) and node.op.weight.dtype.is_float:
+            sizes[str(node.op.weight.dtype)] += math.prod(node.op.weight.shape)
+    return max(sizes, key=lambda name: (sizes[name], name), default="none")
 
 
 def _json_object(facts: object) -> dict[str, Json]:

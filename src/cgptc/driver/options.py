@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from cgptc.artifact.canonical import Json
+from cgptc.frontend.source import Request
 from cgptc.ir.diagnostics import UsageError
 
 CACHES = ("none", "dynamic")
@@ -20,14 +21,13 @@ Bounds = tuple[int, int]
 
 @dataclass(frozen=True)
 class CompileOptions:
-    """``cache`` None means dynamic for causal language models and none for others; ``dynamic`` gives a size its bounds, ``fixed`` its one
-    value; ``passes`` is a pipeline instead of the target's own; ``target_options`` are the target's.
+    """``source`` is what the user says of the model; ``cache`` None means dynamic for causal language models and none for others;
+    ``passes`` is a pipeline instead of the target's own; ``target_options`` are the target's.
     """
 
     target: str = "onnx"
+    source: Request = field(default_factory=Request)
     cache: str | None = None
-    dynamic: Mapping[str, Bounds] = field(default_factory=dict)
-    fixed: Mapping[str, int] = field(default_factory=dict)
     passes: str | None = None
     disabled_passes: tuple[str, ...] = ()
     verify_each: str = "ir"
@@ -37,11 +37,14 @@ class CompileOptions:
         if self.cache is not None:
             require_choice("--cache", self.cache, CACHES)
         require_choice("--verify-each", self.verify_each, VERIFY_EACH)
-        for name in (*self.dynamic, *self.fixed):
+        source = self.source
+        if source.preset is not None and source.config is not None:
+            raise UsageError("usage", "--preset and --config exclude each other", fix="give one of them")
+        for name in (*source.dynamic, *source.fixed):
             require_choice("size", name, SYMBOLS)
-        for name in set(self.dynamic) & set(self.fixed):
+        for name in sorted(set(source.dynamic) & set(source.fixed)):
             raise UsageError("bad-value", f"'{name}' is given both as fixed and as dynamic", fix=f"drop --{name} or its part of --dynamic")
-        for name, size in self.fixed.items():
+        for name, size in source.fixed.items():
             if size < 1:
                 raise UsageError("bad-value", f"--{name} {size} is not a size", fix="give 1 or more")
 
@@ -49,9 +52,10 @@ class CompileOptions:
         """As the manifest holds them: what was asked, and under the target's name its options with their defaults filled in."""
         resolved: Any = resolved_target_options
         return {
+            "preset": self.source.preset,
             "cache": self.cache,
-            "dynamic": {name: list(bounds) for name, bounds in self.dynamic.items()},
-            "fixed": dict(self.fixed),
+            "dynamic": {name: list(bounds) for name, bounds in self.source.dynamic.items()},
+            "fixed": dict(self.source.fixed),
             "passes": self.passes,
             "disabled_passes": list(self.disabled_passes),
             self.target: asdict(resolved),
