@@ -45,6 +45,7 @@ class Checkpoint:
 
     def close(self) -> None:
         """Close the files; reading weights afterwards is an error."""
+        self.store.release()
         for file in self.files:
             file.close()
 

@@ -63,6 +63,7 @@ class ExportedArchive:
 
     def close(self) -> None:
         """Close the file; reading weights afterwards is an error."""
+        self.store.release()
         self.file.close()
 
     def verify(self) -> None:

@@ -19,6 +19,7 @@ from cgptc.ir.diagnostics import CompileError, MalformedError
 
 _LENGTH_BYTES = 8
 _METADATA = "__metadata__"
+_FIXED_KEYS = ("format", "config")
 
 
 def read_safetensors(file: InputFile) -> Contents:
@@ -43,7 +44,9 @@ def read_safetensors(file: InputFile) -> Contents:
     _require_side_by_side(ranges, blob)
     # In the order of their bytes, so that reading all of them is one pass over the file.
     ordered = {name: extents[name] for _, _, name in sorted(ranges)}
-    ordered |= {name: extents[target] for name, target in metadata.items() if name not in extents and target in extents}
+    for name, target in metadata.items():
+        if target in extents and name not in extents and name not in _FIXED_KEYS:
+            ordered[name] = extents[target]
     return Contents("safetensors", ordered, (blob,), _config(metadata, file), metadata)
 
 

@@ -141,6 +141,11 @@ class TensorStore:
                 self._scattered = None
             return rows
 
+    def release(self) -> None:
+        """Forget the tensor that is held in memory, if one is."""
+        with self._lock:
+            self._scattered = None
+
     def verify(self, blob: Blob) -> None:
         """Check a blob's checksum, once."""
         if blob.crc is not None and blob not in self._verified:

@@ -48,11 +48,11 @@ def test_names_tied_by_the_library_are_tied_again(tmp_path: Path) -> None:
 
 
 def test_a_configuration_in_the_metadata_is_found(tmp_path: Path) -> None:
-    save_file({"w": torch.ones(1)}, tmp_path / "m", {"config": json.dumps({"n_layer": 3}), "format": "pt"})
+    save_file({"pt": torch.ones(1)}, tmp_path / "m", {"config": json.dumps({"n_layer": 3}), "format": "pt"})
     with open_checkpoint(tmp_path / "m") as checkpoint:
         assert checkpoint.config == {"n_layer": 3}
         assert checkpoint.metadata["format"] == "pt"
-        assert checkpoint.tensors.keys() == {"w"}
+        assert checkpoint.tensors.keys() == {"pt"}
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import tracemalloc
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -353,3 +354,15 @@ def test_reads_from_several_threads_agree(tmp_path: Path) -> None:
     for row in range(256):
         np.testing.assert_array_equal(plain[row][0], tensor[row].numpy())
         np.testing.assert_array_equal(view[row][0], tensor[:, row % 64].numpy())
+
+
+def test_closing_forgets_a_scattered_tensor_that_was_read_in_part(tmp_path: Path) -> None:
+    torch.save({"wide": torch.zeros(3000, 3000).t()}, tmp_path / "model.pt")
+    with open_checkpoint(tmp_path / "model.pt") as checkpoint:
+        tracemalloc.start()
+        checkpoint.store.read("wide", 0, 1000)
+        held, _ = tracemalloc.get_traced_memory()
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held > 3000 * 3000 * 4
+    assert kept < 1 << 20
