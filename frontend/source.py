@@ -78,11 +78,12 @@ class CapturedModel:
 
 
 def open_model(model: str, request: Request = Request(), *, shape_only: bool = False) -> CapturedModel:
-    """Capture what ``model`` names: a file, a folder, or, with ``shape_only``, a preset.
+    """Capture what ``model`` names: a file, a folder, ``package.module:callable`` or, with ``shape_only``, a preset.
 
     Raises `CgptcError`: whatever the readers and the capture raise, and ``no-such-model`` for a name that is none of these.
     """
     from cgptc.frontend.own_gpt import capture_checkpoint, capture_preset
+    from cgptc.frontend.user_class import NAME, capture_user_class
 
     if not os.path.lexists(model):
         if model in PRESETS:
@@ -93,6 +94,8 @@ def open_model(model: str, request: Request = Request(), *, shape_only: bool = F
                 f"'{model}' is a preset: a shape without weights",
                 fix=f"cgptc new --preset {model} -o model.pt makes a file to compile",
             )
+        if NAME.fullmatch(model):
+            return capture_user_class(model, request)
         raise _missing(model)
     path = Path(model)
     kind = sniff(path)
@@ -101,9 +104,7 @@ def open_model(model: str, request: Request = Request(), *, shape_only: bool = F
     return capture_checkpoint(path, request)
 
 
-def _missing(model: str) -> FileError | UsageError:
-    if ":" in model and model.replace(":", "").replace(".", "").replace("_", "").isalnum():
-        return UsageError("not-yet", "models of one's own class are not there yet", file=model)
+def _missing(model: str) -> FileError:
     if model.count("/") == 1 and not model.startswith((".", "/", "~")) and not Path(model).parent.exists():
         folder = model.split("/")[1]
         return FileError(

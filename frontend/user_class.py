@@ -1,0 +1,205 @@
+"""Models of the user's own class: ``package.module:callable``, with weights through the safe reader.
+
+This is the one form in which code of the user's runs, and only because they wrote it on the command line.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+import sys
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cgptc.frontend.readers import Checkpoint, open_checkpoint
+from cgptc.frontend.source import Bounds, CapturedModel, Request, TextModel, find_companions
+from cgptc.ir.diagnostics import CompileError, UsageError
+from cgptc.ir.dims import bounds
+from cgptc.ir.dtypes import i64
+from cgptc.ir.graph import Graph
+from cgptc.ir.weights import Weight
+
+if TYPE_CHECKING:
+    import torch
+
+NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+"""``package.module:callable``; attributes of attributes are allowed after the colon."""
+
+TRIED_SHAPE = (2, 8)
+"""Shape of the int64 ids that are tried where the callable gives no example inputs."""
+
+Dynamic = Mapping[str, Bounds | None]
+
+
+def capture_user_class(name: str, request: Request) -> CapturedModel:
+    """Call what ``name`` means and capture the module that it gives.
+
+    The callable takes no argument and returns a module, ``(module, example inputs)`` or ``(module, example inputs, dynamic)``.
+    Raises `UsageError` where it is not there or gives something else, `CompileError` where the user's code or the capture fails.
+    """
+    module, inputs, dynamic = _parts(name, _call(name))
+    module.eval()
+    checkpoint = open_checkpoint(request.weights) if request.weights is not None else None
+    try:
+        return _captured(name, module, inputs, dynamic, checkpoint, request)
+    except BaseException:
+        if checkpoint is not None:
+            checkpoint.close()
+        raise
+
+
+def _call(name: str) -> Any:
+    module_name, attribute = name.split(":")
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        found: Any = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and module_name.startswith(error.name):
+            raise UsageError(
+                "no-such-module", f"there is no module '{error.name}' to import", fix="run cgptc where it is importable"
+            ) from error
+        raise _failed(f"importing '{module_name}'", error) from error
+    except Exception as error:
+        raise _failed(f"importing '{module_name}'", error) from error
+    finally:
+        sys.path.remove(str(Path.cwd()))
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            raise UsageError("no-such-callable", f"'{module_name}' has no '{attribute}'", fix="give package.module:callable")
+        found = getattr(found, part)
+    if not callable(found):
+        raise UsageError("no-such-callable", f"'{name}' is a {type(found).__name__}, not a callable")
+    try:
+        return found()
+    except Exception as error:
+        raise _failed(f"'{name}'", error) from error
+
+
+def _failed(what: str, error: Exception) -> CompileError:
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return CompileError(
+        "user-code-failed",
+        f"{what} raised {type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}",
+        details=[f"  --> {Path(last.filename).name}:{last.lineno} in {last.name}"],
+        fix="it must run without arguments",
+    )
+
+
+def _parts(name: str, given: Any) -> tuple[torch.nn.Module, tuple[Any, ...] | None, Dynamic | None]:
+    import torch
+
+    parts = given if isinstance(given, tuple) else (given,)
+    if isinstance(parts[0], torch.nn.Module) and len(parts) <= 3:
+        inputs = parts[1] if len(parts) > 1 else None
+        if inputs is not None and not isinstance(inputs, tuple):
+            inputs = tuple(inputs) if isinstance(inputs, list) else (inputs,)
+        return parts[0], inputs, parts[2] if len(parts) > 2 else None
+    kinds = ", ".join(type(part).__name__ for part in parts)
+    raise UsageError(
+        "not-a-module", f"'{name}' returned {kinds}", fix="return a module, (module, example inputs) or (module, example inputs, dynamic)"
+    )
+
+
+def _captured(
+    name: str,
+    module: torch.nn.Module,
+    inputs: tuple[Any, ...] | None,
+    dynamic: Dynamic | None,
+    checkpoint: Checkpoint | None,
+    request: Request,
+) -> CapturedModel:
+    import torch
+
+    from cgptc.frontend.capture import capture
+
+    args = inputs if inputs is not None else (torch.zeros(TRIED_SHAPE, dtype=torch.int64),)
+    weights = _matched(module, checkpoint, str(request.weights)) if checkpoint is not None else None
+    sizes = {**(dynamic if dynamic is not None else _default_dynamic(args)), **request.dynamic}
+    for fixed in request.fixed:
+        sizes.pop(fixed, None)
+    try:
+        graph = capture(module, args, dynamic=sizes, weights=weights, store=checkpoint.store if checkpoint else None)
+    except CompileError as error:
+        if inputs is None and error.code == "capture-failed":
+            error.fix = f"return (module, example inputs): int64 ids {list(TRIED_SHAPE)} were tried"
+        raise
+    text = _as_text_model(graph)
+    folder = request.weights.parent if request.weights is not None else None
+    return CapturedModel(
+        graph,
+        type(module).__name__,
+        f"{name}, weights from {checkpoint.format}" if checkpoint else name,
+        sum(parameter.numel() for parameter in module.parameters()),
+        max((len(each) for each in module.modules() if isinstance(each, torch.nn.ModuleList)), default=0),
+        text,
+        digest=checkpoint.digest if checkpoint else lambda: "",
+        companions=find_companions(folder) if folder is not None and text is not None else {},
+        warnings=checkpoint.notes
+        if checkpoint
+        else ("warning[random-weights]: no --weights given: those that the class starts with are used",),
+        reference=lambda: _loaded(module, checkpoint, weights),
+        close=checkpoint.close if checkpoint else lambda: None,
+    )
+
+
+def _default_dynamic(args: tuple[Any, ...]) -> Dynamic:
+    """Batch everywhere; the sequence too where an input is token-like, which is what `capture` names by itself."""
+    import torch
+
+    tensors = [value for value in args if isinstance(value, torch.Tensor) and value.ndim]
+    found: dict[str, Bounds | None] = {"batch": None} if tensors else {}
+    if any(value.ndim > 2 or (value.ndim == 2 and not value.is_floating_point()) for value in tensors):
+        found["seq"] = None
+    return found
+
+
+def _matched(module: torch.nn.Module, checkpoint: Checkpoint, file: str) -> dict[str, Weight]:
+    """The checkpoint's tensors under the module's names; every parameter and persistent buffer must be there, and nothing else."""
+    wanted = {key: tuple(value.shape) for key, value in module.state_dict().items()}
+    missing, further = sorted(wanted.keys() - checkpoint.tensors.keys()), sorted(checkpoint.tensors.keys() - wanted.keys())
+    if missing or further:
+        details = [f"  missing in the file: {', '.join(missing[:8])}"] if missing else []
+        details += [f"  not in the module: {', '.join(further[:8])}"] if further else []
+        raise CompileError(
+            "weights-mismatch",
+            f"{len(missing)} tensors of the module are not in the file, {len(further)} of the file not in the module",
+            file=file,
+            details=details,
+            fix="give the state dict of exactly this module",
+        )
+    for key, shape in wanted.items():
+        if checkpoint.tensors[key].shape != shape:
+            raise CompileError(
+                "weights-mismatch", f"'{key}' is {list(checkpoint.tensors[key].shape)}, the module has {list(shape)}", file=file
+            )
+    return dict(checkpoint.tensors)
+
+
+def _as_text_model(graph: Graph) -> TextModel | None:
+    """What generation needs, where ids ``[batch, seq]`` go in and ``[batch, seq, vocabulary]`` comes out.
+
+    Both then get the names that runtimes know.
+    """
+    if len(graph.outputs) != 1 or not graph.inputs:
+        return None
+    ids, (_, result) = graph.inputs[0], graph.outputs[0]
+    shape = result.type.shape
+    vocabulary = shape[-1] if shape else 0
+    if ids.type.dtype is not i64 or ids.type.rank != 2 or shape[:-1] != ids.type.shape or not isinstance(vocabulary, int):
+        return None
+    if not result.type.dtype.is_float or any(value.name != "attention_mask" for value in graph.inputs[1:]):
+        return None
+    ids.name = "input_ids"
+    graph.set_outputs([("logits", result)])
+    return TextModel(vocabulary, bounds(ids.type.shape[1])[1])
+
+
+def _loaded(module: torch.nn.Module, checkpoint: Checkpoint | None, weights: Mapping[str, Weight] | None) -> torch.nn.Module:
+    from cgptc.frontend.torch_dtypes import to_torch
+
+    if checkpoint is not None and weights is not None:
+        state = {key: to_torch(weight.read(checkpoint.store)) for key, weight in weights.items()}
+        module.load_state_dict(state, assign=True)
+    return module
