@@ -45,8 +45,8 @@ class Emit:
         self.namer = namer
         self.nodes: list[onnx_ir.Node] = []
         self.shapes = ShapeComputer(self)
-        self.model_metadata: dict[str, str] = {}
-        """What loaders of the model must know, by name."""
+        self.cached_forms: set[str] = set()
+        """The operators that attend over a past: they decide how the model may be called."""
         self._at: Node | None = None
         self._types: dict[OnnxValue, TensorType] = {}
         self._casts: dict[tuple[OnnxValue, DType], OnnxValue] = {}

@@ -12,9 +12,11 @@ from typing import Any, TypeAlias, TypeVar
 
 import onnx_ir
 
+from cgptc.backends.onnx.cached_length import padding_mask, up_to_last_token
 from cgptc.backends.onnx.element_types import TO_ONNX
 from cgptc.backends.onnx.emit import CONTRIB, Emit, OnnxValue
 from cgptc.backends.onnx.initializers import Initializers
+from cgptc.backends.onnx.interface_names import CACHED_FORMS
 from cgptc.backends.onnx.kernels import UnlowerableError
 from cgptc.backends.onnx.naming import Namer
 from cgptc.backends.onnx.options import IR_VERSIONS, MODES, OnnxOptions
@@ -82,8 +84,11 @@ def lower(graph: Graph, options: OnnxOptions) -> Lowered:
         element_type = onnx_ir.TensorType(TO_ONNX[value.type.dtype])
         values[value] = onnx_ir.Value(name=value.name, type=element_type, shape=onnx_shape(value.type.shape))
         emit.declare(values[value], value.type)
-    emit.shapes.set_inputs([(value, values[value]) for value in graph.inputs])
     inputs = [values[value] for value in graph.inputs]
+    if (mask := padding_mask(graph)) is not None:
+        values[mask] = up_to_last_token(emit, values[mask])
+        emit.declare(values[mask], mask.type)
+    emit.shapes.set_inputs([(value, values[value]) for value in graph.inputs])
 
     refusals: list[Refusal] = []
     for node in graph.nodes:
@@ -145,10 +150,11 @@ def _model(emit: Emit, inputs: list[OnnxValue], outputs: list[OnnxValue]) -> onn
     if any(node.domain == CONTRIB for node in nodes):
         opsets[CONTRIB] = 1
     graph = onnx_ir.Graph(inputs, outputs, nodes=nodes, initializers=emit.initializers.values, opset_imports=opsets, name=emit.graph.name)
+    facts = {CACHED_FORMS: ",".join(sorted(emit.cached_forms))} if emit.cached_forms else {}
     return onnx_ir.Model(
         graph,
         ir_version=IR_VERSIONS[emit.options.opset],
         producer_name="cgptc",
         producer_version=__version__,
-        metadata_props=emit.model_metadata,
+        metadata_props=facts,
     )

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cgptc.backends.onnx.tensors import ORT_NAMES, to_array, to_value
+from cgptc.backends.onnx.element_codes import ORT_NAMES
+from cgptc.backends.onnx.interface_names import CACHED_FORMS, GROUPED_QUERY, IDS, LOGITS, MASK, PAST_PREFIX
+from cgptc.backends.onnx.single_steps import run_in_single_steps
+from cgptc.backends.onnx.tensors import to_array, to_value
 from cgptc.ir.diagnostics import FileError, UsageError
-from cgptc.ir.dtypes import DTYPES, DType
+from cgptc.ir.dtypes import DType
 from cgptc.ir.op import Array
 
 if TYPE_CHECKING:
     import onnxruntime
 
-PROVIDERS = {"cpu": "CPUExecutionProvider", "any": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-PAST_PREFIX, PRESENT_PREFIX = "past_key_values.", "present."
-MASK = "attention_mask"
+    from cgptc.backends.onnx.decoder import Decoder
+
+EP_NAMES = {"cpu": "CPUExecutionProvider", "any": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,7 @@ class OnnxSession:
         self.session = session
         self.inputs = tuple(_port(value) for value in session.get_inputs())
         self.outputs = tuple(_port(value) for value in session.get_outputs())
+        self._forms = set(session.get_modelmeta().custom_metadata_map.get(CACHED_FORMS, "").split(",")) - {""}
 
     @classmethod
     def open(cls, path: Path, provider: str = "cpu", threads: int = 0) -> OnnxSession:
@@ -48,7 +53,7 @@ class OnnxSession:
         """
         import onnxruntime
 
-        wanted = PROVIDERS[provider]
+        wanted = EP_NAMES[provider]
         if wanted not in onnxruntime.get_available_providers():
             raise UsageError("no-provider", f"onnxruntime here has no {wanted}", fix="install cgptc[gpu], or take another '--ep'")
         options = onnxruntime.SessionOptions()
@@ -68,46 +73,95 @@ class OnnxSession:
     def output_names(self) -> tuple[str, ...]:
         return tuple(port.name for port in self.outputs)
 
+    @cached_property
+    def _ports(self) -> dict[str, Port]:
+        return {port.name: port for port in (*self.inputs, *self.outputs)}
+
+    def port(self, name: str) -> Port:
+        """The input or output of that name; KeyError where there is none."""
+        return self._ports[name]
+
+    @cached_property
+    def pasts(self) -> tuple[Port, ...]:
+        """The inputs that hold cached keys and values."""
+        return tuple(port for port in self.inputs if port.name.startswith(PAST_PREFIX))
+
+    @property
+    def shares_cache(self) -> bool:
+        """Whether past and present may lie in one buffer."""
+        return self._forms == {GROUPED_QUERY}
+
+    def value(self, name: str, array: Array) -> onnxruntime.OrtValue:
+        """An array as the value of an input: in its element type, sharing memory where it has that already."""
+        port = self.port(name)
+        return to_value(_as_type(array, port), port.dtype)
+
+    def empty_logits(self, batch: int, seq: int) -> Array:
+        """An array for the logits of a call; some models give those of the last token alone."""
+        port = self.port(LOGITS)
+        rows, vocabulary = port.shape[1], port.shape[-1]
+        assert isinstance(vocabulary, int)
+        return np.empty((batch, rows if isinstance(rows, int) else seq, vocabulary), port.dtype.numpy)
+
+    def decoder(self) -> Decoder:
+        """A decoder over this model, which must be a cached causal one."""
+        from cgptc.backends.onnx.decoder import decoder_of
+
+        return decoder_of(self)
+
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """All outputs by name. An absent mask is all ones, an absent past is empty; `UsageError` names what else is missing or unknown."""
-        feeds = self._complete(inputs)
+        """All outputs by name. An absent mask is all ones, an absent past is empty; `UsageError` names what else is missing or unknown.
+
+        A call that the model's form of attention refuses is made token by token; the results are the same.
+        """
+        given = self._complete(inputs)
+        if GROUPED_QUERY in self._forms and self._exceeds_grouped_query(given):
+            return run_in_single_steps(self, given)
+        return self.run_once(given)
+
+    def run_once(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """One call with every input given."""
+        feeds = {port.name: self.value(port.name, inputs[port.name]) for port in self.inputs}
         return dict(zip(self.output_names, map(to_array, self.session.run_with_ort_values(self.output_names, feeds)), strict=True))
 
-    def _complete(self, inputs: Mapping[str, Array]) -> dict[str, onnxruntime.OrtValue]:
+    def _exceeds_grouped_query(self, inputs: Mapping[str, Array]) -> bool:
+        if IDS not in inputs or not self.pasts:
+            return False
+        batch, seq = inputs[IDS].shape[:2]
+        return bool(batch > 1 and seq > 1 and inputs[self.pasts[0].name].shape[2] > 0)
+
+    def _complete(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         unknown = [name for name in inputs if name not in self.input_names]
         if unknown:
             raise UsageError("unknown-input", f"the model has no input '{unknown[0]}'", fix=f"it has {', '.join(self.input_names)}")
-        sizes = {
-            str(dim): size
-            for port in self.inputs
-            if port.name in inputs
-            for dim, size in zip(port.shape, inputs[port.name].shape, strict=False)
-        }
-        past = next((inputs[name].shape[2] for name in inputs if name.startswith(PAST_PREFIX)), 0)
-        feeds: dict[str, onnxruntime.OrtValue] = {}
+        complete: dict[str, Array] = {}
         for port in self.inputs:
             if port.name in inputs:
-                array = _as_type(inputs[port.name], port)
-            elif port.name.startswith(PAST_PREFIX):
-                array = np.zeros(self._past_shape(port, sizes, 0), port.dtype.numpy)
-            elif port.name == MASK and "input_ids" in inputs:
-                batch, length = inputs["input_ids"].shape
-                array = np.ones((batch, past + length), port.dtype.numpy)
+                complete[port.name] = np.asarray(inputs[port.name])
+                if complete[port.name].ndim != len(port.shape):
+                    shape = ", ".join(map(str, port.shape))
+                    raise UsageError("wrong-shape", f"input '{port.name}' must be [{shape}], got {list(complete[port.name].shape)}")
+            elif port.name.startswith(PAST_PREFIX) and IDS in inputs:
+                complete[port.name] = empty_past(port, len(inputs[IDS]), 0)
+            elif port.name == MASK and IDS in inputs:
+                past = next((inputs[name].shape[2] for name in inputs if name.startswith(PAST_PREFIX)), 0)
+                batch, seq = inputs[IDS].shape[:2]
+                complete[port.name] = np.ones((batch, past + seq), port.dtype.numpy)
             else:
                 raise UsageError("missing-input", f"input '{port.name}' is not given and has no natural default")
-            feeds[port.name] = to_value(array, port.dtype)
-        return feeds
+        return complete
 
-    def _past_shape(self, port: Port, sizes: Mapping[str, int], past: int) -> tuple[int, ...]:
-        batch, heads, _, width = port.shape
-        assert isinstance(heads, int)
-        assert isinstance(width, int)
-        return (batch if isinstance(batch, int) else sizes[batch], heads, past, width)
+
+def empty_past(port: Port, batch: int, length: int) -> Array:
+    """Zeros for a past input [batch, heads, length, width]."""
+    _, heads, _, width = port.shape
+    assert isinstance(heads, int)
+    assert isinstance(width, int)
+    return np.zeros((batch, heads, length, width), port.dtype.numpy)
 
 
 def _as_type(array: Array, port: Port) -> Array:
     """``array`` in the port's element type, where no value can change by it."""
-    array = np.asarray(array)
     wanted = port.dtype.numpy
     if array.dtype == wanted:
         return array
@@ -119,4 +173,4 @@ def _as_type(array: Array, port: Port) -> Array:
 
 
 def _port(value: Any) -> Port:
-    return Port(value.name, DTYPES[ORT_NAMES[value.type]], tuple(value.shape))
+    return Port(value.name, ORT_NAMES[value.type], tuple(value.shape))

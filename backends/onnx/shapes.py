@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import onnx_ir
 
+from cgptc.backends.onnx.interface_names import PAST_PREFIX
 from cgptc.backends.onnx.kernels import UnlowerableError
 from cgptc.ir.dims import Dim, Expr, Opaque, Shape, Symbol, bounds, symbols
 from cgptc.ir.graph import Value
@@ -15,9 +16,6 @@ if TYPE_CHECKING:
     from cgptc.backends.onnx.emit import Emit, OnnxValue
 
     Inputs: TypeAlias = list[tuple[Value, OnnxValue]]
-
-PAST_PREFIX = "past_key_values."
-"""How names of cached keys and values begin."""
 
 
 class ShapeComputer:

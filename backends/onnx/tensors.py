@@ -7,26 +7,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cgptc.backends.onnx.element_types import FROM_ONNX, TO_ONNX
+from cgptc.backends.onnx.element_codes import CODES, DTYPES_BY_CODE
 from cgptc.ir.dtypes import DType, bf16
 from cgptc.ir.op import Array
 
 if TYPE_CHECKING:
     import onnxruntime
-
-ORT_NAMES = {
-    "tensor(double)": "f64",
-    "tensor(float)": "f32",
-    "tensor(float16)": "f16",
-    "tensor(bfloat16)": "bf16",
-    "tensor(int64)": "i64",
-    "tensor(int32)": "i32",
-    "tensor(int8)": "i8",
-    "tensor(uint8)": "u8",
-    "tensor(int4)": "i4",
-    "tensor(bool)": "bool",
-}
-"""onnxruntime's names of element types, and the IR's."""
 
 
 def to_value(array: Array, dtype: DType) -> onnxruntime.OrtValue:
@@ -35,13 +21,13 @@ def to_value(array: Array, dtype: DType) -> onnxruntime.OrtValue:
 
     array = np.ascontiguousarray(array).reshape(array.shape)  # the former makes rank 0 rank 1
     if dtype == bf16:
-        return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(array.view(np.uint16), TO_ONNX[bf16].value)
+        return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(array.view(np.uint16), CODES[bf16])
     return onnxruntime.OrtValue.ortvalue_from_numpy(array)
 
 
 def to_array(value: onnxruntime.OrtValue) -> Array:
     """A copy of a value that lies on the CPU."""
-    dtype = FROM_ONNX[value.element_type()]
+    dtype = DTYPES_BY_CODE[value.element_type()]
     if dtype != bf16:
         array: Array = value.numpy()
         return array

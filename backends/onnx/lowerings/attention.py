@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir
 
 from cgptc.backends.onnx.emit import Emit, OnnxValue
+from cgptc.backends.onnx.interface_names import STANDARD_ATTENTION
 from cgptc.backends.onnx.lowering import lowers
 from cgptc.backends.onnx.lowerings.attention_mask import additive_mask, allowed_keys, near_keys
 from cgptc.backends.onnx.lowerings.shape import slice_axis
@@ -44,6 +45,8 @@ def attention(
     past_v: OnnxValue | None,
 ) -> tuple[OnnxValue, ...]:
     """The standard's Attention, or its definition where opset or element type lack it."""
+    if past_k is not None:
+        emit.cached_forms.add(STANDARD_ATTENTION)
     if emit.options.opset < 23 or emit.dtype_of(q) == f64:  # onnxruntime's f64 Attention gives NaN for a query that sees nothing
         return _spelled_out(emit, op, q, k, v, mask, past_k, past_v)
     sizes = lengths(emit, q, k, past_k)
@@ -121,7 +124,6 @@ def _masked_softmax(emit: Emit, op: Attention, scores: OnnxValue, mask: OnnxValu
 def _rotary(emit: Emit, op: Rotary, x: OnnxValue, cos: OnnxValue, sin: OnnxValue) -> OnnxValue:
     batch, _, _, width = emit.type_of(x).shape
     rotated = 2 * emit.type_of(cos).shape[-1]
-    """The standard's Attention, or its definition where opset or element type lack it."""
     if emit.options.opset < 23 or emit.dtype_of(x) == f64:  # RotaryEmbedding takes no f64
         return _rotary_spelled_out(emit, op, x, cos, sin, rotated, width)
     angles = [_for_each_row(emit, table, batch) for table in (cos, sin)]

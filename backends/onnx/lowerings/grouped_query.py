@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from cgptc.backends.onnx.emit import Emit, OnnxValue
+from cgptc.backends.onnx.interface_names import GROUPED_QUERY
 from cgptc.backends.onnx.lowering import lowers
 from cgptc.backends.onnx.lowerings.attention import attention, lengths
 from cgptc.backends.onnx.lowerings.token_layout import from_tokens, to_tokens
@@ -19,9 +20,6 @@ from cgptc.ir.ops.attention import Attention
 _LOWEST = float(np.finfo(np.float32).min)
 WIDTH_MULTIPLE = 8
 """GroupQueryAttention takes heads whose width is a multiple of this."""
-
-SINGLE_STEPS = "cgptc.single_steps"
-"""Model metadata: a batch of several rows with a past takes one token per call (GroupQueryAttention refuses more)."""
 
 
 @lowers(Attention, mode="ort")
@@ -38,11 +36,11 @@ def _attention(
     explicit = mask is not None and emit.dtype_of(mask) != boolean
     if past_k is None or explicit or not op.causal or not _has_kernel(emit, q, v):
         return attention(emit, op, q, k, v, mask, past_k, past_v)
-    emit.model_metadata[SINGLE_STEPS] = "batches with a past"
+    emit.cached_forms.add(GROUPED_QUERY)
     sizes = lengths(emit, q, k, past_k)
     total = emit.once(("total i32", sizes.total), lambda: emit.cast(emit.shapes.scalar(sizes.total), i32))
     y, present_k, present_v = emit.contrib_all(
-        "GroupQueryAttention",
+        GROUPED_QUERY,
         (
             *(to_tokens(emit, x) for x in (q, k, v)),
             past_k,
