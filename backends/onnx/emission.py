@@ -17,7 +17,10 @@ from cgptc.ir.graph import Graph
 
 
 def emit_model(graph: Graph, model_file: Path, options: OnnxOptions) -> Emitted:
-    """Write the model, and its weights beside it (``<model_file>.data``) where they are not small. `CompileError` for what has no lowering."""
+    """Write the model, and its weights beside it (``<model_file>.data``) where they are not small.
+
+    `CompileError` lists what has no lowering, before anything is written.
+    """
     lowered = lower(graph, options)
     if lowered.refusals:
         raise refused(lowered.refusals)
