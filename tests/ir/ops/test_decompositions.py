@@ -55,7 +55,7 @@ def check(case: OpCase, graph: Graph, sizes: tuple[int, ...] = ()) -> None:
 
 @pytest.mark.parametrize("op", COMPOSITES, ids=lambda op: op.name)
 @given(data=st.data())
-@settings(max_examples=max(20, settings().max_examples // 4), deadline=None)
+@settings(max_examples=max(12, settings().max_examples // 8), deadline=None)
 def test_a_decomposition_equals_its_operation(op: type[Op], data: st.DataObject) -> None:
     case = data.draw(op_cases(op))
     graph = decomposed(case.op, case.types)

@@ -216,3 +216,13 @@ def test_a_loss_over_ignored_rows_alone_is_nan_in_the_mean_and_zero_in_the_sum()
     logits, target = random(2, 3), np.array([-100, -100])
     assert np.isnan(ops.CrossEntropy().evaluate(logits, target))
     assert ops.CrossEntropy("sum").evaluate(logits, target) == 0
+
+
+def test_defaults_are_pytorchs() -> None:
+    assert ops.LayerNorm().eps == torch.nn.LayerNorm(1).eps
+    loss = torch.nn.CrossEntropyLoss()
+    assert ops.CrossEntropy() == ops.CrossEntropy(loss.reduction, loss.ignore_index, loss.label_smoothing)
+    assert ops.Gelu().approximate == torch.nn.GELU().approximate
+    convolution = torch.nn.Conv1d(1, 1, 1)
+    attributes = (convolution.stride, convolution.padding, convolution.dilation)
+    assert (ops.Conv1d().stride, ops.Conv1d().padding, ops.Conv1d().dilation) == tuple(size for (size,) in attributes)  # type: ignore[misc]
