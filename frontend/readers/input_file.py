@@ -56,9 +56,9 @@ class InputFile:
     """
 
     def __init__(self, path: Path, label: str = "") -> None:
+        self._descriptor: int | None = None
         self.label = label or str(path)
         self.name = path.name
-        self._descriptor: int | None = None
         with reporting(self.label):
             self._require_regular(file_mode(path, self.label))
             flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
@@ -89,6 +89,9 @@ class InputFile:
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
             os.close(descriptor)
+
+    def __del__(self) -> None:
+        self.close()
 
     @property
     def is_open(self) -> bool:
