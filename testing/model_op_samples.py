@@ -177,12 +177,12 @@ def _length(pool: Pool) -> Dim:
 @samples(ops.Rotary)
 def _rotary(pool: Pool, cls: type[Any]) -> Call:
     x = pool.pick(
-        lambda found: found.dtype in pool.floats and found.rank == 4 and isinstance(found.shape[3], int),
+        lambda found: found.dtype in pool.floats and found.rank == 4 and isinstance(found.shape[3], int) and found.shape[3] >= 2,
         lambda: TensorType(pool.float_dtype(), (_batch(pool), pool.integer(1, 3), _length(pool), pool.integer(2, 5))),
     )
     depth = x.type.shape[3]
     assert isinstance(depth, int)
-    angles = x.type.with_shape((_maybe_one(pool, x.type.shape[0]), x.type.shape[2], pool.integer(min(1, depth // 2), depth // 2)))
+    angles = x.type.with_shape((_maybe_one(pool, x.type.shape[0]), x.type.shape[2], pool.integer(1, depth // 2)))
     return ops.Rotary(interleaved=pool.flag()), (x, pool.like(angles), pool.like(angles))
 
 
