@@ -159,14 +159,15 @@ def start(
 ) -> Pool:
     """A pool with its first input, which determines the symbols where there are any."""
     pool = Pool(draw, build, store, generator, kind, floats)
-    if draw(st.booleans()):
-        pool.symbols = (BATCH.dim, SEQ.dim)
-        pool.live.append(pool.new_input(TensorType(pool.float_dtype(), (BATCH.dim, SEQ.dim, *pool.shape(0, 2, static=True)))))
-        if draw(st.booleans()):
-            pool.symbols += (PAST.dim + SEQ.dim,)
-            pool.live.append(pool.graph.add_input("mask", TensorType(boolean, (BATCH.dim, PAST.dim + SEQ.dim))))
-    else:
-        pool.live.append(pool.new_input(TensorType(pool.float_dtype(), pool.shape())))
+    # All is drawn whatever the form, so that an example shrinks from a symbolic graph to a static one.
+    form = draw(st.sampled_from(["static", "symbolic", "symbolic with past"]))
+    leading, behind = pool.shape(0, 2), draw(shapes(max_rank=2, max_elements=16))
+    if form != "static":
+        pool.symbols = leading = (BATCH.dim, SEQ.dim)
+    pool.live.append(pool.new_input(TensorType(pool.float_dtype(), (*leading, *behind))))
+    if form == "symbolic with past":
+        pool.symbols += (PAST.dim + SEQ.dim,)
+        pool.live.append(pool.graph.add_input("mask", TensorType(boolean, (BATCH.dim, PAST.dim + SEQ.dim))))
     return pool
 
 

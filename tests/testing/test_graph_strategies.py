@@ -8,7 +8,6 @@ from hypothesis import HealthCheck, Phase, find, given, settings
 from hypothesis import strategies as st
 
 from cgptc.ir import ops
-from cgptc.ir.dims import bounds
 from cgptc.ir.equality import difference
 from cgptc.ir.graph import Graph
 from cgptc.ir.interpreter import evaluate_graph
@@ -93,7 +92,7 @@ def test_counterexamples_shrink_to_a_few_small_nodes(op: type[Op]) -> None:
     smallest = find(strategy, lambda graph: any(type(node.op) is op for node in graph.nodes), settings=SMALL)
     assert smallest.node_count <= 4
     values = [*smallest.inputs, *(value for node in smallest.nodes for value in node.results)]
-    assert all(bounds(dim)[1] <= 3 for value in values for dim in value.type.shape)
+    assert all(dim <= 3 for value in values for dim in value.type.shape if isinstance(dim, int))
 
 
 def test_a_graph_is_drawn_symbolic_with_a_past_sometimes() -> None:
