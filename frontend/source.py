@@ -82,6 +82,7 @@ def open_model(model: str, request: Request = Request(), *, shape_only: bool = F
 
     Raises `CgptcError`: whatever the readers and the capture raise, and ``no-such-model`` for a name that is none of these.
     """
+    from cgptc.frontend.exported_model import capture_exported
     from cgptc.frontend.own_gpt import capture_checkpoint, capture_preset
     from cgptc.frontend.user_class import NAME, capture_user_class
 
@@ -100,7 +101,7 @@ def open_model(model: str, request: Request = Request(), *, shape_only: bool = F
     path = Path(model)
     kind = sniff(path)
     if kind is Kind.EXPORTED:
-        raise UsageError("not-yet", "compiling .pt2 files is not there yet", file=str(path), fix="give the state dict")
+        return capture_exported(path, request)
     return capture_checkpoint(path, request)
 
 

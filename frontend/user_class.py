@@ -14,11 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cgptc.frontend.readers import Checkpoint, open_checkpoint
-from cgptc.frontend.source import Bounds, CapturedModel, Request, TextModel, find_companions
+from cgptc.frontend.source import Bounds, CapturedModel, Request, find_companions
+from cgptc.frontend.text_model import as_text_model
 from cgptc.ir.diagnostics import CompileError, UsageError
-from cgptc.ir.dims import bounds
-from cgptc.ir.dtypes import i64
-from cgptc.ir.graph import Graph
 from cgptc.ir.weights import Weight
 
 if TYPE_CHECKING:
@@ -125,7 +123,7 @@ def _captured(
         if inputs is None and error.code == "capture-failed":
             error.fix = f"return (module, example inputs): int64 ids {list(TRIED_SHAPE)} were tried"
         raise
-    text = _as_text_model(graph)
+    text = as_text_model(graph)
     folder = request.weights.parent if request.weights is not None else None
     return CapturedModel(
         graph,
@@ -175,25 +173,6 @@ def _matched(module: torch.nn.Module, checkpoint: Checkpoint, file: str) -> dict
                 "weights-mismatch", f"'{key}' is {list(checkpoint.tensors[key].shape)}, the module has {list(shape)}", file=file
             )
     return dict(checkpoint.tensors)
-
-
-def _as_text_model(graph: Graph) -> TextModel | None:
-    """What generation needs, where ids ``[batch, seq]`` go in and ``[batch, seq, vocabulary]`` comes out.
-
-    Both then get the names that runtimes know.
-    """
-    if len(graph.outputs) != 1 or not graph.inputs:
-        return None
-    ids, (_, result) = graph.inputs[0], graph.outputs[0]
-    shape = result.type.shape
-    vocabulary = shape[-1] if shape else 0
-    if ids.type.dtype is not i64 or ids.type.rank != 2 or shape[:-1] != ids.type.shape or not isinstance(vocabulary, int):
-        return None
-    if not result.type.dtype.is_float or any(value.name != "attention_mask" for value in graph.inputs[1:]):
-        return None
-    ids.name = "input_ids"
-    graph.set_outputs([("logits", result)])
-    return TextModel(vocabulary, bounds(ids.type.shape[1])[1])
 
 
 def _loaded(module: torch.nn.Module, checkpoint: Checkpoint | None, weights: Mapping[str, Weight] | None) -> torch.nn.Module:

@@ -1,0 +1,27 @@
+"""Seeing by its interface that a graph is a language model."""
+
+from __future__ import annotations
+
+from cgptc.frontend.source import TextModel
+from cgptc.ir.dims import bounds
+from cgptc.ir.dtypes import i64
+from cgptc.ir.graph import Graph
+
+
+def as_text_model(graph: Graph) -> TextModel | None:
+    """What generation needs, where ids ``[batch, seq]`` go in and ``[batch, seq, vocabulary]`` comes out.
+
+    Both then get the names that runtimes know.
+    """
+    if len(graph.outputs) != 1 or not graph.inputs:
+        return None
+    ids, (_, result) = graph.inputs[0], graph.outputs[0]
+    shape = result.type.shape
+    vocabulary = shape[-1] if shape else 0
+    if ids.type.dtype is not i64 or ids.type.rank != 2 or shape[:-1] != ids.type.shape or not isinstance(vocabulary, int):
+        return None
+    if not result.type.dtype.is_float or any(value.name != "attention_mask" for value in graph.inputs[1:]):
+        return None
+    ids.name = "input_ids"
+    graph.set_outputs([("logits", result)])
+    return TextModel(vocabulary, bounds(ids.type.shape[1])[1])
