@@ -1,0 +1,224 @@
+"""Attention with a cache: features along one direction, tokens dealt out round-robin along the other.
+
+Item by item, the m new keys and values go to the lines of their tokens, which every PE of a feature line already holds: no message, no
+shift. Scores are partial over a head's features and added along its segment of the line; softmax statistics are reduced along the tokens'
+direction, the row sum together with the values, so that one division ends it. For m = 1 this is decoding, for larger m prefill in chunks,
+causal by token number. Extents follow the number of tokens so far.
+
+Features are ordered so that a line holds parts of one key-value head and of the query heads that read it (`query_order`), or several whole
+key-value heads. The ordering is done once, on the weights that make q and take y.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from cgptc.backends.wafer.affine import Affine, var
+from cgptc.backends.wafer.arithmetic.formats import format_of
+from cgptc.backends.wafer.arithmetic.functions import OPERATIONS
+from cgptc.backends.wafer.faults import ProgramError
+from cgptc.backends.wafer.kernels.fragment import CHAIN, Direction, Fragment, Grid, Reduction, Slot, all_of, buffer, other, repeated, run
+from cgptc.backends.wafer.kernels.gemm import product_cycles
+from cgptc.backends.wafer.kernels.softmax import LOWEST, SMALLEST
+from cgptc.backends.wafer.layout import Cut, Layout
+from cgptc.backends.wafer.machine import Machine
+from cgptc.backends.wafer.program import Local, Loop, Span, Step, View, Where, line
+
+
+@dataclass(frozen=True)
+class CachedAttention:
+    """``y = softmax(scale · q kᵀ) v`` over all tokens up to each query's own.
+
+    ``q [m, heads · d]`` and ``y`` in `query_order`, ``k`` and ``v`` ``[m, kv_heads · d]``, all with features along ``along`` and the same
+    on every line of the other direction; the caches hold ``context`` tokens. ``position`` is the number of tokens before this item.
+    ``window`` limits how far back a query sees. Where ``first`` is given, tokens before it are padding. ``causal`` False lets every query
+    see all tokens up to the item's last.
+    """
+
+    m: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    context: int
+    scale: float
+    grid: Grid
+    position: Affine
+    along: Direction = "y"
+    dtype: str = "f32"
+    causal: bool = True
+    window: int = 0
+    first: Affine | None = None
+    reduction: Reduction = CHAIN
+
+    name: ClassVar[str] = "attention-cached"
+
+    def __post_init__(self) -> None:
+        if self.heads % self.kv_heads:
+            raise ProgramError("kernel", f"{self.heads} heads are no multiple of {self.kv_heads} key-value heads")
+
+    @property
+    def group(self) -> int:
+        """Query heads per key-value head."""
+        return self.heads // self.kv_heads
+
+    @property
+    def heads_per_line(self) -> int:
+        """Whole key-value heads on a line; 1 where a head is cut over several."""
+        return max(1, math.ceil(self.kv_heads / self.grid.lines(self.along)))
+
+    @property
+    def piece(self) -> int:
+        """Features of a key-value head on one line: a divisor of the head's width."""
+        if self.heads_per_line > 1:
+            return self.head_dim
+        room = self.grid.lines(self.along) // self.kv_heads
+        return next(size for size in range(1, self.head_dim + 1) if self.head_dim % size == 0 and self.head_dim // size <= room)
+
+    @property
+    def segment(self) -> int:
+        """Lines that share a head."""
+        return self.head_dim // self.piece
+
+    @property
+    def lines_used(self) -> int:
+        return math.ceil(self.kv_heads / self.heads_per_line) * self.segment
+
+    @property
+    def token_lines(self) -> int:
+        return self.grid.lines(other(self.along))
+
+    @property
+    def slots(self) -> int:
+        """Tokens of the cache on one line."""
+        return math.ceil(self.context / self.token_lines)
+
+    def query_order(self) -> tuple[int, ...]:
+        """For each place among q's features the model's feature (head · d + index) that stands there."""
+        order: list[int] = []
+        for kv_head in range(self.kv_heads):
+            for start in range(0, self.head_dim, self.piece):
+                for member in range(self.group):
+                    head = kv_head * self.group + member
+                    order.extend(head * self.head_dim + start + i for i in range(self.piece))
+        return tuple(order)
+
+    def _layout(self, width: int, block: int) -> Layout:
+        cut = Cut("columns" if self.along == "x" else "rows", block)
+        return Layout(self.grid.height, self.grid.width, (self.m, width), (None, cut))
+
+    @property
+    def q_layout(self) -> Layout:
+        return self._layout(self.heads * self.head_dim, self.heads_per_line * self.group * self.piece)
+
+    @property
+    def kv_layout(self) -> Layout:
+        return self._layout(self.kv_heads * self.head_dim, self.heads_per_line * self.piece)
+
+    @property
+    def cache_layout(self) -> Layout:
+        features = Cut("columns" if self.along == "x" else "rows", self.heads_per_line * self.piece)
+        tokens = Cut("rows" if self.along == "x" else "columns")
+        return Layout(self.grid.height, self.grid.width, (self.context, self.kv_heads * self.head_dim), (tokens, features))
+
+    def fragment(self, prefix: str) -> Fragment:
+        m, per, group, piece = self.m, self.heads_per_line, self.group, self.piece
+        local, heads = per * piece, per * group
+        form = format_of(self.dtype).wide.name
+        q, y = (buffer(f"{prefix}.{role}", self.dtype, m, heads * piece) for role in ("q", "y"))
+        k, v = (buffer(f"{prefix}.{role}", self.dtype, m, local) for role in ("k", "v"))
+        keys, values = (buffer(f"{prefix}.{role}", self.dtype, self.slots, local) for role in ("keys", "values"))
+        scores = buffer(f"{prefix}.scores", form, heads, m, self.slots)
+        row = buffer(f"{prefix}.row", form, heads, m)
+        packed = buffer(f"{prefix}.packed", form, heads, m, piece + 1)
+        now = (self.position + m).ceil_div(self.token_lines)
+        shown = View(scores.name, (heads, m, now), (m * self.slots, self.slots, 1))
+        sums = View(packed.name, (heads, m), (m * (piece + 1), piece + 1), piece)
+        payload = View(packed.name, (heads, m, piece), (m * (piece + 1), piece + 1, 1))
+        result = View(y.name, (heads, m, piece), (piece, heads * piece, 1))
+        steps: list[Step] = [*self._append(k.name, keys.name, local), *self._append(v.name, values.name, local)]
+        steps.append(run("fill", shown, 0.0, form=form))
+        for head in range(heads):
+            steps.append(self._product(scores.name, q.name, keys.name, head, now, local, form))
+        if self.segment > 1:
+            span = (Span(0, self.lines_used),)
+            where = Where(columns=span) if self.along == "x" else Where(rows=span)
+            steps.append(CHAIN.step(self.along, shown, shown, "add", self.segment, where))
+        steps += [
+            run("mul", shown, shown, self.scale, form=form),
+            Local("keep", shown, (shown, float("-inf")), form, (("where", self._seen()),)),
+            run("largest", all_of(row), shown, form=form),
+            self.reduction.step(other(self.along), all_of(row), all_of(row), "max"),
+            run("max", all_of(row), all_of(row), LOWEST, form=form),
+            run("sub", shown, shown, repeated(all_of(row), 2, now), form=form),
+            run("exp", shown, shown, form=form),
+            run("fill", all_of(packed), 0.0, form=form),
+            run("sum", sums, shown, form=form),
+        ]
+        for head in range(heads):
+            total = View(packed.name, (m, piece), (piece + 1, 1), head * m * (piece + 1))
+            weights = View(scores.name, (m, now), (self.slots, 1), head * m * self.slots)
+            held = View(values.name, (now, piece), (local, 1), head // group * piece)
+            steps.append(run("gemm", total, total, weights, held, form=form, aligned=True))
+        steps += [
+            self.reduction.step(other(self.along), all_of(packed), all_of(packed), "add"),
+            run("max", all_of(row), sums, SMALLEST, form=form),
+            run("reciprocal", all_of(row), all_of(row), form=form),
+            run("mul", result, payload, repeated(all_of(row), 2, piece), form=form),
+        ]
+        inputs = (Slot("q", q.name, self.q_layout), Slot("k", k.name, self.kv_layout), Slot("v", v.name, self.kv_layout))
+        states = (Slot("keys", keys.name, self.cache_layout), Slot("values", values.name, self.cache_layout))
+        buffers = (q, k, v, y, keys, values, scores, row, packed)
+        return Fragment(self.name, inputs, (Slot("y", y.name, self.q_layout),), (), states, buffers, tuple(steps))
+
+    def _append(self, source: str, cache: str, local: int) -> list[Step]:
+        """Each new token goes to its own line and slot."""
+        token = self.position + var("token")
+        where = line(token % self.token_lines)
+        slot = View(cache, (local,), (1,), token // self.token_lines * local)
+        new = View(source, (local,), (1,), var("token") * local)
+        lines = Where(rows=where) if self.along == "x" else Where(columns=where)
+        return [Loop("token", self.m, (Local("mov", slot, (new,), self.dtype, where=lines),))]
+
+    def _product(self, scores: str, q: str, keys: str, head: int, now: Affine, local: int, form: str) -> Local:
+        """Partial scores of one query head."""
+        heads, piece = self.heads_per_line * self.group, self.piece
+        total = View(scores, (self.m, now), (self.slots, 1), head * self.m * self.slots)
+        queries = View(q, (self.m, piece), (heads * piece, 1), head * piece)
+        held = View(keys, (piece, now), (1, local), head // self.group * piece)
+        return run("gemm", total, total, queries, held, form=form, aligned=True)
+
+    def _seen(self) -> tuple[Affine, ...]:
+        """Conditions at element (head, query, slot): the token there is one that the query may see."""
+        token = var("i2") * self.token_lines + var("row" if self.along == "x" else "column")
+        query = self.position + var("i1")
+        conditions = [query - token if self.causal else self.position + (self.m - 1) - token]
+        if self.window:
+            conditions.append(token - query + (self.window - 1))
+        if self.first is not None:
+            conditions.append(token - self.first)
+        return tuple(conditions)
+
+    def cycles(self, machine: Machine, scalars: Mapping[str, int]) -> int:
+        """Two appends, scores, masked softmax in four vector operations and an exponential, values, and three or four line operations."""
+        m, piece, heads = self.m, self.piece, self.heads_per_line * self.group
+        form = format_of(self.dtype).wide
+        now = int((self.position + m).ceil_div(self.token_lines).value(scalars))
+        size, rows = heads * m * now, heads * m
+        step = machine.step_cycles
+
+        def vector(length: int, operations: float = 1.0) -> int:
+            return machine.vector_cycles(form.name, length, operations) + step
+
+        tokens = self.reduction.pattern(self.token_lines)
+        append = 2 * m * (machine.vector_cycles(self.dtype, self.heads_per_line * piece) + step)
+        score = heads * (product_cycles(machine, form.name, m, piece, now, aligned=True) + step)
+        value = heads * (product_cycles(machine, form.name, m, now, piece, aligned=True) + step)
+        join = CHAIN.pattern(self.segment).cycles(form.words(size), machine) + step if self.segment > 1 else 0
+        softmax = vector(size, 2.0) + 5 * vector(size) + machine.scalar_map_cycles(size, OPERATIONS["exp"]) + step
+        small = 2 * vector(rows) + machine.scalar_map_cycles(rows, OPERATIONS["reciprocal"]) + step
+        ends = vector(rows * (piece + 1)) + vector(rows * piece)
+        lines = tokens.cycles(form.words(rows), machine) + tokens.cycles(form.words(rows * (piece + 1)), machine) + 2 * step
+        return append + score + join + softmax + small + value + ends + lines

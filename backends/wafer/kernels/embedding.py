@@ -1,0 +1,65 @@
+"""Rows of a table by index: the table is cut along both axes, the PEs that hold a row give it, all others zeros, merged bit by bit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from cgptc.backends.wafer.affine import Affine, var
+from cgptc.backends.wafer.arithmetic.formats import format_of
+from cgptc.backends.wafer.kernels.fragment import CHAIN, Direction, Fragment, Grid, Reduction, Slot, all_of, buffer, other, run
+from cgptc.backends.wafer.layout import Layout
+from cgptc.backends.wafer.machine import Machine
+from cgptc.backends.wafer.program import Step
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """``y [m, d] = table [v, d][ids]``, d along ``along`` and v along the other direction; exact, zeros of either sign included.
+
+    ``ids [m]`` come to every PE; where ``position`` is given they are ``position, position + 1, …`` instead (learned positions).
+    """
+
+    m: int
+    v: int
+    d: int
+    grid: Grid
+    along: Direction = "x"
+    dtype: str = "f32"
+    reduction: Reduction = CHAIN
+    position: Affine | None = None
+
+    name: ClassVar[str] = "embedding"
+
+    @property
+    def table_layout(self) -> Layout:
+        return self.grid.tiled((self.v, self.d), 0, 1) if self.along == "x" else self.grid.tiled((self.v, self.d), 1, 0)
+
+    @property
+    def y_layout(self) -> Layout:
+        return self.grid.spread((self.m, self.d), self.along)
+
+    def fragment(self, prefix: str) -> Fragment:
+        table = buffer(f"{prefix}.table", self.dtype, *self.table_layout.local_shape)
+        ids = buffer(f"{prefix}.ids", "i32", self.m)
+        y = buffer(f"{prefix}.y", self.dtype, *self.y_layout.local_shape)
+        line = var("row" if self.along == "x" else "column")
+        steps: list[Step] = []
+        if self.position is not None:
+            steps.append(run("index", all_of(ids), form="i32", value=self.position + var("i0")))
+        steps += [
+            run("lookup", all_of(y), all_of(table), all_of(ids), form=self.dtype, first=line * table.shape[0]),
+            self.reduction.step(other(self.along), all_of(y), all_of(y), "or"),
+        ]
+        inputs = (Slot("ids", ids.name, self.grid.replicated((self.m,))),) if self.position is None else ()
+        weights = (Slot("table", table.name, self.table_layout),)
+        return Fragment(self.name, inputs, (Slot("y", y.name, self.y_layout),), weights, (), (table, ids, y), tuple(steps))
+
+    def cycles(self, machine: Machine, scalars: Mapping[str, int]) -> int:
+        form = format_of(self.dtype)
+        m, local = self.y_layout.local_shape
+        size = m * local
+        ids = 0 if self.position is None else machine.vector_cycles("i32", self.m) + machine.step_cycles
+        line = self.reduction.pattern(self.grid.lines(other(self.along))).cycles(form.words(size), machine)
+        return ids + machine.vector_cycles(form.name, size) + line + 2 * machine.step_cycles

@@ -1,0 +1,81 @@
+"""Softmax over an axis cut along a line: maximum along the line, exponentials, sum along the line, division. Statistics in f32."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from cgptc.backends.wafer.arithmetic.formats import format_of
+from cgptc.backends.wafer.arithmetic.functions import OPERATIONS
+from cgptc.backends.wafer.kernels.fragment import (
+    CHAIN,
+    Direction,
+    Fragment,
+    Grid,
+    Reduction,
+    Slot,
+    all_of,
+    buffer,
+    inside,
+    masked,
+    repeated,
+    run,
+)
+from cgptc.backends.wafer.layout import Layout
+from cgptc.backends.wafer.machine import Machine
+
+LOWEST = -1e30
+"""Maxima are at least this, so that a row without a valid element subtracts a number and gives zeros."""
+
+SMALLEST = 1e-30
+"""Sums are at least this: only that of a row without a valid element is less than 1."""
+
+
+@dataclass(frozen=True)
+class Softmax:
+    """``exp(x − max) / Σ exp(x − max)`` per row of ``x [m, n]``, n along ``along``. A row of minus infinities gives zeros."""
+
+    m: int
+    n: int
+    grid: Grid
+    along: Direction = "x"
+    dtype: str = "f32"
+    reduction: Reduction = CHAIN
+
+    name: ClassVar[str] = "softmax"
+
+    @property
+    def layout(self) -> Layout:
+        return self.grid.spread((self.m, self.n), self.along)
+
+    def fragment(self, prefix: str) -> Fragment:
+        m, local = self.layout.local_shape
+        form = format_of(self.dtype).wide.name
+        x, y = buffer(f"{prefix}.x", self.dtype, m, local), buffer(f"{prefix}.y", self.dtype, m, local)
+        wide, row = buffer(f"{prefix}.wide", form, m, local), buffer(f"{prefix}.row", form, m)
+        tile, rows = all_of(wide), all_of(row)
+        steps = (
+            masked(tile, all_of(x), float("-inf"), inside(self.layout, 1), form),
+            run("largest", rows, tile, form=form),
+            self.reduction.step(self.along, rows, rows, "max"),
+            run("max", rows, rows, LOWEST, form=form),
+            run("sub", tile, tile, repeated(rows, 1, local), form=form),
+            run("exp", tile, tile, form=form),
+            run("sum", rows, tile, form=form),
+            self.reduction.step(self.along, rows, rows, "add"),
+            run("max", rows, rows, SMALLEST, form=form),
+            run("reciprocal", rows, rows, form=form),
+            run("mul", all_of(y), tile, repeated(rows, 1, local), form=form),
+        )
+        slots = (Slot("x", x.name, self.layout),), (Slot("y", y.name, self.layout),)
+        return Fragment(self.name, *slots, (), (), (x, y, wide, row), steps)
+
+    def cycles(self, machine: Machine, scalars: Mapping[str, int]) -> int:
+        m, local = self.layout.local_shape
+        form = format_of(self.dtype).wide
+        tile, row = machine.vector_cycles(form.name, m * local), machine.vector_cycles(form.name, m)
+        first = machine.vector_cycles(form.name, m * local, 2.0) if inside(self.layout, 1) else tile
+        scalar = machine.scalar_map_cycles(m * local, OPERATIONS["exp"]) + machine.scalar_map_cycles(m, OPERATIONS["reciprocal"])
+        line = self.reduction.pattern(self.grid.lines(self.along)).cycles(form.words(m), machine)
+        return first + 4 * tile + 2 * row + scalar + 2 * line + 11 * machine.step_cycles

@@ -1,0 +1,125 @@
+"""Softmax, attention with a cache, and embedding: one set of bits, close to float64, cycles of the actual length."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from tests.backends.wafer.harness import check_cycles, run_both, same_counts
+
+from cgptc.backends.wafer.affine import Affine, var
+from cgptc.backends.wafer.interpret.fast import FastEngine
+from cgptc.backends.wafer.interpret.pe import PeEngine, backwards
+from cgptc.backends.wafer.kernels.assembly import single_region
+from cgptc.backends.wafer.kernels.attention import CachedAttention
+from cgptc.backends.wafer.kernels.embedding import Embedding
+from cgptc.backends.wafer.kernels.fragment import Grid, Reduction
+from cgptc.backends.wafer.kernels.softmax import Softmax
+from cgptc.backends.wafer.machine import doubled_sram, small_machine
+from cgptc.backends.wafer.program import Scalar
+from cgptc.backends.wafer.verify import verify
+
+MACHINE = small_machine(8, 8)
+
+
+def _softmax(x: np.ndarray) -> np.ndarray:
+    shifted = np.exp(x - x.max(-1, keepdims=True))
+    return shifted / shifted.sum(-1, keepdims=True)
+
+
+@pytest.mark.parametrize("along", ["x", "y"])
+@pytest.mark.parametrize("dtype", ["f32", "f16"])
+def test_softmax_ignores_padding_and_gives_zeros_for_a_masked_row(along: str, dtype: str) -> None:
+    kernel = Softmax(3, 7, Grid(3, 4), along, dtype, Reduction("two-phase", 2))  # type: ignore[arg-type]
+    storage = np.float32 if dtype == "f32" else np.float16
+    x = (np.random.default_rng(1).normal(size=(3, 7)) * 3 - 8).astype(storage)
+    x[1] = -np.inf
+    x[2, :6] = -np.inf
+    run = run_both(single_region(MACHINE, [kernel.fragment("s")]), {}, {"s.x": x})
+    check_cycles(kernel, run)
+    found = run.outputs["s.y"].astype(float)
+    unit = 2.0**-24 if dtype == "f32" else 2.0**-11
+    assert np.abs(found[0] - _softmax(x[0].astype(float))).max() <= 16 * unit
+    assert (found[1] == 0).all()
+    assert found[2].tolist() == [0, 0, 0, 0, 0, 0, 1]
+
+
+@pytest.mark.parametrize("along", ["x", "y"])
+def test_embedding_gives_table_rows_bit_by_bit(along: str) -> None:
+    table = np.random.default_rng(2).normal(size=(11, 6)).astype(np.float32)
+    table[3, 2] = -0.0
+    kernel = Embedding(4, 11, 6, Grid(3, 4), along)  # type: ignore[arg-type]
+    ids = np.array([3, 0, 10, 3], np.int32)
+    run = run_both(single_region(MACHINE, [kernel.fragment("e")]), {"e.table": table}, {"e.ids": ids})
+    np.testing.assert_array_equal(run.outputs["e.y"].view(np.uint32), table[ids].view(np.uint32))
+    check_cycles(kernel, run)
+
+
+def test_learned_positions_follow_the_scalar() -> None:
+    table = np.random.default_rng(3).normal(size=(9, 5)).astype(np.float16)
+    kernel = Embedding(2, 9, 5, Grid(2, 3), "y", "f16", Reduction("tree"), var("past"))
+    program = single_region(MACHINE, [kernel.fragment("p")], scalars=[Scalar("past", 0, 7)])
+    for past in (0, 7):
+        run = run_both(program, {"p.table": table}, {}, {"past": past})
+        np.testing.assert_array_equal(run.outputs["p.y"], table[past : past + 2])
+    check_cycles(kernel, run, {"past": 7})
+
+
+def _reference(kernel: CachedAttention, q: np.ndarray, k: np.ndarray, v: np.ndarray, start: int, first: int) -> np.ndarray:
+    """Float64 attention of queries at positions ``start …`` over all tokens given so far."""
+    d, result = kernel.head_dim, np.zeros(q.shape)
+    for head in range(kernel.heads):
+        kv = head // kernel.group
+        for i in range(len(q)):
+            last = start + i if kernel.causal else len(k) - 1
+            low = max(first, last - kernel.window + 1 if kernel.window else 0)
+            seen = slice(low, last + 1)
+            if low <= last:
+                scores = k[seen, kv * d : kv * d + d] @ q[i, head * d : head * d + d] * kernel.scale
+                result[i, head * d : head * d + d] = _softmax(scores) @ v[seen, kv * d : kv * d + d]
+    return result
+
+
+CASES = {
+    "whole heads on a line": {"heads": 4, "kv_heads": 4, "head_dim": 3, "grid": Grid(2, 3)},
+    "a head over several lines": {"heads": 2, "kv_heads": 2, "head_dim": 4, "grid": Grid(5, 3)},
+    "grouped heads": {"heads": 4, "kv_heads": 2, "head_dim": 4, "grid": Grid(4, 2)},
+    "features along x": {"heads": 2, "kv_heads": 1, "head_dim": 4, "grid": Grid(3, 4), "along": "x"},
+    "a window": {"heads": 2, "kv_heads": 2, "head_dim": 2, "grid": Grid(2, 3), "window": 3},
+    "padding": {"heads": 2, "kv_heads": 2, "head_dim": 2, "grid": Grid(2, 3), "first": var("first")},
+    "no causality": {"heads": 2, "kv_heads": 2, "head_dim": 2, "grid": Grid(2, 3), "causal": False},
+}
+
+
+@pytest.mark.parametrize("dtype", ["f32", "f16", "f64"])
+@pytest.mark.parametrize("name", CASES)
+def test_attention_over_chunks_equals_attention_over_all_tokens(name: str, dtype: str) -> None:
+    random = np.random.default_rng(5)
+    m, context = 2, 8
+    position = Affine(0, (("past", 1),))
+    kernel = CachedAttention(m=m, context=context, scale=0.5, position=position, dtype=dtype, **CASES[name])  # type: ignore[arg-type]
+    scalars = [Scalar("past", 0, context - m)] + ([Scalar("first", 0, 3)] if kernel.first is not None else [])
+    machine = doubled_sram(MACHINE) if dtype == "f64" else MACHINE
+    program = single_region(machine, [kernel.fragment("a")], scalars=scalars)
+    assert verify(program) == []
+    storage = {"f32": np.float32, "f16": np.float16, "f64": np.float64}[dtype]
+    width, narrow = kernel.heads * kernel.head_dim, kernel.kv_heads * kernel.head_dim
+    q, k, v = (random.normal(size=(context, size)).astype(storage) for size in (width, narrow, narrow))
+    order = list(kernel.query_order())
+    fast, slow = FastEngine(program), PeEngine(program)
+    unit = {"f32": 2.0**-24, "f16": 2.0**-11, "f64": 2.0**-53}[dtype]
+    spent = []
+    for past in range(0, context, m):
+        now = slice(past, past + m)
+        values = {"past": past} | ({"first": 1} if kernel.first is not None else {})
+        inputs = {"a.q": q[now][:, order], "a.k": k[now], "a.v": v[now]}
+        run, other = fast.run("run", inputs, values), slow.run("run", inputs, values, backwards)
+        np.testing.assert_array_equal(run.outputs["a.y"], other.outputs["a.y"])
+        same_counts(other, run)
+        check_cycles(kernel, run, values)
+        spent.append(run.account.timeline.cycles)
+        wide = [one.astype(float) for one in (q[now], k[: past + m], v[: past + m])]
+        expected = _reference(kernel, *wide, start=past, first=values.get("first", 0))[:, order]
+        assert np.abs(run.outputs["a.y"] - expected).max() <= 64 * unit * np.abs(v).max()
+    assert spent == sorted(spent)
+    assert spent[0] < spent[-1], "cycles are those of the tokens so far"
+    np.testing.assert_array_equal(fast.tensor("a.keys"), k)
