@@ -63,26 +63,30 @@ class Pricer:
         self._known: dict[tuple[int, ...], int] = {}
         self._steps: list[Step] = []
 
-    def cycles(self, step: Step, region: Region, environment: Environment) -> int:
-        """As `step_cycles`. The step must belong to that region."""
-        key = id(step)
-        if key not in self._names:
+    def key(self, step: Step, environment: Environment) -> tuple[int, ...]:
+        """What a step and all that it resolves to depend on."""
+        names = self._names.get(id(step))
+        if names is None:
             inner = [step]
-            names: set[str] = set()
+            found: set[str] = set()
             bound: set[str] = set()
             while inner:
                 one = inner.pop()
-                names |= step_variables(one)
+                found |= step_variables(one)
                 if isinstance(one, Loop):
                     bound.add(one.variable)
                     inner.extend(one.steps)
-            self._names[key] = tuple(sorted(names - bound))
+            names = self._names[id(step)] = tuple(sorted(found - bound))
             # Held, so that no other step can ever have this one's identity.
             self._steps.append(step)
-        values = (key, *(environment[name] for name in self._names[key]))
-        if values not in self._known:
-            self._known[values] = step_cycles(step, region, self._machine, environment)
-        return self._known[values]
+        return (id(step), *(environment[name] for name in names))
+
+    def cycles(self, step: Step, region: Region, environment: Environment) -> int:
+        """As `step_cycles`. The step must belong to that region."""
+        key = self.key(step, environment)
+        if key not in self._known:
+            self._known[key] = step_cycles(step, region, self._machine, environment)
+        return self._known[key]
 
 
 @dataclass(frozen=True)
@@ -135,11 +139,14 @@ class _Queue:
     places: deque[int] = field(default_factory=deque)
 
 
-def timeline(program: Program, entry_name: str, scalars: Mapping[str, int]) -> Timeline:
-    """Run the clock of an entry. Raises ExecutionError where regions wait for one another for ever."""
+def timeline(
+    program: Program, entry_name: str, scalars: Mapping[str, int], pricer: Pricer | None = None, most: int | None = None
+) -> Timeline:
+    """Run the clock of an entry, or of its first ``most`` items. Raises ExecutionError where regions wait for one another for ever."""
     entry = program.entry(entry_name)
     items = value_of(entry.items, scalars)
-    pricer = Pricer(program.machine)
+    items = items if most is None else min(items, most)
+    pricer = pricer or Pricer(program.machine)
     queues: dict[str, _Queue] = {}
     for stream in program.streams:
         cost = stream_cost(stream, program.region(stream.producer), program.region(stream.consumer), program.machine)

@@ -8,11 +8,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from cgptc.backends.wafer.affine import value_of
 from cgptc.backends.wafer.arithmetic.formats import format_of
 from cgptc.backends.wafer.arithmetic.instructions import Price, instruction_of
-from cgptc.backends.wafer.collectives import Pattern
+from cgptc.backends.wafer.collectives import Algorithm, Kind, Pattern
 from cgptc.backends.wafer.faults import ProgramError
 from cgptc.backends.wafer.machine import Machine
 from cgptc.backends.wafer.program import Buffer, Collective, Local, Loop, Rectangle, Region, Span, View, Where
@@ -101,6 +102,12 @@ def blocks(where: Where, rectangle: Rectangle, environment: Environment) -> list
     return [Block(one, other) for one in rows for other in columns]
 
 
+@lru_cache(maxsize=4096)
+def _pattern(kind: Kind, algorithm: Algorithm, size: int, root: int, group: int, hops: int, ring: bool) -> Pattern:
+    """One object per pattern, so that what a pattern has worked out is kept."""
+    return Pattern(kind, algorithm, size, root, group, hops, ring)
+
+
 def pattern_of(step: Collective, block: Block, environment: Environment) -> tuple[Pattern, int]:
     """The pattern of a collective on the lines of a block, and the number of segments per line."""
     line = block.columns if step.along == "x" else block.rows
@@ -110,7 +117,7 @@ def pattern_of(step: Collective, block: Block, environment: Environment) -> tupl
     if size < 1 or len(line) % size:
         raise ProgramError("collective-segment", f"a line of {len(line)} PEs is not cut into segments of {size}")
     root = value_of(step.root, environment)
-    return Pattern(step.kind, step.algorithm, size, root, step.group, step.hops, step.ring), len(line) // size
+    return _pattern(step.kind, step.algorithm, size, root, step.group, step.hops, step.ring), len(line) // size
 
 
 def local_price(step: Local, region: Region, machine: Machine, environment: Environment) -> Price:

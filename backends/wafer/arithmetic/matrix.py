@@ -1,6 +1,6 @@
 """Compiled multiply-accumulate over a whole region, bit-identical to `instructions.gemm`'s array form.
 
-Region buffers are ``[elements, PEs]`` with PEs contiguous, so that the innermost loop runs along a row of PEs. For every PE and every
+Region buffers are ``[elements, rows, columns]``, so that the innermost loop runs along a row of PEs. For every PE and every
 output element the products are added in ascending k, each rounded as the format says; no order depends on the shape of the region.
 """
 
@@ -41,45 +41,90 @@ def _round_brain(x):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _gemm_plain(total, left, right, at_total, at_left, at_right, m_size, k_size, n_size, rows, columns, width):  # type: ignore[no-untyped-def]
+def _gemm_plain(total, left, right, at_total, at_left, at_right, m_size, k_size, n_size, rows, columns):  # type: ignore[no-untyped-def]
+    first, last = columns
     for row in range(rows[0], rows[1], rows[2]):
-        first, last = row * width + columns[0], row * width + columns[1]
+        left_row = row if left.shape[1] > 1 else 0
+        right_row = row if right.shape[1] > 1 else 0
         for n in range(n_size):
             for m in range(m_size):
-                t = total[at_total[0] + m * at_total[1] + n * at_total[2], first:last]
+                t = total[at_total[0] + m * at_total[1] + n * at_total[2], row, first:last]
                 for k in range(k_size):
-                    a = left[at_left[0] + m * at_left[1] + k * at_left[2], first:last]
-                    b = right[at_right[0] + k * at_right[1] + n * at_right[2], first:last]
-                    for pe in range(last - first):
-                        t[pe] = t[pe] + a[pe] * b[pe]
+                    a = left[at_left[0] + m * at_left[1] + k * at_left[2], left_row]
+                    b = right[at_right[0] + k * at_right[1] + n * at_right[2], right_row]
+                    if len(a) == 1:
+                        same = a[0]
+                        b = b[first:last] if len(b) > 1 else b
+                        for pe in range(len(t)):
+                            t[pe] = t[pe] + same * b[pe]
+                    elif len(b) == 1:
+                        same = b[0]
+                        a = a[first:last]
+                        for pe in range(len(t)):
+                            t[pe] = t[pe] + a[pe] * same
+                    else:
+                        a = a[first:last]
+                        b = b[first:last]
+                        for pe in range(len(t)):
+                            t[pe] = t[pe] + a[pe] * b[pe]
 
 
 @njit(cache=True, nogil=True)
-def _gemm_half(total, left, right, at_total, at_left, at_right, m_size, k_size, n_size, rows, columns, width):  # type: ignore[no-untyped-def]
+def _gemm_half(total, left, right, at_total, at_left, at_right, m_size, k_size, n_size, rows, columns):  # type: ignore[no-untyped-def]
+    first, last = columns
     for row in range(rows[0], rows[1], rows[2]):
-        first, last = row * width + columns[0], row * width + columns[1]
+        left_row = row if left.shape[1] > 1 else 0
+        right_row = row if right.shape[1] > 1 else 0
         for n in range(n_size):
             for m in range(m_size):
-                t = total[at_total[0] + m * at_total[1] + n * at_total[2], first:last]
+                t = total[at_total[0] + m * at_total[1] + n * at_total[2], row, first:last]
                 for k in range(k_size):
-                    a = left[at_left[0] + m * at_left[1] + k * at_left[2], first:last]
-                    b = right[at_right[0] + k * at_right[1] + n * at_right[2], first:last]
-                    for pe in range(last - first):
-                        t[pe] = _round_half(t[pe] + _round_half(a[pe] * b[pe]))
+                    a = left[at_left[0] + m * at_left[1] + k * at_left[2], left_row]
+                    b = right[at_right[0] + k * at_right[1] + n * at_right[2], right_row]
+                    if len(a) == 1:
+                        same = a[0]
+                        b = b[first:last] if len(b) > 1 else b
+                        for pe in range(len(t)):
+                            t[pe] = _round_half(t[pe] + _round_half(same * b[pe]))
+                    elif len(b) == 1:
+                        same = b[0]
+                        a = a[first:last]
+                        for pe in range(len(t)):
+                            t[pe] = _round_half(t[pe] + _round_half(a[pe] * same))
+                    else:
+                        a = a[first:last]
+                        b = b[first:last]
+                        for pe in range(len(t)):
+                            t[pe] = _round_half(t[pe] + _round_half(a[pe] * b[pe]))
 
 
 @njit(cache=True, nogil=True)
-def _gemm_brain(total, left, right, at_total, at_left, at_right, m_size, k_size, n_size, rows, columns, width):  # type: ignore[no-untyped-def]
+def _gemm_brain(total, left, right, at_total, at_left, at_right, m_size, k_size, n_size, rows, columns):  # type: ignore[no-untyped-def]
+    first, last = columns
     for row in range(rows[0], rows[1], rows[2]):
-        first, last = row * width + columns[0], row * width + columns[1]
+        left_row = row if left.shape[1] > 1 else 0
+        right_row = row if right.shape[1] > 1 else 0
         for n in range(n_size):
             for m in range(m_size):
-                t = total[at_total[0] + m * at_total[1] + n * at_total[2], first:last]
+                t = total[at_total[0] + m * at_total[1] + n * at_total[2], row, first:last]
                 for k in range(k_size):
-                    a = left[at_left[0] + m * at_left[1] + k * at_left[2], first:last]
-                    b = right[at_right[0] + k * at_right[1] + n * at_right[2], first:last]
-                    for pe in range(last - first):
-                        t[pe] = _round_brain(t[pe] + _round_brain(a[pe] * b[pe]))
+                    a = left[at_left[0] + m * at_left[1] + k * at_left[2], left_row]
+                    b = right[at_right[0] + k * at_right[1] + n * at_right[2], right_row]
+                    if len(a) == 1:
+                        same = a[0]
+                        b = b[first:last] if len(b) > 1 else b
+                        for pe in range(len(t)):
+                            t[pe] = _round_brain(t[pe] + _round_brain(same * b[pe]))
+                    elif len(b) == 1:
+                        same = b[0]
+                        a = a[first:last]
+                        for pe in range(len(t)):
+                            t[pe] = _round_brain(t[pe] + _round_brain(a[pe] * same))
+                    else:
+                        a = a[first:last]
+                        b = b[first:last]
+                        for pe in range(len(t)):
+                            t[pe] = _round_brain(t[pe] + _round_brain(a[pe] * b[pe]))
 
 
 _KERNELS = {"none": _gemm_plain, "half": _gemm_half, "brain": _gemm_brain}
@@ -94,13 +139,12 @@ def gemm_planes(
     sizes: tuple[int, int, int],
     rows: tuple[int, int, int],
     columns: tuple[int, int],
-    width: int,
 ) -> None:
-    """``total += left @ right`` in every PE of the given rows (start, stop, step) and columns (start, stop) of a region ``width`` wide.
+    """``total += left @ right`` in every PE of the given rows (start, stop, step) and columns (start, stop) of a region.
 
-    The three buffers are ``[elements, PEs]`` of the target's carrier type; ``places`` says where in them the matrices lie, ``sizes`` is
-    (m, k, n). ``total`` must not overlap the others.
+    The three buffers are ``[elements, rows, columns]`` of the target's carrier type, C-contiguous; ``left`` and ``right`` may have one row
+    or column that stands for all. ``places`` says where in them the matrices lie, ``sizes`` is (m, k, n). ``total`` must not overlap them.
     """
     at_total, at_left, at_right = places
     m_size, k_size, n_size = sizes
-    _KERNELS[target.rounding](total, left, right, at_total, at_left, at_right, m_size, k_size, n_size, rows, columns, width)
+    _KERNELS[target.rounding](total, left, right, at_total, at_left, at_right, m_size, k_size, n_size, rows, columns)

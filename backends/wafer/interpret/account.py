@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -36,8 +37,37 @@ class Account:
     timeline: Timeline = field(default_factory=lambda: Timeline(()))
 
     def __post_init__(self) -> None:
+        self._lines: Counter[tuple[Pattern, int, int, str, Block, Rectangle]] = Counter()
+        self._streams: Counter[tuple[Stream, Rectangle, Rectangle]] = Counter()
         shape = (self.machine.height, self.machine.width)
-        self.east, self.west, self.south, self.north = (np.zeros(shape, np.int64) for _ in range(4))
+        self._hops = {name: np.zeros(shape, np.int64) for name in ("east", "west", "south", "north")}
+
+    @property
+    def east(self) -> Array:
+        return self._links("east")
+
+    @property
+    def west(self) -> Array:
+        return self._links("west")
+
+    @property
+    def south(self) -> Array:
+        return self._links("south")
+
+    @property
+    def north(self) -> Array:
+        return self._links("north")
+
+    def _links(self, direction: str) -> Array:
+        """Words over all links of a direction: what was counted one by one, and the repeated traffic times its repetitions."""
+        if self._lines or self._streams:
+            for (pattern, words, segments, along, block, box), count in self._lines.items():
+                self._add_line(pattern, words * count, segments, along, block, box)
+            for (stream, producer, consumer), count in self._streams.items():
+                self._add_stream(_stream_loads(stream, producer, consumer), count)
+            self._lines.clear()
+            self._streams.clear()
+        return self._hops[direction]
 
     def spend(self, region: str, cycles: int) -> None:
         self.cycles[region] = self.cycles.get(region, 0) + cycles
@@ -48,6 +78,17 @@ class Account:
 
     def line_traffic(self, pattern: Pattern, words: int, segments: int, along: str, block: Block, rectangle: Rectangle) -> None:
         """Count a collective on every line of a block."""
+        self._lines[pattern, words, segments, along, block, rectangle] += 1
+
+    def stream_traffic(self, stream: Stream, producer: Rectangle, consumer: Rectangle) -> None:
+        """Count one item of a stream."""
+        self._streams[stream, producer, consumer] += 1
+
+    def hop(self, x: int, y: int, direction: str, words: int) -> None:
+        """Count words over the link that leaves PE (x, y)."""
+        self._hops[direction][y, x] += words
+
+    def _add_line(self, pattern: Pattern, words: int, segments: int, along: str, block: Block, rectangle: Rectangle) -> None:
         onward = np.zeros(segments * pattern.size, np.int64)
         backward = np.zeros(segments * pattern.size, np.int64)
         there, back = pattern.loads(words)
@@ -55,28 +96,21 @@ class Account:
             start = segment * pattern.size
             onward[start : start + pattern.size - 1] = there
             backward[start + 1 : start + pattern.size] = back
-        rows = _lines(block.rows, rectangle.y)
-        columns = _lines(block.columns, rectangle.x)
+        area = (_lines(block.rows, rectangle.y), _lines(block.columns, rectangle.x))
         if along == "x":
-            self.east[rows, columns] += onward
-            self.west[rows, columns] += backward
+            self._hops["east"][area] += onward
+            self._hops["west"][area] += backward
         else:
-            self.south[rows, columns] += onward[:, None]
-            self.north[rows, columns] += backward[:, None]
+            self._hops["south"][area] += onward[:, None]
+            self._hops["north"][area] += backward[:, None]
 
-    def hop(self, x: int, y: int, direction: str, words: int) -> None:
-        """Count words over the link that leaves PE (x, y)."""
-        getattr(self, direction)[y, x] += words
-
-    def stream_traffic(self, stream: Stream, producer: Rectangle, consumer: Rectangle) -> None:
-        """Count one item of a stream."""
-        found = _stream_loads(stream, producer, consumer)
+    def _add_stream(self, found: Loads, count: int) -> None:
         height, width = found.east.shape
         area = (slice(found.y, found.y + height), slice(found.x, found.x + width))
-        self.east[area] += found.east
-        self.west[area] += found.west
-        self.south[area] += found.south
-        self.north[area] += found.north
+        self._hops["east"][area] += count * found.east
+        self._hops["west"][area] += count * found.west
+        self._hops["south"][area] += count * found.south
+        self._hops["north"][area] += count * found.north
 
     @property
     def link_bytes(self) -> int:

@@ -1,6 +1,6 @@
 """The fast engine: each step over a whole region at once.
 
-A buffer of a region is one array ``[elements, PEs]`` of carrier values; steps see it as ``[rows, columns, *view shape]``. A step reads and
+A buffer of a region is one array of carrier values (`planes`); steps see it as ``[rows, columns, *view shape]``. A step reads and
 writes only what its PEs hold; collectives and streams are the only way from one PE to another. No logical tensor is formed.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Generator, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -18,18 +19,34 @@ from numpy.typing import NDArray
 
 from cgptc.backends.wafer.affine import value_of
 from cgptc.backends.wafer.arithmetic.formats import COMBINERS, Format, format_of
-from cgptc.backends.wafer.arithmetic.instructions import Call, instruction_of
+from cgptc.backends.wafer.arithmetic.instructions import Call, Instruction, Parameter, instruction_of
 from cgptc.backends.wafer.arithmetic.matrix import Strided, gemm_planes
 from cgptc.backends.wafer.clock import Pricer, timeline
-from cgptc.backends.wafer.collectives import Combiner
+from cgptc.backends.wafer.collectives import Combiner, Pattern
 from cgptc.backends.wafer.faults import ExecutionError, ProgramError
 from cgptc.backends.wafer.interpret.account import Account, Run
+from cgptc.backends.wafer.interpret.planes import Planes
 from cgptc.backends.wafer.interpret.transfer import tile_map
 from cgptc.backends.wafer.layout import Layout
-from cgptc.backends.wafer.program import ITEM, Binding, Buffer, Collective, Local, Loop, Program, Receive, Region, Send, Step, View
+from cgptc.backends.wafer.program import ITEM, Binding, Collective, Local, Loop, Program, Receive, Region, Send, Step, View, mask_variables
 from cgptc.backends.wafer.resolve import Block, Environment, Placed, blocks, iterations, local_price, pattern_of, place
 
 Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """A local step with everything that does not depend on data."""
+
+    declared: Instruction
+    target: Format
+    out: Placed
+    inputs: tuple[Placed | float, ...]
+    blocks: list[Block]
+    cycles: int
+    macs: int
+    named: frozenset[str]
+    parameters: dict[str, Parameter]
 
 
 class FastEngine:
@@ -38,15 +55,17 @@ class FastEngine:
     def __init__(self, program: Program) -> None:
         self.program = program
         self.pricer = Pricer(program.machine)
-        self._memory: dict[tuple[str, str], Array] = {}
+        self._progress = 0
+        self._ready: dict[tuple[int, ...], _Ready] = {}
+        self._memory: dict[tuple[str, str], Planes] = {}
+        states = {(one.region, one.buffer) for one in program.bindings if one.role == "state"}
         for region in program.regions:
+            box = region.rectangle
             for buffer in region.buffers:
-                carrier = format_of(buffer.dtype).carrier
-                poison: Any = np.nan if format_of(buffer.dtype).is_float else np.iinfo(np.int32).min
-                self._memory[region.name, buffer.name] = np.full((buffer.size, region.rectangle.area), poison, carrier)
-        for binding in program.bindings:
-            if binding.role == "state":
-                self._memory[binding.region, binding.buffer][...] = 0
+                form = format_of(buffer.dtype)
+                poison = np.nan if form.is_float else np.iinfo(np.int32).min
+                filler = 0 if (region.name, buffer.name) in states else poison
+                self._memory[region.name, buffer.name] = Planes(buffer.size, box.height, box.width, form.carrier, filler)
 
     def load(self, weights: Mapping[str, Array]) -> None:
         """Scatter logical weights. Raises ProgramError for a missing one."""
@@ -67,13 +86,13 @@ class FastEngine:
         work = {region.name: self._work(region, entry, items, single, inputs, scalars, outputs, account) for region in self.program.regions}
         with np.errstate(all="ignore"):
             while work:
-                before = {name: len(queue) for name, queue in self._queues.items()}
+                before = self._progress
                 done = [name for name in list(work) if next(work[name], "done") == "done"]
                 for name in done:
                     del work[name]
-                if not done and before == {name: len(queue) for name, queue in self._queues.items()}:
+                if not done and before == self._progress:
                     raise ExecutionError("stall", f"regions {sorted(work)} wait for one another")
-        account.timeline = timeline(self.program, entry, scalars)
+        account.timeline = timeline(self.program, entry, scalars, self.pricer)
         return Run({name: found[0] if single else np.stack(found) for name, found in outputs.items()}, account)
 
     def tensor(self, name: str) -> Array:
@@ -85,8 +104,8 @@ class FastEngine:
 
     def tiles(self, region: str, buffer: str) -> Array:
         """A buffer's content ``[rows, columns, elements]``: for tests."""
-        rectangle = self.program.region(region).rectangle
-        return np.moveaxis(self._memory[region, buffer].reshape(-1, rectangle.height, rectangle.width), 0, 2)
+        planes = self._memory[region, buffer]
+        return np.moveaxis(planes.tiles(len(planes.array)), 0, 2)
 
     def _work(
         self,
@@ -126,14 +145,19 @@ class FastEngine:
                         queue, stream = self._queues[step.stream], self.program.stream(step.stream)
                         while len(queue) >= stream.depth:
                             yield "room"
-                        queue.append(self._whole(region, step.source, stream.source, environment, account).copy())
+                        placed = self._tile(region, step.source, stream.source, environment, account)
+                        queue.append(self._planes(region, placed).view(placed, _all(region)).copy())
                         consumer = self.program.region(stream.consumer).rectangle
                         account.stream_traffic(stream, region.rectangle, consumer)
                     case Receive():
                         queue, stream = self._queues[step.stream], self.program.stream(step.stream)
                         while not queue:
                             yield "an item"
-                        self._whole(region, step.target, stream.target, environment, account)[...] = tile_map(stream).move(queue.popleft())
+                        placed = self._tile(region, step.target, stream.target, environment, account)
+                        moved = tile_map(stream).move(queue.popleft())
+                        same = (moved.shape[0] == 1, moved.shape[1] == 1)
+                        self._planes(region, placed).write(placed, _all(region), moved, *same)
+                self._progress += 1
                 if not isinstance(step, Loop):
                     account.spend(region.name, self.pricer.cycles(step, region, environment))
             for binding in bindings:
@@ -141,43 +165,71 @@ class FastEngine:
                     outputs[binding.tensor].append(self._read(binding))
 
     def _local(self, step: Local, region: Region, environment: Environment, account: Account) -> None:
-        declared = instruction_of(step.instruction)
-        target = format_of(step.format)
-        out = self._place(region, step.out, environment, account)
-        price = local_price(step, region, self.program.machine, environment)
-        parameters = dict(step.parameters)
-        placed = [self._place(region, one, environment, account) if isinstance(one, View) else one for one in step.inputs]
-        cycles = declared.cycles(price)
-        for block in blocks(step.where, region.rectangle, environment):
-            account.busy += cycles * block.area
-            account.macs += declared.macs(price) * block.area
-            if step.instruction == "gemm" and self._gemm(region, target, out, placed, block):
+        ready = self._resolved(step, region, environment, account)
+        declared, target, out = ready.declared, ready.target, ready.out
+        operands = [self._planes(region, one) for one in ready.inputs if isinstance(one, Placed)]
+        for block in ready.blocks:
+            account.busy += ready.cycles * block.area
+            account.macs += ready.macs * block.area
+            whole_rows, whole_columns = len(block.rows) == region.rectangle.height, len(block.columns) == region.rectangle.width
+            rows_same = whole_rows and "row" not in ready.named and all(one.same_rows for one in operands)
+            columns_same = whole_columns and "column" not in ready.named and all(one.same_columns for one in operands)
+            if step.instruction == "gemm" and self._gemm(region, ready, block, rows_same, columns_same):
                 continue
+            part = Block(range(1) if rows_same else block.rows, range(1) if columns_same else block.columns)
             values = tuple(
-                self._operand(region, one, block, target, keep=i in declared.integers) if isinstance(one, Placed) else _number(one, target)
-                for i, one in enumerate(placed)
+                self._operand(region, one, part, target, keep=i in declared.integers) if isinstance(one, Placed) else _number(one, target)
+                for i, one in enumerate(ready.inputs)
             )
-            call = Call(target, values, out.shape, coordinates(environment, block.rows, block.columns, out.shape), parameters)
-            result = declared.body(call)
+            variables = coordinates(environment, part.rows, part.columns, out.shape) if ready.named else {}
+            result = declared.body(Call(target, values, out.shape, variables, ready.parameters))
             stored = format_of(out.buffer.dtype)
-            self._view(region, out, block)[...] = result if stored is target else stored.round(result)
+            final = result if stored is target else stored.round(result)
+            self._planes(region, out).write(out, block, final, rows_same, columns_same)
 
-    def _gemm(self, region: Region, target: Format, out: Placed, inputs: list[Any], block: Block) -> bool:
+    def _resolved(self, step: Local, region: Region, environment: Environment, account: Account) -> _Ready:
+        """The step with integers, resolved once for the values that it depends on."""
+        key = self.pricer.key(step, environment)
+        if key not in self._ready:
+            price = local_price(step, region, self.program.machine, environment)
+            declared = instruction_of(step.instruction)
+            self._ready[key] = _Ready(
+                declared,
+                format_of(step.format),
+                place(step.out, region.buffer(step.out.buffer), environment),
+                tuple(place(one, region.buffer(one.buffer), environment) if isinstance(one, View) else one for one in step.inputs),
+                blocks(step.where, region.rectangle, environment),
+                declared.cycles(price),
+                declared.macs(price),
+                mask_variables(step),
+                dict(step.parameters),
+            )
+        ready = self._ready[key]
+        for one in (ready.out, *ready.inputs):
+            if isinstance(one, Placed):
+                account.touch(region.name, one.buffer.address + one.buffer.bytes)
+        return ready
+
+    def _gemm(self, region: Region, ready: _Ready, block: Block, rows_same: bool, columns_same: bool) -> bool:
         """Run the compiled loop where the operands are as it needs them."""
-        total, left, right = inputs
-        if not all(isinstance(one, Placed) for one in inputs) or total != out or format_of(out.buffer.dtype) is not target:
+        target, out = ready.target, ready.out
+        total, left, right = ready.inputs
+        if not isinstance(left, Placed) or not isinstance(right, Placed) or total != out or format_of(out.buffer.dtype) is not target:
             return False
         if block.columns.step != 1 or out.buffer.name in (left.buffer.name, right.buffer.name):
             return False
-        arrays = [self._memory[region.name, one.buffer.name] for one in (out, left, right)]
+        planes = self._planes(region, out)
+        planes.reserve(rows_same, columns_same, fresh=False)
+        arrays = [planes.array, self._planes(region, left).array, self._planes(region, right).array]
         if any(array.dtype != target.carrier for array in arrays):
             return False
         (m, n), k = out.shape, left.shape[1]
-        places = (_strided(out), _strided(left), _strided(right))
-        rows = (block.rows.start, block.rows.stop, block.rows.step)
-        columns = (block.columns.start, block.columns.stop)
+        part = planes.stored(block)
+        rows = (part.rows.start, part.rows.stop, part.rows.step)
+        columns = (part.columns.start, part.columns.stop)
         total_memory, left_memory, right_memory = arrays
-        gemm_planes(target, total_memory, left_memory, right_memory, places, (m, k, n), rows, columns, region.rectangle.width)
+        places = (_strided(out), _strided(left), _strided(right))
+        gemm_planes(target, total_memory, left_memory, right_memory, places, (m, k, n), rows, columns)
         return True
 
     def _collective(self, step: Collective, region: Region, environment: Environment, account: Account) -> None:
@@ -190,13 +242,37 @@ class FastEngine:
                 continue
             pattern, segments = pattern_of(step, block, environment)
             account.line_traffic(pattern, source.words, segments, step.along, block, region.rectangle)
-            moved = self._on_lines(self._view(region, source, block), step.along, segments)
-            result = self._on_lines(self._view(region, target, block), step.along, segments)
-            if step.kind == "gather":
-                result = np.moveaxis(result, 3, 2)
-            elif source == target:
-                moved = moved.copy() if step.kind == "shift" else result
-            pattern.apply(moved, result, combiner)
+            self._run_pattern(step.along, pattern, segments, combiner, region, source, target, block)
+
+    def _run_pattern(
+        self, along: str, pattern: Pattern, segments: int, combiner: Combiner, region: Region, source: Placed, target: Placed, block: Block
+    ) -> None:
+        """One pattern on all lines of a block; lines that hold the same are worked on once."""
+        box, given = region.rectangle, self._planes(region, source)
+        whole = (len(block.rows) == box.height, len(block.columns) == box.width)
+        rows_same = along == "x" and whole[0] and given.same_rows
+        columns_same = along == "y" and whole[1] and given.same_columns
+        part = Block(range(1) if rows_same else block.rows, range(1) if columns_same else block.columns)
+        payload = self._on_lines(given.view(source, part), along, segments)
+        if pattern.kind == "gather":
+            # Slots that a position does not fill keep what was there, so this one works in place.
+            planes = self._planes(region, target)
+            planes.reserve(False, False, fresh=False)
+            lines = np.moveaxis(self._on_lines(planes.view(target, block), along, segments), 3, 2)
+            pattern.apply(self._on_lines(given.view(source, block), along, segments), lines, combiner)
+            return
+        ends_equal = pattern.kind in ("broadcast", "allreduce") and segments == 1 and whole[1 if along == "x" else 0]
+        if ends_equal and pattern.kind == "broadcast":
+            result = payload[:, pattern.root : pattern.root + 1]
+        else:
+            result = _planes_like(payload)
+            pattern.apply(payload, result, combiner)
+            result = result[:, pattern.root : pattern.root + 1] if ends_equal else result
+        lines = result.reshape(-1, *result.shape[2:])
+        values = lines if along == "y" else np.swapaxes(lines, 0, 1)
+        self._planes(region, target).write(
+            target, block, values, rows_same or (along == "y" and ends_equal), columns_same or (along == "x" and ends_equal)
+        )
 
     @staticmethod
     def _on_lines(view: Array, along: str, segments: int) -> Array:
@@ -212,46 +288,58 @@ class FastEngine:
         account.touch(region.name, buffer.address + buffer.bytes)
         return place(view, buffer, environment)
 
-    def _view(self, region: Region, placed: Placed, block: Block) -> Array:
-        """The view's elements in the PEs of a block, ``[rows, columns, *shape]``, sharing memory."""
-        memory = self._memory[region.name, placed.buffer.name]
-        width, item = region.rectangle.width, memory.itemsize
-        plane = region.rectangle.area * item
-        origin = memory.reshape(-1)[placed.offset * region.rectangle.area + block.rows.start * width + block.columns.start :]
-        shape = (len(block.rows), len(block.columns), *placed.shape)
-        strides = (block.rows.step * width * item, block.columns.step * item, *(stride * plane for stride in placed.strides))
-        return as_strided(origin, shape, strides)
+    def _planes(self, region: Region, placed: Placed) -> Planes:
+        return self._memory[region.name, placed.buffer.name]
 
     def _operand(self, region: Region, placed: Placed, block: Block, target: Format, *, keep: bool) -> Array:
-        values = self._view(region, placed, block)
+        values = self._planes(region, placed).view(placed, block)
         return values if keep or values.dtype == target.carrier else values.astype(target.carrier)
 
-    def _whole(self, region: Region, view: View, layout: Layout, environment: Environment, account: Account) -> Array:
-        """The tile ``[rows, columns, *local shape]`` that a stream takes or gives."""
+    def _tile(self, region: Region, view: View, layout: Layout, environment: Environment, account: Account) -> Placed:
+        """The view that a stream takes or gives."""
         placed = self._place(region, view, environment, account)
         if placed.shape != layout.local_shape:
             raise ProgramError("stream-shape", f"a view of {placed.shape} for tiles of {layout.local_shape}")
-        return self._view(region, placed, Block(range(region.rectangle.height), range(region.rectangle.width)))
-
-    def _bound(self, binding: Binding) -> tuple[Buffer, Array]:
-        region = self.program.region(binding.region)
-        buffer = region.buffer(binding.buffer)
-        memory = self._memory[binding.region, binding.buffer]
-        shape = (*binding.layout.local_shape, region.rectangle.height, region.rectangle.width)
-        return buffer, memory[: math.prod(binding.layout.local_shape)].reshape(shape)
+        return placed
 
     def _write(self, binding: Binding, tensor: Array) -> None:
-        buffer, planes = self._bound(binding)
-        form = format_of(buffer.dtype)
-        rank = len(binding.layout.shape)
-        tiles = binding.layout.scatter(form.round(np.asarray(tensor).astype(form.carrier, copy=False)))
-        planes[...] = np.moveaxis(tiles, (0, 1), (rank, rank + 1))
+        buffer = self.program.region(binding.region).buffer(binding.buffer)
+        form, layout = format_of(buffer.dtype), binding.layout
+        rows_same = layout.row is None and layout.cut_axis("rows") is None
+        columns_same = layout.column is None and layout.cut_axis("columns") is None
+        once = replace(layout, height=1 if rows_same else layout.height, width=1 if columns_same else layout.width)
+        tiles = once.scatter(form.round(np.asarray(tensor).astype(form.carrier, copy=False)))
+        placed = Placed(buffer, layout.local_shape, _dense(layout.local_shape), 0)
+        region = self.program.region(binding.region)
+        self._planes(region, placed).write(placed, _all(region), tiles, rows_same, columns_same)
 
     def _read(self, binding: Binding) -> Array:
-        buffer, planes = self._bound(binding)
-        rank = len(binding.layout.shape)
-        form = format_of(buffer.dtype)
-        return form.stored(binding.layout.gather(np.moveaxis(planes, (rank, rank + 1), (0, 1))))
+        buffer = self.program.region(binding.region).buffer(binding.buffer)
+        shape = binding.layout.local_shape
+        rank = len(shape)
+        planes = self._memory[binding.region, binding.buffer]
+        tiles = planes.tiles(math.prod(shape)).reshape(*shape, planes.height, planes.width)
+        return format_of(buffer.dtype).stored(binding.layout.gather(np.moveaxis(tiles, (rank, rank + 1), (0, 1))))
+
+
+def _all(region: Region) -> Block:
+    return Block(range(region.rectangle.height), range(region.rectangle.width))
+
+
+def _dense(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Strides of a row-major array."""
+    strides: list[int] = []
+    step = 1
+    for size in reversed(shape):
+        strides.append(step)
+        step *= size
+    return tuple(reversed(strides))
+
+
+def _planes_like(lines: Array) -> Array:
+    """An empty array like ``[segments, positions, lines, …]`` with PEs innermost, as the region's buffers have them."""
+    segments, size, others, *rest = lines.shape
+    return np.moveaxis(np.empty((*rest, segments, size, others), lines.dtype), (-3, -2, -1), (0, 1, 2))
 
 
 def coordinates(environment: Environment, rows: range, columns: range, shape: tuple[int, ...]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Literal, Protocol
 from cgptc.backends.wafer.affine import Affine, Extent, var
 from cgptc.backends.wafer.arithmetic.instructions import Parameter
 from cgptc.backends.wafer.collectives import Algorithm, Combine, Pattern
-from cgptc.backends.wafer.layout import Cut, Layout, blocked
+from cgptc.backends.wafer.layout import Axis, Cut, Layout, blocked
 from cgptc.backends.wafer.machine import Machine
 from cgptc.backends.wafer.program import EVERYWHERE, Buffer, Collective, Local, Step, View, Where, whole
 
@@ -87,9 +87,13 @@ class Grid:
         """Positions of a line in that direction."""
         return self.width if along == "x" else self.height
 
-    def spread(self, shape: Sequence[int], along: Direction) -> Layout:
-        """The last axis in blocks along a direction, the same on every line of the other: the layout of activations."""
-        cut = blocked(shape[-1], "columns" if along == "x" else "rows", self.lines(along))
+    def spread(self, shape: Sequence[int], along: Direction, block: int = 0) -> Layout:
+        """The last axis in blocks along a direction, the same on every line of the other: the layout of activations.
+
+        ``block`` 0 is the smallest that fits.
+        """
+        axis: Axis = "columns" if along == "x" else "rows"
+        cut = Cut(axis, block) if block else blocked(shape[-1], axis, self.lines(along))
         return Layout(self.height, self.width, tuple(shape), (*(None for _ in shape[1:]), cut))
 
     def tiled(self, shape: Sequence[int], rows: int, columns: int, row_block: int = 0, column_block: int = 0) -> Layout:

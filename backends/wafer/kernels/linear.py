@@ -36,6 +36,7 @@ class Linear:
     """``y = x @ weight (+ bias)``: k along ``along``, n along the other direction.
 
     ``accumulate`` is the format of products and sums, on the PE and along the line; ``aligned`` declares streaming multiply-accumulates.
+    ``k_block`` and ``n_block`` fix the block of a line where a neighbour needs another than the smallest.
     """
 
     m: int
@@ -48,25 +49,29 @@ class Linear:
     reduction: Reduction = CHAIN
     bias: bool = False
     aligned: bool = True
+    k_block: int = 0
+    n_block: int = 0
 
     name: ClassVar[str] = "linear"
 
     @property
     def weight_layout(self) -> Layout:
         shape = (self.k, self.n)
-        return self.grid.tiled(shape, 1, 0) if self.along == "x" else self.grid.tiled(shape, 0, 1)
+        if self.along == "x":
+            return self.grid.tiled(shape, 1, 0, row_block=self.n_block, column_block=self.k_block)
+        return self.grid.tiled(shape, 0, 1, row_block=self.k_block, column_block=self.n_block)
 
     @property
     def x_layout(self) -> Layout:
-        return self.grid.spread((self.m, self.k), self.along)
+        return self.grid.spread((self.m, self.k), self.along, self.k_block)
 
     @property
     def y_layout(self) -> Layout:
-        return self.grid.spread((self.m, self.n), other(self.along))
+        return self.grid.spread((self.m, self.n), other(self.along), self.n_block)
 
     @property
     def bias_layout(self) -> Layout:
-        return self.grid.spread((self.n,), other(self.along))
+        return self.grid.spread((self.n,), other(self.along), self.n_block)
 
     def fragment(self, prefix: str) -> Fragment:
         x = buffer(f"{prefix}.x", self.dtype, *self.x_layout.local_shape)

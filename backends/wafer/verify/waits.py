@@ -33,11 +33,13 @@ def wait_issues(program: Program) -> Iterator[Issue]:
                     yield Issue(
                         "deadlock", f"region '{region.name}'", f"'{use.pattern.kind}' by {use.pattern.algorithm}: {'; '.join(stuck)}"
                     )
+    # Every item sends and receives alike, so once all queues have been full and empty the rest repeats.
+    most = 4 + 2 * sum(stream.depth for stream in program.streams)
     for entry in program.entries:
         for corner in corners(program, entry):
             scalars = {name: value for name, value in corner.items() if name != ITEM}
             try:
-                timeline(program, entry.name, scalars)
+                timeline(program, entry.name, scalars, most=most)
             except ExecutionError as error:
                 yield Issue("deadlock", f"entry '{entry.name}'", error.what)
                 break

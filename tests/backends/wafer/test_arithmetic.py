@@ -155,14 +155,26 @@ def test_compiled_matrix_product_gives_the_bits_of_the_array_form(target: Format
     expected = INSTRUCTIONS["gemm"].body(Call(target, tuple(shaped), (m, n), {}, {"aligned": False}))
     compiled = total.copy()
     places = ((0, n, 1), (0, k, 1), (0, n, 1))
-    gemm_planes(target, compiled, left, right, places, (m, k, n), (0, rows, 1), (0, columns), columns)
+
+    def grid(array: np.ndarray) -> np.ndarray:
+        return array.reshape(-1, rows, columns)
+
+    gemm_planes(target, grid(compiled), grid(left), grid(right), places, (m, k, n), (0, rows, 1), (0, columns))
     found = np.moveaxis(compiled.reshape(m, n, rows, columns), (2, 3), (0, 1))
     np.testing.assert_array_equal(found, expected)
     kept = total.copy()
-    gemm_planes(target, kept, left, right, places, (m, k, n), (1, 3, 2), (1, 3), columns)
+    gemm_planes(target, grid(kept), grid(left), grid(right), places, (m, k, n), (1, 3, 2), (1, 3))
     part = np.moveaxis(kept.reshape(m, n, rows, columns), (2, 3), (0, 1))
     np.testing.assert_array_equal(part[1, 1:3], expected[1, 1:3])
     np.testing.assert_array_equal(part[[0, 2]], shaped[0][[0, 2]])
+    for same in ((slice(0, 1), slice(None)), (slice(None), slice(0, 1)), (slice(0, 1), slice(0, 1))):
+        for narrow in (left, right):
+            once = [np.ascontiguousarray(grid(one)[:, *same]) if one is narrow else grid(one) for one in (left, right)]
+            spread = [np.ascontiguousarray(np.broadcast_to(one, (len(one), rows, columns))) for one in once]
+            results = [grid(total.copy()), grid(total.copy())]
+            for operands, result in zip((once, spread), results, strict=True):
+                gemm_planes(target, result, *operands, places, (m, k, n), (0, rows, 1), (0, columns))
+            np.testing.assert_array_equal(*results)
 
 
 def test_compiled_rounding_is_exact_around_every_boundary() -> None:
@@ -172,7 +184,7 @@ def test_compiled_rounding_is_exact_around_every_boundary() -> None:
     values = np.concatenate([middles, np.nextafter(middles, np.float32(0)), np.nextafter(middles, np.float32(np.inf)), edge])
     values = np.concatenate([values, -values])[None]
     total, one = np.zeros_like(values), np.ones_like(values)
-    gemm_planes(F16, total, values, one, ((0, 1, 1),) * 3, (1, 1, 1), (0, 1, 1), (0, values.shape[1]), values.shape[1])
+    gemm_planes(F16, total[None], values[None], one[None], ((0, 1, 1),) * 3, (1, 1, 1), (0, 1, 1), (0, values.shape[1]))
     with np.errstate(over="ignore"):
         np.testing.assert_array_equal(total, values.astype(np.float16).astype(np.float32))
 

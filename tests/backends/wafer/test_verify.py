@@ -1,0 +1,248 @@
+"""The verifier: every rule has a smallest program that breaks it, kernels' own programs break none, damage is rejected or noticed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from tests.backends.wafer.test_streams import relay
+
+from cgptc.backends.wafer.affine import Affine, var
+from cgptc.backends.wafer.collectives import Action, Expansion, Message, Pattern
+from cgptc.backends.wafer.faults import ExecutionError, InvalidProgramError
+from cgptc.backends.wafer.interpret.pe import PeEngine
+from cgptc.backends.wafer.kernels.assembly import single_region
+from cgptc.backends.wafer.kernels.fragment import Grid, Reduction
+from cgptc.backends.wafer.kernels.gemm import Summa
+from cgptc.backends.wafer.kernels.linear import Linear
+from cgptc.backends.wafer.layout import Layout
+from cgptc.backends.wafer.machine import small_machine
+from cgptc.backends.wafer.program import (
+    Binding,
+    Buffer,
+    Code,
+    Collective,
+    Entry,
+    Live,
+    Local,
+    Loop,
+    Program,
+    Rectangle,
+    Region,
+    Scalar,
+    Span,
+    Step,
+    View,
+    Where,
+    whole,
+)
+from cgptc.backends.wafer.verify import check, peak_bytes, verify
+from cgptc.backends.wafer.verify.waits import stalled
+
+MACHINE = small_machine(4, 4)
+A, B = whole("a", (4,)), whole("b", (4,))
+COPY = Local("mov", B, (A,), "f32")
+BROADCAST = Collective("broadcast", "multicast", "x", A, B, (0,))
+SHIFT = Collective("shift", "neighbour", "x", A, B, (0, 1), hops=1)
+
+
+def program(*steps: Step, **changes: object) -> Program:
+    """Region ``r`` of 2 × 2 PEs with input ``a`` and output ``b``, four f32 each."""
+    layout = Layout(2, 2, (4,), (None,))
+    region = Region(
+        "r",
+        Rectangle(0, 0, 2, 2),
+        (Buffer("a", "f32", (4,), 0, resident=True), Buffer("b", "f32", (4,), 16, resident=True)),
+        (Code("run", steps or (COPY,)),),
+    )
+    region = replace(region, **{name: value for name, value in changes.items() if name in ("rectangle", "buffers", "code", "name")})  # type: ignore[arg-type]
+    bindings = (Binding("a", "input", "r", "a", layout, ("run",)), Binding("b", "output", "r", "b", layout, ("run",)))
+    whole_program = Program(MACHINE, (region,), (), (Entry("run"),), bindings)
+    others = {name: value for name, value in changes.items() if name in ("machine", "regions", "streams", "entries", "bindings")}
+    return replace(whole_program, **others)  # type: ignore[arg-type]
+
+
+def _buffers(**second: object) -> tuple[Buffer, ...]:
+    return (Buffer("a", "f32", (4,), 0, resident=True), replace(Buffer("b", "f32", (4,), 16, resident=True), **second))  # type: ignore[arg-type]
+
+
+def _relay(**changes: object) -> Program:
+    found = relay("along y to the right")
+    return replace(found, streams=(replace(found.streams[0], **changes),))  # type: ignore[arg-type]
+
+
+REJECTED: dict[str, list[Callable[[], Program]]] = {
+    "region-off-fabric": [lambda: program(rectangle=Rectangle(3, 0, 2, 2)), lambda: program(rectangle=Rectangle(-1, 0, 2, 2))],
+    "region-overlap": [lambda: replace(program(), regions=(program().regions[0], replace(program().regions[0], name="other")))],
+    "name-twice": [lambda: program(buffers=(*_buffers(), Buffer("a", "f32", (1,), 64, resident=True)))],
+    "format-unknown": [lambda: program(buffers=_buffers(dtype="f8"))],
+    "buffer-shape": [lambda: program(buffers=_buffers(shape=(-4,)))],
+    "entry-unknown": [lambda: program(code=(Code("walk", (COPY,)),))],
+    "variable-unknown": [
+        lambda: program(replace(COPY, out=replace(B, offset=var("k")))),
+        lambda: program(Local("keep", B, (A, 0.0), "f32", (("where", (var("k"),)),))),
+    ],
+    "variable-twice": [lambda: program(Loop("k", 2, (Loop("k", 2, (COPY,)),)))],
+    "loop-depth": [lambda: program(_nested(9))],
+    "scalar-range": [lambda: program(entries=(Entry("run", (Scalar("n", 2, 1),)),))],
+    "binding-unknown": [lambda: program(bindings=(Binding("w", "weight", "r", "w", Layout(2, 2, (4,), (None,))),))],
+    "binding-layout": [lambda: program(bindings=(Binding("w", "weight", "r", "a", Layout(2, 3, (4,), (None,))),))],
+    "binding-size": [lambda: program(bindings=(Binding("w", "weight", "r", "a", Layout(2, 2, (5,), (None,))),))],
+    "binding-reused": [lambda: program(buffers=_buffers(resident=False, live=(Live("run", 0, 0),)))],
+    "sram": [lambda: program(buffers=_buffers(address=MACHINE.usable_bytes - 12 - (MACHINE.usable_bytes - 12) % 16 + 16))],
+    "sram-alignment": [lambda: program(buffers=_buffers(address=20))],
+    "sram-overlap": [lambda: program(buffers=_buffers(address=0)), lambda: _relay(address=0)],
+    "buffer-unused": [lambda: program(buffers=(*_buffers(), Buffer("c", "f32", (1,), 64)))],
+    "live-range": [lambda: _with_scratch((Live("run", 0, 0),))],
+    "buffer-unknown": [lambda: program(replace(COPY, inputs=(whole("c", (4,)),)))],
+    "instruction-unknown": [lambda: program(replace(COPY, instruction="jump")), lambda: program(replace(COPY, format="f8"))],
+    "view-bounds": [
+        lambda: program(replace(COPY, inputs=(replace(A, offset=1),))),
+        lambda: program(replace(COPY, out=replace(B, offset=-1))),
+    ],
+    "view-shape": [lambda: program(replace(COPY, out=View("b", (4,), ())))],
+    "operands": [
+        lambda: program(replace(COPY, inputs=(A, A))),
+        lambda: program(replace(COPY, inputs=(whole("a", (3,)),))),
+        lambda: program(replace(SHIFT, target=whole("b", (3,)))),
+    ],
+    "output-repeats": [lambda: program(replace(COPY, out=View("b", (4,), (0,))))],
+    "operand-format": [
+        lambda: program(replace(COPY, format="i32")),
+        lambda: program(SHIFT, buffers=_buffers(dtype="i32")),
+    ],
+    "step-lines": [
+        lambda: program(replace(COPY, where=Where(rows=(Span(2),)))),
+        lambda: program(replace(COPY, where=Where(rows=(Span(0, 2), Span(1))))),
+    ],
+    "collective-line": [lambda: program(replace(SHIFT, where=Where(columns=(Span(0, 1, 3),))))],
+    "collective-segment": [lambda: program(replace(SHIFT, segment=3))],
+    "collective-alias": [lambda: program(COPY, replace(SHIFT, source=View("b", (2,), (1,)), target=View("b", (2,), (1,), 1)))],
+    "collective": [lambda: program(replace(SHIFT, hops=2)), lambda: program(replace(SHIFT, algorithm="chain"))],
+    "colour-count": [lambda: program(replace(SHIFT, colours=(0,)))],
+    "colour-range": [lambda: program(replace(SHIFT, colours=(0, 21))), lambda: _relay(colours=(24,))],
+    "colour-twice": [lambda: program(replace(SHIFT, colours=(3, 3)))],
+    "switch-positions": [
+        lambda: program(*(replace(BROADCAST, root=root) for root in (0, 1)), machine=replace(MACHINE, switch_positions=1)),
+    ],
+    "read-before-write": [lambda: _with_scratch((Live("run", 0, 1),))],
+    "output-unwritten": [lambda: program(replace(COPY, out=A))],
+    "loop-count": [lambda: program(Loop("k", -1, (COPY,)))],
+    "loop-overlap": [lambda: program(Loop("k", 2, (SHIFT, Local("mov", A, (B,), "f32")), ahead=0))],
+    "stream-unknown": [lambda: replace(_relay(), streams=())],
+    "stream-end": [lambda: _relay(consumer="a", producer="b")],
+    "stream-depth": [lambda: _relay(depth=0)],
+    "stream-layout": [lambda: _relay(source=replace(relay("along y to the right").streams[0].source, column=None))],
+    "stream-balance": [lambda: _silent()],
+    "stream-conflict": [lambda: _twins()],
+}
+
+
+def _nested(depth: int) -> Step:
+    step: Step = COPY
+    for level in range(depth):
+        step = Loop(f"k{level}", 1, (step,))
+    return step
+
+
+def _with_scratch(live: tuple[Live, ...]) -> Program:
+    scratch = whole("c", (4,))
+    steps = (replace(COPY, inputs=(scratch,)), replace(COPY, out=scratch))
+    return program(*steps, buffers=(*_buffers(), Buffer("c", "f32", (4,), 32, live=live)))
+
+
+def _silent() -> Program:
+    found = _relay()
+    return replace(found, regions=(replace(found.regions[0], code=(Code("run", ()),)), found.regions[1]))
+
+
+def _twins() -> Program:
+    found = _relay()
+    twin = replace(found.streams[0], name="t", address=1024)
+    return replace(found, streams=(found.streams[0], twin))
+
+
+@pytest.mark.parametrize("code", REJECTED)
+def test_each_rule_rejects_its_smallest_example(code: str) -> None:
+    for broken in REJECTED[code]:
+        issues = verify(broken())
+        assert code in {issue.code for issue in issues}
+        with pytest.raises(InvalidProgramError):
+            check(broken())
+
+
+def test_the_smallest_program_is_accepted() -> None:
+    assert verify(program()) == []
+    assert verify(program(SHIFT)) == []
+    assert verify(_relay()) == []
+    assert check(program()) == program()
+
+
+def test_sram_is_exact_to_the_byte() -> None:
+    found = program()
+    need = peak_bytes(found, found.regions[0])
+    fits = replace(MACHINE, sram_bytes=MACHINE.reserved_bytes + need)
+    assert verify(replace(found, machine=fits)) == []
+    assert {issue.code for issue in verify(replace(found, machine=replace(fits, sram_bytes=fits.sram_bytes - 4)))} == {"sram"}
+
+
+def test_a_stalling_expansion_names_who_waits_for_what() -> None:
+    """Two PEs that both send before they receive: fine with room for the message, a deadlock without."""
+    there, back = Message(0, (1,), 0), Message(1, (0,), 1)
+    turns = (
+        ((Action("send", there),), (Action("receive", back),)),
+        ((Action("send", back),), (Action("receive", there),)),
+    )
+    expansion = Expansion((there, back), turns)
+    assert stalled(expansion, 4, 4) == []
+    found = stalled(expansion, 5, 4)
+    assert found == [
+        "position 0 waits to send on colour 0, whose queue is full",
+        "position 1 waits to send on colour 1, whose queue is full",
+    ]
+
+
+def test_a_dropped_message_is_noticed() -> None:
+    pattern = Pattern("reduce", "chain", 4)
+    whole_one = pattern.expand()
+    for position in range(4):
+        turns = tuple(one[:-1] if i == position else one for i, one in enumerate(whole_one.turns))
+        assert stalled(Expansion(whole_one.messages, turns), 9, 4), position
+
+
+def test_reading_memory_that_nobody_wrote_is_poison_in_the_defining_engine() -> None:
+    partial = program(Local("mov", whole("b", (2,)), (whole("a", (2,)),), "f32"))
+    engine = PeEngine(partial)
+    with pytest.raises(ExecutionError, match="reads 'b' before it is written"):
+        engine.run("run", {"a": np.zeros(4)}, {})
+
+
+def test_overlap_ahead_needs_a_double_buffer() -> None:
+    found = single_region(MACHINE, [Summa(4, 4, 4, Grid(2, 2)).fragment("g")])
+    assert verify(found) == []
+    region = found.regions[0]
+    loop = region.code[0].steps[1]
+    assert isinstance(loop, Loop)
+    single = tuple(_without_copies(step) for step in loop.steps)
+    broken = replace(region, code=(Code("run", (region.code[0].steps[0], replace(loop, steps=single))),))
+    assert {issue.code for issue in verify(replace(found, regions=(broken,)))} == {"loop-overlap"}
+
+
+def _without_copies(step: Step) -> Step:
+    def still(view: View) -> View:
+        return replace(view, offset=0) if isinstance(view.offset, Affine) and view.buffer in ("g.left", "g.right") else view
+
+    if isinstance(step, Collective):
+        return replace(step, target=still(step.target))
+    assert isinstance(step, Local)
+    return replace(step, inputs=tuple(still(one) if isinstance(one, View) else one for one in step.inputs))
+
+
+def test_swapped_colours_that_collide_are_rejected() -> None:
+    found = single_region(MACHINE, [Linear(1, 8, 8, Grid(4, 4), "x", reduction=Reduction("two-phase", 2)).fragment("a")])
+    region = found.regions[0]
+    steps = tuple(replace(step, colours=(step.colours[0],) * 5) if isinstance(step, Collective) else step for step in region.code[0].steps)
+    damaged = replace(found, regions=(replace(region, code=(Code("run", steps),)),))
+    assert "colour-twice" in {issue.code for issue in verify(damaged)}
