@@ -96,20 +96,24 @@ class Backend(Protocol[OptionsT]):
         ...
 
 
-_BUILT_IN = {"onnx": "cgptc.backends.onnx.backend", "wafer": "cgptc.backends.wafer.backend"}
+BUILT_IN = {"onnx": "cgptc.backends.onnx.backend", "wafer": "cgptc.backends.wafer.backend"}
+"""The project's own backends: the module that holds each as ``BACKEND``."""
+
+"""Backends of cgptc itself: the module that holds each as ``BACKEND``."""
+
 _GROUP = "cgptc.backends"
 
 
 def backend_names() -> tuple[str, ...]:
     """Names of all backends: built in first, then registered ones in order of name."""
-    others = sorted({entry.name for entry in entry_points(group=_GROUP)} - set(_BUILT_IN))
-    return (*_BUILT_IN, *others)
+    others = sorted({entry.name for entry in entry_points(group=_GROUP)} - set(BUILT_IN))
+    return (*BUILT_IN, *others)
 
 
 def backend(name: str) -> Backend[Any]:
     """The backend of that name; its packages are imported now. `UsageError` for an unknown name."""
-    if name in _BUILT_IN:
-        found: Backend[Any] = import_module(_BUILT_IN[name]).BACKEND
+    if name in BUILT_IN:
+        found: Backend[Any] = import_module(BUILT_IN[name]).BACKEND
         return found
     for entry in entry_points(group=_GROUP):
         if entry.name == name:

@@ -80,7 +80,7 @@ def _leaves(
 ) -> list[Leaf]:
     """The example inputs, flat, with names from ``forward``'s parameters."""
     leaves: list[Leaf] = []
-    for parameter, tree in _bound(module, args, kwargs).items():
+    for parameter, tree in bound_inputs(module, args, kwargs).items():
         for path, value in pytree.tree_flatten_with_path(tree)[0]:
             name = _join(parameter, path)
             chosen = axes.get(name, {}) if axes is not None else _token_axes(value)
@@ -92,7 +92,7 @@ def _leaves(
     return leaves
 
 
-def _bound(module: torch.nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+def bound_inputs(module: torch.nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments by ``forward``'s parameters; those of a ``*`` parameter are a tuple."""
     try:
         return dict(inspect.signature(module.forward).bind(*args, **kwargs).arguments)
@@ -138,7 +138,7 @@ def _export(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, An
     """Raises `CompileError` for whatever the model or torch.export raises."""
     automatic = torch.export.Dim.AUTO
     shapes = [dict.fromkeys(leaf.axes, automatic) if leaf.axes else None for leaf in leaves]
-    _, spec = pytree.tree_flatten(_bound(module, args, kwargs))
+    _, spec = pytree.tree_flatten(bound_inputs(module, args, kwargs))
     dynamic_shapes = pytree.tree_unflatten(shapes, spec)
     try:
         with _export_settings(), parameters_on_cpu(module):

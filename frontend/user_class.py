@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 from cgptc.frontend.readers import Checkpoint, open_checkpoint
 from cgptc.frontend.source import Bounds, CapturedModel, Request, find_companions
-from cgptc.frontend.text_model import as_text_model
 from cgptc.ir.diagnostics import CompileError, UsageError
 from cgptc.ir.weights import Weight
 
@@ -111,10 +110,11 @@ def _captured(
     import torch
 
     from cgptc.frontend.capture import capture
+    from cgptc.frontend.live_module import default_dynamic, layer_count, text_model_of
 
     args = inputs if inputs is not None else (torch.zeros(TRIED_SHAPE, dtype=torch.int64),)
     weights = _matched(module, checkpoint, str(request.weights)) if checkpoint is not None else None
-    sizes = {**(dynamic if dynamic is not None else _default_dynamic(args)), **request.dynamic}
+    sizes = {**(dynamic if dynamic is not None else default_dynamic(args)), **request.dynamic}
     for fixed in request.fixed:
         sizes.pop(fixed, None)
     try:
@@ -123,14 +123,14 @@ def _captured(
         if inputs is None and error.code == "capture-failed":
             error.fix = f"return (module, example inputs): int64 ids {list(TRIED_SHAPE)} were tried"
         raise
-    text = as_text_model(graph)
+    text = text_model_of(graph, module, args)
     folder = request.weights.parent if request.weights is not None else None
     return CapturedModel(
         graph,
         type(module).__name__,
         f"{name}, weights from {checkpoint.format}" if checkpoint else name,
         sum(parameter.numel() for parameter in module.parameters()),
-        max((len(each) for each in module.modules() if isinstance(each, torch.nn.ModuleList)), default=0),
+        layer_count(module),
         text,
         digest=checkpoint.digest if checkpoint else lambda: "",
         companions=find_companions(folder) if folder is not None and text is not None else {},
@@ -140,17 +140,6 @@ def _captured(
         reference=lambda: _loaded(module, checkpoint, weights),
         close=checkpoint.close if checkpoint else lambda: None,
     )
-
-
-def _default_dynamic(args: tuple[Any, ...]) -> Dynamic:
-    """Batch everywhere; the sequence too where an input is token-like, which is what `capture` names by itself."""
-    import torch
-
-    tensors = [value for value in args if isinstance(value, torch.Tensor) and value.ndim]
-    found: dict[str, Bounds | None] = {"batch": None} if tensors else {}
-    if any(value.ndim > 2 or (value.ndim == 2 and not value.is_floating_point()) for value in tensors):
-        found["seq"] = None
-    return found
 
 
 def _matched(module: torch.nn.Module, checkpoint: Checkpoint, file: str) -> dict[str, Weight]:

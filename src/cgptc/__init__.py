@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from cgptc.version import __version__
 
 if TYPE_CHECKING:
-    from cgptc.driver.api import load
+    from cgptc.driver.api import capture, compile, load, targets  # noqa: A004
     from cgptc.ir.diagnostics import CgptcError
     from cgptc.ir.graph import Graph
     from cgptc.passes.manager import Pipeline
@@ -23,10 +23,13 @@ _HOMES = {
     "Graph": "cgptc.ir.graph",
     "Pipeline": "cgptc.passes.manager",
     "Sampling": "cgptc.runtime.sampler",
+    "capture": "cgptc.driver.api",
+    "compile": "cgptc.driver.api",
     "load": "cgptc.driver.api",
+    "targets": "cgptc.driver.api",
 }
 
-__all__ = ["Artifact", "CgptcError", "Graph", "Pipeline", "Sampling", "__version__", "load"]
+__all__ = ["Artifact", "CgptcError", "Graph", "Pipeline", "Sampling", "__version__", "capture", "compile", "load", "targets"]
 
 
 def __getattr__(name: str) -> object:

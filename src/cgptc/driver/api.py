@@ -2,9 +2,104 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
 
+from cgptc.backends.registry import BUILT_IN, backend_names
+from cgptc.ir.graph import Graph
 from cgptc.runtime.compiled import Artifact
+
+if TYPE_CHECKING:
+    import torch
+
+Examples: TypeAlias = Sequence[Any] | Mapping[str, Any]
+"""Example inputs of a module: in the order of ``forward``'s parameters, or by their names."""
+
+Dynamic: TypeAlias = Mapping[str, tuple[int, int] | None]
+"""Sizes that stay symbolic, with inclusive bounds or None."""
+
+Axes: TypeAlias = Mapping[str, Mapping[int, str]]
+"""By input name: axis → name of its size."""
+
+
+def targets() -> tuple[str, ...]:
+    """Names of the targets that this installation can compile for."""
+    return tuple(name for name in backend_names() if name not in BUILT_IN or find_spec(BUILT_IN[name]) is not None)
+
+
+def capture(module: torch.nn.Module, args: Examples, *, dynamic: Dynamic | None = None, axes: Axes | None = None) -> Graph:
+    """The graph of a module in evaluation mode, before any pass, for inputs like the examples.
+
+    ``dynamic`` names the sizes that stay symbolic (by default ``batch`` and, of token-like inputs, ``seq``), ``axes`` says where they
+    are (by default axis 0 is ``batch``, axis 1 of token-like inputs ``seq``). The graph refers to the module's parameters. Raises
+    `CompileError` naming the line where a size was fixed, or all that cannot be imported.
+    """
+    from cgptc.frontend.live_module import capture_live
+
+    return capture_live(module, args, dynamic=dynamic, axes=axes)
+
+
+def compile(  # noqa: A001 (the verb of the command line)
+    model: str | Path | torch.nn.Module,
+    args: Examples | None = None,
+    *,
+    target: str = "onnx",
+    output: str | Path | None = None,
+    dynamic: Dynamic | None = None,
+    axes: Axes | None = None,
+    fixed: Mapping[str, int] | None = None,
+    cache: str | None = None,
+    preset: str | None = None,
+    config: str | Path | None = None,
+    weights: str | Path | None = None,
+    tokenizer: str | Path | None = None,
+    passes: str | None = None,
+    disabled_passes: Sequence[str] = (),
+    verify_each: str = "ir",
+    **target_options: Any,
+) -> Artifact:
+    """Compile a module with example inputs ``args``, or what the command line takes as MODEL, into an artifact at ``output``.
+
+    Without ``output`` the artifact lives in a temporary folder, as long as the object does. ``dynamic`` and ``axes`` are `capture`'s;
+    the other options are the command line's, those of the target included. Raises `CgptcError`.
+    """
+    from cgptc.driver.compilation import compile_captured, compile_source
+    from cgptc.driver.options import CompileOptions
+    from cgptc.frontend.source import Request
+    from cgptc.ir.diagnostics import UsageError
+
+    place = Path(output) if output is not None else None
+    is_named = isinstance(model, (str, Path))
+    request = Request(
+        preset=preset,
+        config=Path(config) if config is not None else None,
+        weights=Path(weights) if weights is not None else None,
+        dynamic={name: limits for name, limits in (dynamic or {}).items() if limits is not None} if is_named else {},
+        fixed=fixed or {},
+    )
+    options = CompileOptions(
+        target=target,
+        source=request,
+        cache=cache,
+        passes=passes,
+        disabled_passes=tuple(disabled_passes),
+        verify_each=verify_each,
+        target_options=target_options,
+    )
+    if isinstance(model, (str, Path)):
+        if args is not None or axes is not None:
+            raise UsageError("usage", "example inputs and axes are for modules", fix="leave them out: the file says what its inputs are")
+        return compile_source(str(model), options, place, tokenizer=Path(tokenizer) if tokenizer is not None else None)
+    for name, given in (("preset", preset), ("config", config), ("weights", weights), ("tokenizer", tokenizer), ("fixed", fixed)):
+        if given is not None:
+            raise UsageError("usage", f"'{name}' is for model files, and a module was given", fix="leave it out")
+    if args is None:
+        raise UsageError("example-inputs", f"{type(model).__name__} was given without example inputs", fix="give args=(ids,)")
+    from cgptc.frontend.live_module import capture_module
+
+    return compile_captured(lambda: capture_module(model, args, dynamic=dynamic, axes=axes), type(model).__name__, options, place)
 
 
 def load(path: str | Path) -> Artifact:

@@ -7,7 +7,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -154,7 +154,14 @@ def compile_model(model: CapturedModel, options: CompileOptions, place: Path | N
 
     Whatever fails, what stood at ``place`` still stands there.
     """
-    return _build(lambda: nullcontext(model), options, place or f"{model.name}.{options.target}.cgptc", None, clock or Clock())
+    return compile_captured(lambda: model, model.name, options, place, clock)
+
+
+def compile_captured(
+    capture: Callable[[], CapturedModel], name: str, options: CompileOptions, place: Path | None = None, clock: Clock | None = None
+) -> Artifact:
+    """The same for a model that is captured only once the options are known to be right. ``name`` names the temporary folder."""
+    return _build(capture, options, place or f"{name}.{options.target}.cgptc", None, clock or Clock())
 
 
 def compile_source(

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 from cgptc.artifact import ArtifactFolder, ArtifactWriter, check_files, open_folder
 from cgptc.backends.registry import Session, backend
@@ -23,6 +23,9 @@ from cgptc.runtime.interface import IDS, LOGITS, MASK, Interface
 from cgptc.runtime.report import Report
 from cgptc.runtime.sampler import Sampling
 from cgptc.runtime.tokenizer import TOKENIZER_FILES, Tokenizer, can_read
+
+if TYPE_CHECKING:
+    from cgptc.frontend.compiled_module import CompiledModule
 
 GRAPH_FILE, REPORT_FILE = "graph.cgir", "report.json"
 
@@ -115,6 +118,14 @@ class Artifact:
         """Outputs by name from inputs by name. What is not given has its natural default: a mask of ones, an empty past."""
         given = {**(inputs or {}), **named}
         return self.session.run(complete_inputs(self.interface, given))
+
+    def module(self) -> CompiledModule:
+        """A PyTorch module with this model's inputs and outputs, to stand where the original stood; without gradients."""
+        from cgptc.frontend.compiled_module import CompiledModule
+
+        outputs = [port.name for port in self.interface.outputs]
+        presents = {present for _, present in self.interface.pasts}
+        return CompiledModule([port.name for port in self.interface.inputs], outputs, presents, self.run)
 
     def engine(self) -> DecoderEngine:
         """A decoder over this model, for the generation loop."""

@@ -1,0 +1,111 @@
+"""Modules given in Python: captured as they stand, with weights that are read from their own parameters."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import torch
+import torch.utils._pytree as pytree
+
+from cgptc.frontend.capture import Axes, bound_inputs, capture
+from cgptc.frontend.source import Bounds, CapturedModel, TextModel
+from cgptc.frontend.text_model import as_text_model
+from cgptc.ir.graph import Graph
+
+Examples: TypeAlias = Sequence[Any] | Mapping[str, Any]
+"""Example inputs: in the order of ``forward``'s parameters, or by their names."""
+
+Dynamic: TypeAlias = Mapping[str, Bounds | None]
+
+
+def capture_live(module: torch.nn.Module, examples: Examples, *, dynamic: Dynamic | None = None, axes: Axes | None = None) -> Graph:
+    """The module's graph in evaluation mode; without ``dynamic`` every size that `default_dynamic` names stays symbolic.
+
+    The module is left in the mode it was in. The errors are `capture`'s.
+    """
+    args, named = split_examples(examples)
+    sizes = dynamic if dynamic is not None else default_dynamic([*args, *named.values()])
+    with evaluating(module):
+        return capture(module, args, named, dynamic=sizes, axes=axes)
+
+
+def capture_module(
+    module: torch.nn.Module, examples: Examples, *, dynamic: Dynamic | None = None, axes: Axes | None = None
+) -> CapturedModel:
+    """What the driver compiles; see `capture_live`."""
+    args, named = split_examples(examples)
+    graph = capture_live(module, examples, dynamic=dynamic, axes=axes)
+    text = text_model_of(graph, module, args, named)
+    return CapturedModel(
+        graph,
+        type(module).__name__,
+        "module",
+        sum(parameter.numel() for parameter in module.parameters()),
+        layer_count(module),
+        text,
+        reference=lambda: copy.deepcopy(module).eval(),
+    )
+
+
+def split_examples(examples: Examples) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Positional and named example inputs; a lone tensor is one positional input."""
+    if isinstance(examples, Mapping):
+        return (), dict(examples)
+    return (examples,) if isinstance(examples, torch.Tensor) else tuple(examples), {}
+
+
+@contextlib.contextmanager
+def evaluating(module: torch.nn.Module) -> Iterator[None]:
+    """Evaluation mode meanwhile, then the mode of each submodule as it was."""
+    training = [each for each in module.modules() if each.training]
+    module.eval()
+    try:
+        yield
+    finally:
+        for each in training:
+            each.training = True
+
+
+def layer_count(module: torch.nn.Module) -> int:
+    """The length of the longest list of blocks."""
+    return max((len(each) for each in module.modules() if isinstance(each, torch.nn.ModuleList)), default=0)
+
+
+def default_dynamic(examples: Sequence[Any]) -> dict[str, Bounds | None]:
+    """Batch everywhere; the sequence too where an input is token-like, which is what `capture` names by itself."""
+    tensors = [value for value in examples if isinstance(value, torch.Tensor) and value.ndim]
+    found: dict[str, Bounds | None] = {"batch": None} if tensors else {}
+    if any(value.ndim > 2 or (value.ndim == 2 and not value.is_floating_point()) for value in tensors):
+        found["seq"] = None
+    return found
+
+
+def text_model_of(graph: Graph, module: torch.nn.Module, args: Sequence[Any], named: Mapping[str, Any] | None = None) -> TextModel | None:
+    """`as_text_model` for a module whose results only look back; None for one that reads what comes after a token."""
+    return as_text_model(graph) if _looks_back(module, bound_inputs(module, args, named or {})) else None
+
+
+def _looks_back(module: torch.nn.Module, inputs: Mapping[str, Any]) -> bool:
+    """Whether the results before the last token stay what they are when that token changes, as the module itself computes them.
+
+    Attention may be causal in many spellings at this point; what the module does has only one.
+    """
+    name, ids = next(iter(inputs.items()), ("", None))
+    if not isinstance(ids, torch.Tensor) or ids.dtype is not torch.int64 or ids.ndim != 2:
+        return False
+    if any(parameter.is_meta for parameter in module.parameters()):
+        return True  # it cannot run; where it looks ahead, `add-cache` names the node that does
+    if ids.shape[1] < 2:
+        return False
+    changed = ids.clone()
+    changed[:, -1] = torch.where(ids[:, -1] == 0, 1, 0)
+    with evaluating(module), torch.no_grad():
+        results = [_tensors(module(**{**inputs, name: each})) for each in (ids, changed)]
+    return all(before.ndim > 1 and torch.equal(before[:, :-1], after[:, :-1]) for before, after in zip(*results, strict=True))
+
+
+def _tensors(result: Any) -> list[torch.Tensor]:
+    return [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, torch.Tensor)]
