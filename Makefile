@@ -12,7 +12,7 @@ $(VENV)/base.stamp: pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/test.stamp: $(VENV)/base.stamp
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[hf,test]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[hf,mlir,test]'
 	touch $@
 
 demo: $(VENV)/base.stamp

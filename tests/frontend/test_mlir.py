@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+
+from cgptc.frontend.mlir import mlir_module, mlir_text
+from cgptc.ir.diagnostics import UsageError
+
+pytest.importorskip("torch_mlir", reason="torch-mlir is not installed (pip install 'cgptc[mlir]')")
+
+
+class Masked(torch.nn.Module):
+    """A buffer that is not persistent: torch-mlir alone fails on it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = torch.nn.Linear(4, 4)
+        self.register_buffer("mask", torch.tril(torch.ones(4, 4)), persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = self.linear(x) * self.mask
+        return result
+
+
+@pytest.mark.parametrize(
+    ("dialect", "operation"), [("torch", "torch.aten."), ("linalg-on-tensors", "linalg.generic"), ("stablehlo", "stablehlo.")]
+)
+def test_a_module_with_a_buffer_of_no_state_dict_becomes_mlir(dialect: str, operation: str) -> None:
+    text = mlir_text(mlir_module(Masked(), (torch.zeros(4, 4),), dialect))
+    assert operation in text
+    assert not re.search(r'"/|loc\(', text)
+
+
+def test_the_module_itself_is_left_as_it_was() -> None:
+    module = Masked()
+    mlir_module(module, (torch.zeros(4, 4),), "torch")
+    assert "mask" not in module.state_dict()
+
+
+def test_an_unknown_form_is_refused() -> None:
+    with pytest.raises(UsageError, match="choose one of torch, linalg-on-tensors, stablehlo"):
+        mlir_module(Masked(), (torch.zeros(4, 4),), "tosa")
