@@ -71,7 +71,7 @@ def example_inputs(graph: Graph) -> tuple[tuple[torch.Tensor, ...], Any]:
 
     from cgptc.frontend.torch_dtypes import TO_TORCH
 
-    automatic = torch.export.Dim.AUTO  # type: ignore[attr-defined]
+    automatic = torch.export.Dim.AUTO
     wanted = [value for value in graph.inputs if not (value.name == "attention_mask" and graph.inputs[0].type.dtype is i64)]
     shapes = [tuple(_size(dim) for dim in value.type.shape) for value in wanted]
     args = tuple(torch.zeros(shape, dtype=TO_TORCH[value.type.dtype]) for shape, value in zip(shapes, wanted, strict=True))
