@@ -16,7 +16,7 @@ from cgptc.frontend.readers.checkpoint import Checkpoint, Contents, make_checkpo
 from cgptc.frontend.readers.input_file import InputFile
 from cgptc.frontend.readers.limits import SHARD_COUNT, TENSOR_COUNT
 from cgptc.frontend.readers.plain_json import JsonObject, read_json_object
-from cgptc.frontend.readers.quoting import listed, quoted
+from cgptc.frontend.readers.quoting import listed, printable, quoted
 from cgptc.frontend.readers.weight_file import read_weight_file
 from cgptc.ir.diagnostics import MalformedError
 
@@ -37,7 +37,7 @@ def weight_file_of(folder: Path) -> str | None:
 
 def read_config(folder: Path) -> JsonObject:
     """The folder's ``config.json`` as plain data."""
-    with InputFile(_inside(folder, CONFIG_FILE), str(folder / CONFIG_FILE)) as file:
+    with InputFile(_inside(folder, CONFIG_FILE), printable(str(folder / CONFIG_FILE))) as file:
         return read_json_object(file, "the configuration")
 
 
@@ -54,7 +54,7 @@ def open_folder(folder: Path, weights: str) -> Checkpoint:
     with contextlib.ExitStack() as opened:
 
         def open_file(name: str) -> InputFile:
-            return opened.enter_context(InputFile(_inside(folder, name), str(folder / name)))
+            return opened.enter_context(InputFile(_inside(folder, name), printable(str(folder / name))))
 
         files = [open_file(CONFIG_FILE), open_file(weights)]
         config = read_json_object(files[0], "the configuration")
@@ -79,7 +79,7 @@ def _inside(folder: Path, name: str) -> Path:
         raise MalformedError(
             "link-leaves-folder",
             "it is a link that leads out of the folder",
-            file=str(folder / name),
+            file=printable(str(folder / name)),
             fix="put the file there",
         )
     return target
@@ -92,7 +92,7 @@ def _weight_map(index: InputFile) -> dict[str, str]:
         raise _malformed("the index has no 'weight_map'", index)
     weight_map: dict[str, str] = {}
     for name, shard in found.items():
-        if not isinstance(shard, str) or shard in ("", ".", "..") or any(mark in shard for mark in "/\\\0"):
+        if not isinstance(shard, str) or shard in ("", ".", "..") or any(mark in shard for mark in "/\\") or not shard.isprintable():
             raise _malformed(f"the index sends {quoted(name)} to {quoted(str(shard)[:99])}, which is no file name", index)
         weight_map[name] = shard
     if len(set(weight_map.values())) > SHARD_COUNT:

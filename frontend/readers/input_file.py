@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from cgptc.frontend.readers.quoting import quoted
+from cgptc.frontend.readers.quoting import printable, quoted
 from cgptc.ir.diagnostics import FileError, MalformedError
 
 CHUNK_BYTES = 1 << 20
@@ -57,7 +57,7 @@ class InputFile:
 
     def __init__(self, path: Path, label: str = "") -> None:
         self._descriptor: int | None = None
-        self.label = label or str(path)
+        self.label = label or printable(str(path))
         self.name = path.name
         with reporting(self.label):
             self._require_regular(file_mode(path, self.label))

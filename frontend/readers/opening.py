@@ -13,6 +13,7 @@ from cgptc.frontend.readers.folder import CONFIG_FILE, config_beside, open_folde
 from cgptc.frontend.readers.input_file import InputFile, file_mode
 from cgptc.frontend.readers.kinds import Kind, kind_of
 from cgptc.frontend.readers.pt2 import ExportedArchive, read_pt2
+from cgptc.frontend.readers.quoting import printable
 from cgptc.frontend.readers.torch_legacy import unpickle_legacy
 from cgptc.frontend.readers.torch_zip import unpickle_zip
 from cgptc.frontend.readers.weight_file import read_weight_file, refusal
@@ -26,7 +27,7 @@ def sniff(path: Path) -> Kind:
     the path cannot be read or is no regular file; `MalformedError` where a zip's directory or that pickle is damaged.
     """
     path = Path(path)
-    if stat.S_ISDIR(file_mode(path, str(path))):
+    if stat.S_ISDIR(file_mode(path, printable(str(path)))):
         return _folder_kind(path)
     with InputFile(path) as file:
         kind, archive = kind_of(file)
@@ -47,16 +48,16 @@ def open_checkpoint(path: Path) -> Checkpoint:
     what to do.
     """
     path = Path(path)
-    if stat.S_ISDIR(file_mode(path, str(path))):
+    if stat.S_ISDIR(file_mode(path, printable(str(path)))):
         weights = weight_file_of(path)
         if weights is None or _folder_kind(path) is not Kind.HF_FOLDER:
-            raise refusal(Kind.FOLDER, str(path))
+            raise refusal(Kind.FOLDER, printable(str(path)))
         return open_folder(path, weights)
     with contextlib.ExitStack() as opened:
         file = opened.enter_context(InputFile(path))
         contents = read_weight_file(file)
         if contents.config is None and (config := config_beside(path)) is not None:
-            note = f"{CONFIG_FILE} beside {path.name} says what the weights are"
+            note = f"{CONFIG_FILE} beside {printable(path.name)} says what the weights are"
             contents = dataclasses.replace(contents, config=config, notes=(*contents.notes, note))
         checkpoint = make_checkpoint(contents, [file])
         opened.pop_all()
@@ -66,13 +67,13 @@ def open_checkpoint(path: Path) -> Checkpoint:
 def open_exported(path: Path) -> ExportedArchive:
     """The exported program in a ``.pt2``, checked and read without ``torch.export.load``."""
     path = Path(path)
-    if stat.S_ISDIR(file_mode(path, str(path))):
-        raise refusal(Kind.FOLDER, str(path))
+    if stat.S_ISDIR(file_mode(path, printable(str(path)))):
+        raise refusal(Kind.FOLDER, printable(str(path)))
     with contextlib.ExitStack() as opened:
         file = opened.enter_context(InputFile(path))
         kind, archive = kind_of(file)
         if kind is not Kind.EXPORTED or archive is None:
-            raise _not_exported(kind, str(path))
+            raise _not_exported(kind, file.label)
         exported = read_pt2(archive)
         opened.pop_all()
         return exported

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 
+def printable(text: str) -> str:
+    """``text`` with what does not print, line breaks and terminal codes among it, as escapes."""
+    return text if text.isprintable() else "".join(part if part.isprintable() else ascii(part)[1:-1] for part in text)
+
+
 def quoted(text: str, limit: int = 80) -> str:
     """``text`` in quotes, on one line, without control characters, cut to ``limit`` characters."""
     cut = text if len(text) <= limit else text[: limit - 1] + "…"
-    return "'" + "".join(part if part.isprintable() else ascii(part)[1:-1] for part in cut) + "'"
+    return f"'{printable(cut)}'"
 
 
 def listed(names: list[str], limit: int = 5) -> str:

@@ -109,6 +109,8 @@ def test_a_weight_file_beside_its_configuration_has_it(tmp_path: Path) -> None:
         {"wte.weight": ".."},
         {"wte.weight": ""},
         {"wte.weight": "a\0b"},
+        {"wte.weight": "\x7f.safetensors"},
+        {"wte.weight": "a\nb"},
         {"wte.weight": "..\\a.safetensors"},
         {"wte.weight": ["a.safetensors"]},
         {"wte.weight": "b.safetensors"},

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from cgptc.frontend.readers import Kind, open_checkpoint, open_exported, sniff
-from cgptc.ir.diagnostics import Exit, FileError
+from cgptc.ir.diagnostics import CgptcError, Exit, FileError
 
 
 def assert_refused(path: Path, words: str) -> None:
@@ -45,6 +45,21 @@ def test_a_path_that_is_not_there_is_an_io_error(tmp_path: Path) -> None:
     assert_refused(Path("a" * 5000), "too long")
     (tmp_path / "loop").symlink_to("loop")
     assert_refused(tmp_path / "loop", "symbolic links")
+
+
+@pytest.mark.parametrize("name", ["a\nerror[x]: y", "\x1b[31mred", "\udcff"])
+def test_a_name_that_does_not_print_is_escaped_in_messages(tmp_path: Path, name: str) -> None:
+    for make in (lambda path: path.write_bytes(b"nothing"), lambda path: path.mkdir(), lambda path: None):
+        path = tmp_path / name
+        make(path)
+        for read in (open_checkpoint, open_exported):
+            with pytest.raises(CgptcError) as failure:
+                read(path)
+            assert failure.value.line().isprintable()
+        if path.is_dir():
+            path.rmdir()
+        else:
+            path.unlink(missing_ok=True)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads every file")
