@@ -8,7 +8,7 @@ extents, offsets, counts, roots and masks; addresses, colours and routes are sta
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -273,11 +273,27 @@ class Scalar:
 
 @dataclass(frozen=True)
 class Entry:
-    """A way to run the program: its scalars, and how many items pass through."""
+    """A way to run the program: its scalars, and how many items pass through.
+
+    ``limits`` are expressions that are at least 0 for the scalars together, such as what a cache has left.
+    """
 
     name: str
     scalars: tuple[Scalar, ...] = ()
     items: Extent = 1
+    limits: tuple[Affine, ...] = ()
+
+    def refusal(self, scalars: Mapping[str, int]) -> str | None:
+        """Why the entry cannot run with these scalars; None where it can."""
+        if set(scalars) != {scalar.name for scalar in self.scalars}:
+            return f"entry '{self.name}' takes scalars {[scalar.name for scalar in self.scalars]}, got {sorted(scalars)}"
+        for scalar in self.scalars:
+            if not scalar.low <= scalars[scalar.name] <= scalar.high:
+                return f"'{scalar.name}' is {scalars[scalar.name]}, not in {scalar.low} to {scalar.high}"
+        for limit in self.limits:
+            if limit.value(scalars) < 0:
+                return f"{limit} is {limit.value(scalars)}, less than 0"
+        return None
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from cgptc.backends.wafer.affine import value_of
-from cgptc.backends.wafer.arithmetic.formats import format_of
-from cgptc.backends.wafer.arithmetic.instructions import Price, instruction_of
+from cgptc.backends.wafer.arithmetic.formats import Format, format_of
+from cgptc.backends.wafer.arithmetic.instructions import Instruction, Parameter, Price, instruction_of
 from cgptc.backends.wafer.collectives import Algorithm, Kind, Pattern
 from cgptc.backends.wafer.faults import ProgramError
 from cgptc.backends.wafer.machine import Machine
-from cgptc.backends.wafer.program import Buffer, Collective, Local, Loop, Rectangle, Region, Span, View, Where
+from cgptc.backends.wafer.program import Buffer, Collective, Local, Loop, Rectangle, Region, Span, View, Where, mask_variables
 
 Environment = Mapping[str, int]
 
@@ -125,6 +125,38 @@ def local_price(step: Local, region: Region, machine: Machine, environment: Envi
     out = place(step.out, region.buffer(step.out.buffer), environment)
     inputs = tuple(place(one, region.buffer(one.buffer), environment).shape if isinstance(one, View) else () for one in step.inputs)
     return Price(machine, step.format, out.shape, inputs, dict(step.parameters))
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A local step with everything that does not depend on data: what engines run."""
+
+    declared: Instruction
+    target: Format
+    out: Placed
+    inputs: tuple[Placed | float, ...]
+    blocks: list[Block]
+    cycles: int
+    macs: int
+    named: frozenset[str]
+    parameters: dict[str, Parameter]
+
+
+def ready_local(step: Local, region: Region, machine: Machine, environment: Environment) -> Ready:
+    """The step under these variables. ``named`` are the variables of its masks, which each run still has to look up."""
+    price = local_price(step, region, machine, environment)
+    declared = instruction_of(step.instruction)
+    return Ready(
+        declared,
+        format_of(step.format),
+        place(step.out, region.buffer(step.out.buffer), environment),
+        tuple(place(one, region.buffer(one.buffer), environment) if isinstance(one, View) else one for one in step.inputs),
+        blocks(step.where, region.rectangle, environment),
+        declared.cycles(price),
+        declared.macs(price),
+        mask_variables(step),
+        dict(step.parameters),
+    )
 
 
 def local_cycles(step: Local, region: Region, machine: Machine, environment: Environment) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Generator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from cgptc.backends.wafer.affine import value_of
 from cgptc.backends.wafer.arithmetic.formats import COMBINERS, Format, format_of
-from cgptc.backends.wafer.arithmetic.instructions import Call, Instruction, Parameter, instruction_of
+from cgptc.backends.wafer.arithmetic.instructions import Call
 from cgptc.backends.wafer.arithmetic.matrix import Strided, gemm_planes
 from cgptc.backends.wafer.clock import Pricer, timeline
 from cgptc.backends.wafer.collectives import Combiner, Pattern
@@ -28,25 +28,10 @@ from cgptc.backends.wafer.interpret.account import Account, Run
 from cgptc.backends.wafer.interpret.planes import Planes
 from cgptc.backends.wafer.interpret.transfer import tile_map
 from cgptc.backends.wafer.layout import Layout
-from cgptc.backends.wafer.program import ITEM, Binding, Collective, Local, Loop, Program, Receive, Region, Send, Step, View, mask_variables
-from cgptc.backends.wafer.resolve import Block, Environment, Placed, blocks, iterations, local_price, pattern_of, place
+from cgptc.backends.wafer.program import ITEM, Binding, Collective, Local, Loop, Program, Receive, Region, Send, Step, View
+from cgptc.backends.wafer.resolve import Block, Environment, Placed, Ready, blocks, iterations, pattern_of, place, ready_local
 
 Array = NDArray[Any]
-
-
-@dataclass(frozen=True)
-class _Ready:
-    """A local step with everything that does not depend on data."""
-
-    declared: Instruction
-    target: Format
-    out: Placed
-    inputs: tuple[Placed | float, ...]
-    blocks: list[Block]
-    cycles: int
-    macs: int
-    named: frozenset[str]
-    parameters: dict[str, Parameter]
 
 
 class FastEngine:
@@ -56,7 +41,7 @@ class FastEngine:
         self.program = program
         self.pricer = Pricer(program.machine)
         self._progress = 0
-        self._ready: dict[tuple[int, ...], _Ready] = {}
+        self._ready: dict[tuple[int, ...], Ready] = {}
         self._memory: dict[tuple[str, str], Planes] = {}
         states = {(one.region, one.buffer) for one in program.bindings if one.role == "state"}
         for region in program.regions:
@@ -78,6 +63,9 @@ class FastEngine:
     def run(self, entry: str, inputs: Mapping[str, Array], scalars: Mapping[str, int]) -> Run:
         """Run an entry. Inputs and outputs have a leading axis of items where the entry's item count is not the constant 1."""
         described = self.program.entry(entry)
+        refusal = described.refusal(scalars)
+        if refusal:
+            raise ProgramError("scalars", refusal)
         account = Account(self.program.machine)
         items = value_of(described.items, scalars)
         single = described.items == 1
@@ -187,30 +175,18 @@ class FastEngine:
             final = result if stored is target else stored.round(result)
             self._planes(region, out).write(out, block, final, rows_same, columns_same)
 
-    def _resolved(self, step: Local, region: Region, environment: Environment, account: Account) -> _Ready:
+    def _resolved(self, step: Local, region: Region, environment: Environment, account: Account) -> Ready:
         """The step with integers, resolved once for the values that it depends on."""
         key = self.pricer.key(step, environment)
         if key not in self._ready:
-            price = local_price(step, region, self.program.machine, environment)
-            declared = instruction_of(step.instruction)
-            self._ready[key] = _Ready(
-                declared,
-                format_of(step.format),
-                place(step.out, region.buffer(step.out.buffer), environment),
-                tuple(place(one, region.buffer(one.buffer), environment) if isinstance(one, View) else one for one in step.inputs),
-                blocks(step.where, region.rectangle, environment),
-                declared.cycles(price),
-                declared.macs(price),
-                mask_variables(step),
-                dict(step.parameters),
-            )
+            self._ready[key] = ready_local(step, region, self.program.machine, environment)
         ready = self._ready[key]
         for one in (ready.out, *ready.inputs):
             if isinstance(one, Placed):
                 account.touch(region.name, one.buffer.address + one.buffer.bytes)
         return ready
 
-    def _gemm(self, region: Region, ready: _Ready, block: Block, rows_same: bool, columns_same: bool) -> bool:
+    def _gemm(self, region: Region, ready: Ready, block: Block, rows_same: bool, columns_same: bool) -> bool:
         """Run the compiled loop where the operands are as it needs them."""
         target, out = ready.target, ready.out
         total, left, right = ready.inputs

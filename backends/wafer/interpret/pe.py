@@ -19,14 +19,14 @@ from numpy.typing import NDArray
 
 from cgptc.backends.wafer.affine import value_of
 from cgptc.backends.wafer.arithmetic.formats import COMBINERS, Format, format_of
-from cgptc.backends.wafer.arithmetic.instructions import Call, instruction_of
+from cgptc.backends.wafer.arithmetic.instructions import Call
 from cgptc.backends.wafer.clock import Pricer, timeline
 from cgptc.backends.wafer.collectives import Action, Pattern
 from cgptc.backends.wafer.faults import ExecutionError, ProgramError
 from cgptc.backends.wafer.interpret.account import Account, Run
 from cgptc.backends.wafer.machine import Machine
 from cgptc.backends.wafer.program import ITEM, Binding, Buffer, Collective, Local, Loop, Program, Receive, Region, Send, Step, Stream, View
-from cgptc.backends.wafer.resolve import Block, Environment, Placed, blocks, iterations, local_price, pattern_of, place
+from cgptc.backends.wafer.resolve import Block, Environment, Placed, Ready, blocks, iterations, pattern_of, place, ready_local
 from cgptc.backends.wafer.routes import Piece, pieces
 
 Array = NDArray[Any]
@@ -194,9 +194,13 @@ class _PeRun:
         self.pricer = Pricer(engine.program.machine)
         self.scalars = scalars
         described = self.program.entry(entry)
+        refusal = described.refusal(scalars)
+        if refusal:
+            raise ProgramError("scalars", refusal)
         self.items = value_of(described.items, scalars)
         self.single = described.items == 1
         self.account = Account(self.program.machine)
+        self.ready: dict[tuple[int, ...], Ready] = {}
         self.progress = 0
         self.channels: dict[tuple[Any, ...], _Channel] = {}
         self.pieces: dict[str, list[Piece]] = {stream.name: pieces(stream) for stream in self.program.streams}
@@ -275,26 +279,31 @@ class _PeRun:
                     self._read_output(binding, one, item)
 
     def _local(self, step: Local, one: _Place, environment: Environment) -> None:
-        block = _block_of(blocks(step.where, one.region.rectangle, environment), one)
-        out = self._placed(step.out, one, environment)
-        placed = [self._placed(view, one, environment) if isinstance(view, View) else view for view in step.inputs]
-        if block is None:
+        key = self.pricer.key(step, environment)
+        if key not in self.ready:
+            self.ready[key] = ready_local(step, one.region, self.program.machine, environment)
+        ready = self.ready[key]
+        declared, target, out = ready.declared, ready.target, ready.out
+        for placed in (out, *ready.inputs):
+            if isinstance(placed, Placed):
+                self.account.touch(one.region.name, placed.buffer.address + placed.buffer.bytes)
+        if _block_of(ready.blocks, one) is None:
             return
-        declared, target = instruction_of(step.instruction), format_of(step.format)
-        price = local_price(step, one.region, self.program.machine, environment)
-        self.account.busy += declared.cycles(price)
-        self.account.macs += declared.macs(price)
+        self.account.busy += ready.cycles
+        self.account.macs += ready.macs
         values: list[Array] = []
-        for i, operand in enumerate(placed):
+        for i, operand in enumerate(ready.inputs):
             if isinstance(operand, Placed):
                 carried = format_of(operand.buffer.dtype).carried(one.memory.read(operand))
                 values.append(carried if i in declared.integers else carried.astype(target.carrier, copy=False))
             else:
                 values.append(target.round(np.asarray(operand, target.carrier)))
-        variables: dict[str, Any] = {**environment, "row": one.row, "column": one.column}
-        for axis, size in enumerate(out.shape):
-            variables[f"i{axis}"] = np.arange(size).reshape([-1 if other == axis else 1 for other in range(len(out.shape))])
-        result = declared.body(Call(target, tuple(values), out.shape, variables, dict(step.parameters)))
+        variables: dict[str, Any] = {}
+        if ready.named:
+            variables = {**environment, "row": one.row, "column": one.column}
+            for axis, size in enumerate(out.shape):
+                variables[f"i{axis}"] = np.arange(size).reshape([-1 if other == axis else 1 for other in range(len(out.shape))])
+        result = declared.body(Call(target, tuple(values), out.shape, variables, ready.parameters))
         form = format_of(out.buffer.dtype)
         rounded = result if form is target else form.round(np.asarray(result))
         one.memory.write(out, form.stored(np.broadcast_to(rounded, out.shape)))

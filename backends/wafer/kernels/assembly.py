@@ -1,15 +1,15 @@
-"""One region that runs fragments in turn: the smallest program around kernels."""
+"""Programs from fragments: one region that runs them in turn, or a chain of regions joined by streams."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import Literal
+from dataclasses import dataclass, replace
 
-from cgptc.backends.wafer.affine import Extent
+from cgptc.backends.wafer.affine import Affine, Extent
 from cgptc.backends.wafer.allocation import allocate
 from cgptc.backends.wafer.faults import ProgramError
-from cgptc.backends.wafer.kernels.fragment import Fragment, Slot
+from cgptc.backends.wafer.kernels.fragment import STREAM_COLOURS, Direction, Fragment, Slot
+from cgptc.backends.wafer.layout import Layout
 from cgptc.backends.wafer.machine import Machine
 from cgptc.backends.wafer.program import (
     Binding,
@@ -20,12 +20,15 @@ from cgptc.backends.wafer.program import (
     Local,
     Loop,
     Program,
+    Receive,
     Rectangle,
     Region,
     Scalar,
     Send,
     Step,
+    Stream,
     View,
+    whole,
 )
 
 
@@ -63,6 +66,43 @@ def _renamed_step(step: Step, names: Mapping[str, str]) -> Step:
             return replace(step, target=view(step.target))
 
 
+@dataclass(frozen=True)
+class _Joined:
+    """Fragments of one region, joined by the names of their buffers."""
+
+    buffers: dict[str, Buffer]
+    inputs: dict[str, Slot]
+    outputs: dict[str, Slot]
+    weights: dict[str, Slot]
+    states: dict[str, Slot]
+    steps: tuple[Step, ...]
+
+
+def _join(fragments: Sequence[Fragment], kept: Sequence[str]) -> _Joined:
+    buffers: dict[str, Buffer] = {}
+    given: dict[str, Slot] = {}
+    inputs: dict[str, Slot] = {}
+    taken: set[str] = set()
+    for fragment in fragments:
+        for one in fragment.buffers:
+            if buffers.setdefault(one.name, one) != one:
+                raise ProgramError("assembly", f"two fragments declare '{one.name}' differently")
+        for slot in fragment.inputs:
+            taken.add(slot.buffer)
+            known = given.get(slot.buffer) or inputs.setdefault(slot.buffer, slot)
+            if known.layout != slot.layout:
+                raise ProgramError("assembly", f"'{slot.buffer}' is given as {known.layout} and taken as {slot.layout}")
+        given.update({slot.buffer: slot for slot in fragment.outputs})
+    return _Joined(
+        buffers,
+        inputs,
+        {name: slot for name, slot in given.items() if name not in taken or name in kept},
+        {slot.buffer: slot for fragment in fragments for slot in fragment.weights},
+        {slot.buffer: slot for fragment in fragments for slot in fragment.states},
+        tuple(step for fragment in fragments for step in fragment.steps),
+    )
+
+
 def single_region(
     machine: Machine,
     fragments: Sequence[Fragment],
@@ -78,32 +118,98 @@ def single_region(
     Inputs that no earlier fragment gives become the program's inputs, outputs that no later one takes (and those of ``outputs``) its
     outputs; tensors are named like their buffers. Raises ProgramError where layouts of shared buffers differ.
     """
-    buffers: dict[str, Buffer] = {}
-    given: dict[str, Slot] = {}
-    inputs: dict[str, Slot] = {}
-    kept: dict[str, tuple[Literal["weight", "state"], Slot]] = {}
-    taken: set[str] = set()
-    for fragment in fragments:
-        for one in fragment.buffers:
-            if buffers.setdefault(one.name, one) != one:
-                raise ProgramError("assembly", f"two fragments declare '{one.name}' differently")
-        for slot in fragment.inputs:
-            taken.add(slot.buffer)
-            known = given.get(slot.buffer) or inputs.setdefault(slot.buffer, slot)
-            if known.layout != slot.layout:
-                raise ProgramError("assembly", f"'{slot.buffer}' is given as {known.layout} and taken as {slot.layout}")
-        kept.update({slot.buffer: ("weight", slot) for slot in fragment.weights})
-        kept.update({slot.buffer: ("state", slot) for slot in fragment.states})
-        given.update({slot.buffer: slot for slot in fragment.outputs})
-    results = {name: slot for name, slot in given.items() if name not in taken or name in outputs}
-    bindings = [
-        *(Binding(name, role, "region", name, slot.layout) for name, (role, slot) in kept.items()),
-        *(Binding(name, "input", "region", name, slot.layout, (entry,)) for name, slot in inputs.items()),
-        *(Binding(name, "output", "region", name, slot.layout, (entry,)) for name, slot in results.items()),
-    ]
-    bound = {binding.buffer for binding in bindings}
-    code = (Code(entry, tuple(step for fragment in fragments for step in fragment.steps)),)
-    final = allocate([replace(one, resident=one.name in bound) for one in buffers.values()], code, machine)
-    layout = next(iter(fragments[0].inputs + fragments[0].outputs)).layout
-    region = Region("region", Rectangle(*at, layout.width, layout.height), final, code)
-    return Program(machine, (region,), (), (Entry(entry, tuple(scalars), items),), tuple(bindings))
+    stage = Stage("region", at, tuple(fragments), tuple(outputs))
+    return pipeline(machine, [stage], scalars=scalars, items=items, entry=entry)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Fragments that run in turn in a region of its own at a place of the fabric. ``outputs`` stay though a later fragment takes them."""
+
+    name: str
+    at: tuple[int, int]
+    fragments: tuple[Fragment, ...]
+    outputs: tuple[str, ...] = ()
+
+    @property
+    def rectangle(self) -> Rectangle:
+        first = self.fragments[0]
+        layout = (*first.inputs, *first.outputs)[0].layout
+        return Rectangle(*self.at, layout.width, layout.height)
+
+
+def pipeline(
+    machine: Machine,
+    stages: Sequence[Stage],
+    *,
+    scalars: Sequence[Scalar] = (),
+    items: Extent = 1,
+    entry: str = "run",
+    limits: Sequence[Affine] = (),
+    depth: int = 2,
+) -> Program:
+    """Regions in a chain: where a stage takes a buffer that an earlier one gives, a stream carries it, ``depth`` items deep.
+
+    What no stage gives is the program's input, what no later stage takes its output. Streams are coloured in turn.
+    """
+    joined = [_join(stage.fragments, stage.outputs) for stage in stages]
+    makers: dict[str, int] = {}
+    for number, one in enumerate(joined):
+        makers.update(dict.fromkeys(one.outputs, number))
+    streams: list[Stream] = []
+    regions: list[Region] = []
+    bindings: list[Binding] = []
+    carried = {name for number, one in enumerate(joined) for name in one.inputs if makers.get(name, number) < number}
+    for number, (stage, one) in enumerate(zip(stages, joined, strict=True)):
+        received = [name for name in one.inputs if makers.get(name, number) < number]
+        taken = 0
+        for name in received:
+            maker = makers[name]
+            source = _one_line(joined[maker].outputs[name].layout, stages[maker].rectangle, stage.rectangle)
+            colour = STREAM_COLOURS[len(streams) % len(STREAM_COLOURS)]
+            first: Direction = "x" if source.cut_axis("rows") is None else "y"
+            target, kind = one.inputs[name].layout, one.buffers[name].dtype
+            stream = Stream(f"{name}>{stage.name}", stages[maker].name, stage.name, kind, source, target, first, (colour,), depth, taken)
+            streams.append(stream)
+            taken += -(-stream.queue_bytes // machine.alignment_bytes) * machine.alignment_bytes
+        sent = [stream for later in range(number + 1, len(stages)) for stream in _later(joined, makers, number, later, stages)]
+        steps = (
+            *(Receive(f"{name}>{stage.name}", _everything(one.buffers[name])) for name in received),
+            *one.steps,
+            *(Send(name, _everything(one.buffers[held])) for held, name in sent),
+        )
+        bound = [
+            *(Binding(name, "weight", stage.name, name, slot.layout) for name, slot in one.weights.items()),
+            *(Binding(name, "state", stage.name, name, slot.layout) for name, slot in one.states.items()),
+            *(Binding(name, "input", stage.name, name, slot.layout, (entry,)) for name, slot in one.inputs.items() if name not in received),
+            *(
+                Binding(name, "output", stage.name, name, slot.layout, (entry,))
+                for name, slot in one.outputs.items()
+                if name not in carried
+            ),
+        ]
+        bindings += bound
+        resident = {binding.buffer for binding in bound}
+        code = (Code(entry, steps),)
+        buffers = allocate([replace(held, resident=held.name in resident) for held in one.buffers.values()], code, machine, taken=taken)
+        regions.append(Region(stage.name, stage.rectangle, buffers, code, number))
+    return Program(machine, tuple(regions), tuple(streams), (Entry(entry, tuple(scalars), items, tuple(limits)),), tuple(bindings))
+
+
+def _later(joined: Sequence[_Joined], makers: Mapping[str, int], number: int, later: int, stages: Sequence[Stage]) -> list[tuple[str, str]]:
+    """``(buffer, stream)`` of what a stage sends to a later one."""
+    return [(name, f"{name}>{stages[later].name}") for name in joined[later].inputs if makers.get(name) == number]
+
+
+def _everything(one: Buffer) -> View:
+    return whole(one.name, one.shape)
+
+
+def _one_line(layout: Layout, producer: Rectangle, consumer: Rectangle) -> Layout:
+    """The layout of a sender: of equal lines the one nearest to the consumer."""
+    row, column = layout.row, layout.column
+    if row is None and layout.cut_axis("rows") is None:
+        row = min(max(consumer.y + consumer.height // 2 - producer.y, 0), producer.height - 1)
+    if column is None and layout.cut_axis("columns") is None:
+        column = min(max(consumer.x + consumer.width // 2 - producer.x, 0), producer.width - 1)
+    return replace(layout, row=row, column=column)

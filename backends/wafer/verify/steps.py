@@ -30,14 +30,39 @@ def step_issues(program: Program) -> Iterator[Issue]:
 
 
 def corners(program: Program, entry: Entry) -> Iterator[dict[str, int]]:
-    """Environments with every scalar at its lowest and highest value, and the first and the last item."""
+    """Environments at the outermost admissible values of the scalars, each with the first and the last item.
+
+    Where lowest and highest values together break a limit, one scalar after the other goes down as far as the limit asks.
+    """
     ends = [sorted({scalar.low, scalar.high}) for scalar in entry.scalars]
+    found: dict[tuple[int, ...], dict[str, int]] = {}
     for values in product(*ends):
         scalars = {scalar.name: value for scalar, value in zip(entry.scalars, values, strict=True)}
+        for admissible in _within(entry, scalars):
+            found[tuple(admissible.values())] = admissible
+    for scalars in found.values():
         items = value_of(entry.items, scalars)
         for item in sorted({0, items - 1}):
             if item >= 0:
                 yield {**scalars, ITEM: item}
+
+
+def _within(entry: Entry, scalars: dict[str, int]) -> Iterator[dict[str, int]]:
+    if entry.refusal(scalars) is None:
+        yield scalars
+        return
+    for scalar in entry.scalars:
+        low, high = scalar.low, scalars[scalar.name]
+        if entry.refusal({**scalars, scalar.name: low}) is not None:
+            continue
+        # The largest value that the limits admit, by bisection: limits are affine, so what they admit is one range.
+        while low < high:
+            middle = (low + high + 1) // 2
+            if entry.refusal({**scalars, scalar.name: middle}) is None:
+                low = middle
+            else:
+                high = middle - 1
+        yield {**scalars, scalar.name: low}
 
 
 def looked_at(loop: Loop, environment: Mapping[str, int]) -> list[dict[str, int]]:

@@ -38,6 +38,9 @@ def structure_issues(program: Program) -> Iterator[Issue]:
         for scalar in entry.scalars:
             if scalar.low > scalar.high:
                 yield Issue("scalar-range", f"entry '{entry.name}'", f"'{scalar.name}' runs from {scalar.low} to {scalar.high}")
+        for limit in entry.limits:
+            if not limit.variables <= known:
+                yield Issue("variable-unknown", f"entry '{entry.name}'", f"the limit {limit} depends on {sorted(limit.variables - known)}")
         if isinstance(entry.items, Affine) and not entry.items.variables <= known:
             unknown = sorted(entry.items.variables - known)
             yield Issue("variable-unknown", f"entry '{entry.name}'", f"the number of items depends on {unknown}")
