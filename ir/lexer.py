@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 from itertools import islice
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from cgptc.ir.diagnostics import MalformedError
 
@@ -17,17 +17,21 @@ MAX_TEXT = 1 << 28
 _STRING = r'"[^"\\\n]*(?:\\.[^"\\\n]*)*"'
 _WORDS = re.compile(
     rf"""
-    (?P<space>(?:[ \t\r\n]+|//[^\n]*)+)
-  | (?P<value>%(?:{_STRING}|[A-Za-z_][A-Za-z0-9_.]*|[0-9]+)(?:\#[0-9]+)?)
-  | (?P<word>[A-Za-z_][A-Za-z0-9_.]*)
-  | (?P<hex>0x[0-9a-f]*)
-  | (?P<float>[0-9]+(?:\.[0-9]+(?:[eE][+-]?[0-9]+)?|[eE][+-]?[0-9]+))
-  | (?P<int>[0-9]+)
-  | (?P<string>{_STRING})
-  | (?P<mark>\.\.|[(){{}}\[\],:=*+\-@])
+    (?:[ \t\r\n]++|//[^\n]*+)*+
+    (?:
+      (?P<mark>\.\.|[(){{}}\[\],:=*+\-@])
+    | (?P<value>%(?:{_STRING}|[A-Za-z_][A-Za-z0-9_.]*|[0-9]+)(?:\#[0-9]+)?)
+    | (?P<word>[A-Za-z_][A-Za-z0-9_.]*)
+    | (?P<hex>0x[0-9a-f]*)
+    | (?P<float>[0-9]+(?:\.[0-9]+(?:[eE][+-]?[0-9]+)?|[eE][+-]?[0-9]+))
+    | (?P<int>[0-9]+)
+    | (?P<string>{_STRING})
+    | (?P<end>\Z)
+    )
     """,
     re.VERBOSE,
 )
+_SPACE = re.compile(r"(?:[ \t\r\n]++|//[^\n]*+)*+")
 
 
 class Token(NamedTuple):
@@ -44,8 +48,9 @@ class Lexer:
     def __init__(self, text: str, file: str = "") -> None:
         self._text = text
         self._file = file
-        self._matches = _WORDS.finditer(text)
-        self._end = 0
+        self._end = 0  # of the current token
+        self.consumed = 0
+        """Where the last token that was moved past ends."""
         self.token = Token("mark", "", 0)
         if len(text) > MAX_TEXT:
             raise self.error(f"a text of at most {MAX_TEXT} characters, got {len(text)}", at=0)
@@ -54,18 +59,33 @@ class Lexer:
     def advance(self) -> Token:
         """Move to the next token and give the current one."""
         current = self.token
-        for match in self._matches:
-            if match.start() != self._end:
-                break
-            self._end = match.end()
-            assert match.lastgroup is not None
-            if match.lastgroup != "space":
-                self.token = Token(match.lastgroup, match.group(), match.start())
-                return current
-        if self._end != len(self._text):
-            raise self.error(f"unexpected character {self._text[self._end]!r}", at=self._end)
-        self.token = Token("end", "", self._end)
+        self.consumed = self._end
+        match = _WORDS.match(self._text, self._end)
+        if match is None:
+            self._refuse_character()
+        kind = match.lastgroup
+        assert kind is not None
+        self._end = match.end()
+        self.token = Token(kind, match[kind], match.start(kind))
         return current
+
+    def _refuse_character(self) -> NoReturn:
+        space = _SPACE.match(self._text, self._end)
+        assert space is not None
+        raise self.error(f"unexpected character {self._text[space.end()]!r}", at=space.end())
+
+    def through(self, mark: str) -> str:
+        """The text from the current token through the next mark of one character, to the end where there is none."""
+        return self._text[self.token.offset : self._text.find(mark, self.token.offset) + 1 or None]
+
+    def between(self, start: int, stop: int) -> str:
+        """The text between two offsets."""
+        return self._text[start:stop]
+
+    def skip(self, count: int) -> None:
+        """Move past ``count`` characters, counted from the current token, after which a token begins."""
+        self._end = self.token.offset + count
+        self.advance()
 
     def is_mark(self, text: str) -> bool:
         return self.token.kind == "mark" and self.token.text == text
@@ -75,10 +95,11 @@ class Lexer:
 
     def take(self, mark: str) -> bool:
         """Move past a mark if it stands here."""
-        if self.is_mark(mark):
-            self.advance()
-            return True
-        return False
+        token = self.token
+        if token.text != mark or token.kind != "mark":
+            return False
+        self.advance()
+        return True
 
     def expect(self, mark: str, where: str = "") -> None:
         """Move past a mark that must stand here."""

@@ -36,6 +36,7 @@ class _GraphParser:
         self.lexer = lexer
         self.symbols: dict[str, Symbol] = {}
         self.values: dict[str, Value] = {}
+        self.types: dict[str, TensorType] = {}  # by their text: a graph has few types, each many times
 
     def parse(self, store: WeightStore) -> Graph:
         lexer = self.lexer
@@ -91,11 +92,24 @@ class _GraphParser:
         if not token.text.startswith('%"') and not name:
             raise self.lexer.error("an input needs a name", at=token.offset)
         self.lexer.expect(":", " before the input's type")
-        type_ = parse_type(self.lexer, self.symbols)
+        type_ = self._type()
         try:
             self._define(token, graph.add_input(name, type_))
         except ValueError as error:
             raise self.lexer.error(str(error), at=token.offset) from None
+
+    def _type(self) -> TensorType:
+        lexer = self.lexer
+        text = lexer.through("]")
+        known = self.types.get(text)
+        if known is not None:
+            lexer.skip(len(text))
+            return known
+        start = lexer.token.offset
+        type_ = parse_type(lexer, self.symbols)
+        if text == lexer.between(start, lexer.consumed):
+            self.types[text] = type_
+        return type_
 
     def _value_name(self) -> tuple[Token, str]:
         """The token of a value's name, and the hint in it."""
@@ -207,12 +221,9 @@ class _GraphParser:
             if index:
                 lexer.expect(",", " between the types of results")
             offset = lexer.token.offset
-            given = parse_type(lexer, self.symbols)
-            self._same_type(node, value.type, given, offset)
-
-    def _same_type(self, node: Node, inferred: TensorType, given: TensorType, offset: int) -> None:
-        if inferred != given:
-            raise self.lexer.error(f"'{node.op.name}' gives {inferred} here, got {given}", at=offset)
+            given = self._type()
+            if value.type != given:
+                raise lexer.error(f"'{node.op.name}' gives {value.type} here, got {given}", at=offset)
 
     def _location(self) -> Location:
         lexer = self.lexer

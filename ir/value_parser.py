@@ -74,6 +74,8 @@ def parse_dim(lexer: Lexer, symbols: Symbols, depth: int = 0) -> Dim:
         else:
             break
         terms.append(_product(lexer, symbols, depth))
+    if len(terms) == 1 and signs[0] == 1:
+        return terms[0]
     if sum(map(_term_count, terms)) > MAX_TERMS:
         raise lexer.error(f"a dimension has at most {MAX_TERMS} terms", at=start)
     return weighted_sum(terms, signs)

@@ -283,6 +283,8 @@ def test_a_fault_is_named_with_line_and_column(text: str) -> None:
         HEAD + "%y = constant {weight=" + "transposed(" * 5000,
         HEAD + "%y, %z = test_everything(%x) {sizes=" + "[" * 5000,
         "(" * 100000,
+        " " * 100000 + ";",
+        "// " * 50000 + "\n;",
         '"' + "\\" * 100001,
     ],
     ids=lambda text: text[-20:],
@@ -295,6 +297,13 @@ def test_hostile_text_is_refused_without_deep_recursion_or_large_numbers(text: s
 def test_defaults_and_types_may_be_left_out() -> None:
     graph = parse_graph('graph @m { %y = constant {weight=@"w": f32[2]} // said once\n %i = iota {size=4} return i=%i }')
     assert [str(value.type) for node in graph.nodes for value in node.results] == ["f32[2]", "i64[4]"]
+
+
+def test_comments_inside_types_and_types_at_the_end_are_read() -> None:
+    text = "graph @m(b: 1..2) { input %x : f32[b, // two]\n 2] input %y : f32[b, // two]\n 2] input %z : f32[b, 3] return }"
+    assert [str(value.type) for value in parse_graph(text).inputs] == ["f32[b, 2]", "f32[b, 2]", "f32[b, 3]"]
+    with pytest.raises(MalformedError, match="got the end of the text"):
+        parse_graph("graph @m { input %x : f32[2")
 
 
 def test_every_op_has_attributes_that_the_text_form_knows() -> None:
