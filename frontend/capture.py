@@ -18,6 +18,7 @@ from cgptc.frontend.aten.emit import DomainError
 from cgptc.frontend.aten.importer import import_program
 from cgptc.frontend.dynamic_sizes import Bounds, DynamicSizes, Leaf
 from cgptc.frontend.fx_program import view_program
+from cgptc.frontend.hf_attention import whole_attention
 from cgptc.frontend.live_weights import module_weights
 from cgptc.frontend.specialisation import Guard, record_guards
 from cgptc.frontend.torch_dtypes import FROM_TORCH
@@ -51,13 +52,14 @@ def capture(
     ``root`` is the attribute of a wrapper module to leave out of module paths. Nothing is copied: the graph refers to the weights.
     """
     requested = dict(dynamic or {})
-    leaves = _leaves(module, args, kwargs or {}, axes, requested)
-    positional, named = tuple(args), dict(kwargs or {})
-    program = _export(module, positional, named, leaves)
+    bound_inputs(module, args, kwargs or {})  # says what does not fit
+    args, kwargs = _distinct((tuple(args), dict(kwargs or {})))
+    leaves = _leaves(module, args, kwargs, axes, requested)
+    program = _export(module, args, kwargs, leaves)
 
     def explain() -> list[Guard]:
         with record_guards() as guards:
-            _export(module, positional, named, leaves)
+            _export(module, args, kwargs, leaves)
         return guards
 
     sizes = DynamicSizes(leaves, requested, explain)
@@ -80,9 +82,9 @@ def _leaves(
 ) -> list[Leaf]:
     """The example inputs, flat, with names from ``forward``'s parameters."""
     leaves: list[Leaf] = []
-    for parameter, tree in bound_inputs(module, args, kwargs).items():
+    for start, tree in [*zip(_positional_names(module, len(args)), args, strict=True), *kwargs.items()]:
         for path, value in pytree.tree_flatten_with_path(tree)[0]:
-            name = _join(parameter, path)
+            name = _join(start, path)
             chosen = axes.get(name, {}) if axes is not None else _token_axes(value)
             leaves.append(Leaf(name, value, {axis: symbol for axis, symbol in chosen.items() if symbol in requested}))
     present = {symbol for leaf in leaves for symbol in leaf.axes.values()}
@@ -98,6 +100,31 @@ def bound_inputs(module: torch.nn.Module, args: Sequence[Any], kwargs: Mapping[s
         return dict(inspect.signature(module.forward).bind(*args, **kwargs).arguments)
     except TypeError as error:
         raise UsageError("example-inputs", f"the example inputs do not fit {type(module).__name__}.forward: {error}") from error
+
+
+def _distinct(arguments: tuple[tuple[Any, ...], dict[str, Any]]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The example inputs with a tensor of its own in every place: torch.export takes one that is given twice for one input."""
+    seen: set[int] = set()
+
+    def own(value: Any) -> Any:
+        if not isinstance(value, torch.Tensor):
+            return value
+        repeated = id(value) in seen
+        seen.add(id(value))
+        return value.clone() if repeated else value
+
+    distinct: tuple[tuple[Any, ...], dict[str, Any]] = pytree.tree_map(own, arguments)
+    return distinct
+
+
+def _positional_names(module: torch.nn.Module, count: int) -> list[str]:
+    """Names for positional arguments; those of a ``*`` parameter are numbered."""
+    parameters = list(inspect.signature(module.forward).parameters.values())
+    names = [parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_POSITIONAL]
+    star = next((index for index, parameter in enumerate(parameters) if parameter.kind is parameter.VAR_POSITIONAL), None)
+    if star is not None:
+        names = [*names[:star], *(f"{parameters[star].name}_{index}" for index in range(count - star))]
+    return names[:count]
 
 
 def _join(start: str, path: Sequence[Any]) -> str:
@@ -138,12 +165,13 @@ def _export(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, An
     """Raises `CompileError` for whatever the model or torch.export raises."""
     automatic = torch.export.Dim.AUTO
     shapes = [dict.fromkeys(leaf.axes, automatic) if leaf.axes else None for leaf in leaves]
-    _, spec = pytree.tree_flatten(bound_inputs(module, args, kwargs))
-    dynamic_shapes = pytree.tree_unflatten(shapes, spec)
+    _, spec = pytree.tree_flatten((args, kwargs))
+    shape_args, shape_kwargs = pytree.tree_unflatten(shapes, spec)
+    dynamic_shapes = dict(inspect.signature(module.forward).bind(*shape_args, **shape_kwargs).arguments)
     try:
-        with _export_settings(), parameters_on_cpu(module):
+        with _export_settings(), parameters_on_cpu(module), whole_attention(module):
             return torch.export.export(module, args, kwargs, dynamic_shapes=dynamic_shapes, strict=False)
-    except (RecursionError, MemoryError):
+    except (CompileError, RecursionError, MemoryError):
         raise
     except Exception as error:  # whatever the user's code raises
         lines = str(error).strip().splitlines()

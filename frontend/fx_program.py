@@ -196,7 +196,7 @@ def view_program(
         title = next(titles)
         if isinstance(result, fx.Node):
             outputs.append(ExportedOutput(title, view.argument(result, "")))
-    return ExportedProgram(tuple(inputs), tuple(view.nodes(program.graph)), tuple(outputs), weights, symbols)
+    return ExportedProgram(tuple(inputs), tuple(view.nodes(program.graph)), tuple(outputs), weights, symbols, root)
 
 
 def _plain(path: str) -> str:

@@ -35,18 +35,25 @@ def capture_preset(preset: Preset, request: Request) -> CapturedModel:
 
 
 def capture_checkpoint(path: Path, request: Request) -> CapturedModel:
-    """A state dict or folder whose names, shapes and configuration are a GPT's. Raises `CgptcError`."""
+    """A state dict or folder of a family that is known by its configuration, or else a GPT by its names and shapes.
+
+    Raises `CgptcError`.
+    """
+    from cgptc.frontend.hf_folder import capture_family, is_family
+
     checkpoint = open_checkpoint(path)
     try:
-        return _from_checkpoint(path, checkpoint, request)
+        config = read_json(request.config) if request.config is not None else checkpoint.config
+        if config is not None and request.preset is None and is_family(config):
+            return capture_family(path, checkpoint, config, request)
+        return _from_checkpoint(path, checkpoint, config, request)
     except BaseException:
         checkpoint.close()
         raise
 
 
-def _from_checkpoint(path: Path, checkpoint: Checkpoint, request: Request) -> CapturedModel:
+def _from_checkpoint(path: Path, checkpoint: Checkpoint, config: JsonObject | None, request: Request) -> CapturedModel:
     warnings = Warnings()
-    config = read_json(request.config) if request.config is not None else checkpoint.config
     found = recognise(
         checkpoint.tensors,
         config=config,
@@ -82,12 +89,7 @@ def _capture(config: GptConfig, weights: Mapping[str, Weight], store: WeightStor
     from cgptc.frontend.capture import capture
     from cgptc.frontend.gpt import meta_gpt
 
-    sizes = {"batch": 2, "seq": min(8, max(1, config.positions - 1)), **request.fixed}
-    bounds: dict[str, tuple[int, int] | None] = {"batch": (1, BATCH_BOUND), "seq": (1, config.positions), **request.dynamic}
-    for name in request.fixed:
-        bounds.pop(name, None)
-    if sizes["seq"] > config.positions:
-        raise UsageError("too-long", f"--seq {sizes['seq']} exceeds the model's {config.positions} positions")
+    sizes, bounds = example_sizes(request, config.positions)
     shape = (sizes["batch"], sizes["seq"])
     ids, mask = (torch.ones(shape, dtype=torch.int64) for _ in range(2))
     output = "logits" if config.head is not Head.NONE else "last_hidden_state"
@@ -100,6 +102,18 @@ def _capture(config: GptConfig, weights: Mapping[str, Weight], store: WeightStor
         output_names=[output],
         name="gpt",
     )
+
+
+def example_sizes(request: Request, positions: int | None) -> tuple[dict[str, int], dict[str, tuple[int, int] | None]]:
+    """Sizes to capture with, and the bounds of those that stay symbolic, for a model of at most ``positions`` positions."""
+    longest = positions if positions is not None else 1 << 20
+    sizes = {"batch": 2, "seq": min(8, max(1, longest - 1)), **request.fixed}
+    bounds: dict[str, tuple[int, int] | None] = {"batch": (1, BATCH_BOUND), "seq": (1, longest), **request.dynamic}
+    for name in request.fixed:
+        bounds.pop(name, None)
+    if sizes["seq"] > longest:
+        raise UsageError("too-long", f"--seq {sizes['seq']} exceeds the model's {longest} positions")
+    return sizes, bounds
 
 
 def _captured(

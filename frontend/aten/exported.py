@@ -95,6 +95,8 @@ class ExportedProgram:
     weights: Mapping[str, Weight]
     symbols: Mapping[str, Symbol] = field(default_factory=dict)
     """The graph's symbols by the name they have in the exporter's expressions, such as ``s27``."""
+    root: str = ""
+    """A wrapper's attribute that holds the model, to be left out of names."""
 
 
 def references(argument: Argument) -> Iterator[Reference]:

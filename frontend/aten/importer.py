@@ -188,7 +188,7 @@ class _Importer:
         weight = self.program.weights[target]
         if weight.key not in self.weights:
             self.weights[weight.key] = self.emit.build.weight(weight)
-            self.weights[weight.key].name = target
+            self.weights[weight.key].name = target.removeprefix(f"{self.program.root}.")
         return self.weights[weight.key]
 
 

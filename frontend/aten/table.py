@@ -61,11 +61,13 @@ TABLE: dict[str, Entry] = {}
 def aten(
     *names: str, write: Callable[..., Value] | None = None, may_alias: bool = False, passes_through: bool = False
 ) -> Callable[[Importer], Importer]:
-    """Register an importer function for ops named as ``add.Tensor``; a bare name stands for its ``default`` overload."""
+    """Register an importer function for ops named as ``add.Tensor``; a bare name stands for its ``default`` overload, and
+    ``cgptc::`` before it for another namespace than ATen."""
 
     def register(function: Importer) -> Importer:
         for name in names:
-            target = f"aten.{name}" if "." in name else f"aten.{name}.default"
+            namespace, _, op = name.rpartition("::")
+            target = f"{namespace or 'aten'}.{op}" if "." in op else f"{namespace or 'aten'}.{op}.default"
             if target in TABLE:
                 raise TypeError(f"'{target}' is already in the table")
             TABLE[target] = Entry(function, write, may_alias, passes_through)

@@ -185,3 +185,13 @@ def test_a_buffer_is_kept_by_content() -> None:
     graph = assert_imports(module, torch.ones(2, 5, 5), dynamic={"batch": None})
     assert graph.store.read("mask", 0, 1).sum() == 1
     assert_same_results(graph, module, [torch.ones(3, 5, 5)])
+
+
+def test_one_tensor_given_twice_is_two_inputs() -> None:
+    class Difference(nn.Module):
+        def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            return x - y
+
+    one = torch.ones(2, 3)
+    graph = capture(Difference(), (one, one))
+    assert_same_results(graph, Difference(), [torch.full((2, 3), 5.0), one])

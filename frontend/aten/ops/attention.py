@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from cgptc.frontend.aten.emit import Emit
+from cgptc.frontend.aten.ops.comparisons import truth
 from cgptc.frontend.aten.table import UnsupportedError, aten
 from cgptc.ir.dims import Dim, Expr, product
 from cgptc.ir.dtypes import boolean
@@ -81,3 +82,10 @@ def _additive(emit: Emit, mask: Value, q: Value, full: tuple[Dim, ...]) -> Value
             mask = emit.expand(mask, (*full[:-3], heads, *mask.type.shape[-2:]))
         lead = (product(mask.type.shape[:-3]),)
     return emit.expand(emit.reshape(mask, (*lead, heads, *mask.type.shape[-2:])), (*lead, heads, *full[-2:]))
+
+
+@aten("cgptc::attention")
+def whole_attention(emit: Emit, q: Value, k: Value, v: Value, mask: Value | None, scale: float, causal: bool, window: int | None) -> Value:
+    """What `cgptc.frontend.hf_attention` puts in place of a model's own attention."""
+    padding = None if mask is None else truth(emit, mask)
+    return emit.all(Attention(scale, causal, window), q, k, v, padding)[0]

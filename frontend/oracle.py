@@ -1,0 +1,71 @@
+"""PyTorch as the reference: a module run eagerly on numpy inputs, in its own types or wholly in float64."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.utils._pytree as pytree
+from torch.overrides import TorchFunctionMode
+
+from cgptc.frontend.torch_dtypes import to_numpy, to_torch
+from cgptc.ir.op import Array
+
+_NARROW = (torch.float32, torch.float16, torch.bfloat16)
+_NARROWING_METHODS = {torch.Tensor.float, torch.Tensor.half, torch.Tensor.bfloat16}
+
+
+class _Widening(TorchFunctionMode):
+    """Every narrower float type that code names is float64: ``.float()``, ``.to(torch.float32)``, ``softmax(dtype=torch.float32)``."""
+
+    def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in _NARROWING_METHODS:
+            return args[0].double()
+        args, kwargs = pytree.tree_map(_widened_dtype, (tuple(args), dict(kwargs or {})))
+        return func(*args, **kwargs)
+
+
+def _widened_dtype(value: Any) -> Any:
+    return torch.float64 if isinstance(value, torch.dtype) and value in _NARROW else value
+
+
+@contextlib.contextmanager
+def _wide_by_default() -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with _Widening():
+            yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def wide_copy(module: torch.nn.Module) -> torch.nn.Module:
+    """The module with parameters and floating-point buffers in float64; shares nothing with the original."""
+    return copy.deepcopy(module).double()
+
+
+def evaluate_module(
+    module: torch.nn.Module,
+    inputs: Mapping[str, Array],
+    *,
+    wide: bool = False,
+    output_names: Sequence[str] | None = None,
+) -> dict[str, Array]:
+    """The outputs by name for inputs by the names of ``forward``'s parameters, in evaluation mode and without gradients.
+
+    ``wide`` computes in float64 what the module would compute if no float type were narrower, casts in its code included; pass a
+    `wide_copy`. Outputs that are no tensors are left out; they are named ``output`` where there is one and no name is given.
+    """
+    module.eval()
+    tensors = {name: to_torch(array) for name, array in inputs.items()}
+    if wide:
+        tensors = {name: tensor.double() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+    with torch.no_grad(), _wide_by_default() if wide else contextlib.nullcontext():
+        result = module(**tensors)
+    found = [value for value in pytree.tree_leaves(result) if isinstance(value, torch.Tensor)]
+    names = output_names or (["output"] if len(found) == 1 else [f"output_{index}" for index in range(len(found))])
+    return {name: to_numpy(value) for name, value in zip(names, found, strict=True)}
