@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -69,3 +70,30 @@ def evaluate_module(
     found = [value for value in pytree.tree_leaves(result) if isinstance(value, torch.Tensor)]
     names = output_names or (["output"] if len(found) == 1 else [f"output_{index}" for index in range(len(found))])
     return {name: to_numpy(value) for name, value in zip(names, found, strict=True)}
+
+
+@dataclass(frozen=True)
+class ModuleOutput:
+    """The tensors that one call of a submodule returned."""
+
+    path: str
+    arrays: tuple[Array, ...]
+
+
+def submodule_outputs(module: torch.nn.Module, inputs: Mapping[str, Array]) -> list[ModuleOutput]:
+    """What every submodule of a `wide_copy` returned in one run in float64, in the order in which they finished."""
+    found: list[ModuleOutput] = []
+    handles = []
+    for path, submodule in module.named_modules():
+
+        def note(_module: Any, _arguments: Any, output: Any, path: str = path) -> None:
+            leaves = (leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, torch.Tensor))
+            found.append(ModuleOutput(path, tuple(to_numpy(leaf).copy() for leaf in leaves)))
+
+        handles.append(submodule.register_forward_hook(note))
+    try:
+        evaluate_module(module, inputs, wide=True)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found

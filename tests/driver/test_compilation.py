@@ -14,7 +14,7 @@ import pytest
 
 import cgptc
 from cgptc.cli.entry import run
-from cgptc.driver.compilation import Target, compile_model, pipeline_for
+from cgptc.driver.compilation import compile_model, pipeline_for, target_of
 from cgptc.driver.numeric_check import ExampleInputs
 from cgptc.driver.options import CompileOptions, parse_dynamic
 from cgptc.frontend.source import CapturedModel, Request, TextModel
@@ -122,7 +122,7 @@ def test_a_failing_compile_leaves_what_was_there(artifact: Path, tmp_path: Path)
 
 
 def test_the_cache_is_added_for_causal_models_and_on_demand() -> None:
-    target = Target.of(CompileOptions())
+    target = target_of(CompileOptions())
     names = [pass_.name for pass_ in pipeline_for(target, CompileOptions(passes=""), cached=True).passes]
     assert names == ["add-cache", "legalise"]
     assert "add-cache" not in str(pipeline_for(target, CompileOptions(passes="add-cache,canonicalize"), cached=False))
@@ -130,7 +130,7 @@ def test_the_cache_is_added_for_causal_models_and_on_demand() -> None:
 
 def test_a_disabled_pass_does_not_run() -> None:
     options = CompileOptions(passes="canonicalize,dead-code", disabled_passes=("dead-code",))
-    assert str(pipeline_for(Target.of(options), options, cached=False)) == "canonicalize,legalise"
+    assert str(pipeline_for(target_of(options), options, cached=False)) == "canonicalize,legalise"
 
 
 @pytest.mark.parametrize(
@@ -261,7 +261,7 @@ def test_verify_each_numeric_names_the_pass_that_changed_the_meaning(monkeypatch
 
 def test_verify_each_numeric_follows_a_pass_that_adds_inputs() -> None:
     """A cache brings a past: the pass that adds it is compared with an empty one, those after it with a full one."""
-    examples = ExampleInputs(vocabulary=7)
+    examples = ExampleInputs()
     graph = Graph()
     batch, seq, past = (Symbol(name, low, 8).dim for name, low in (("batch", 1), ("seq", 1), ("past", 0)))
     graph.add_output("logits", graph.add_input("input_ids", TensorType(i64, (batch, seq))))

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from cgptc.cli import compiling, doctor, inspecting, listing, new, running
+from cgptc.cli import compiling, doctor, inspecting, listing, new, running, verifying
 
-COMMANDS = (compiling, doctor, inspecting, listing, new, running)
+COMMANDS = (compiling, doctor, inspecting, listing, new, running, verifying)

@@ -7,15 +7,14 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from cgptc.artifact import ArtifactWriter, Manifest, open_folder
 from cgptc.artifact.canonical import Json, canonical_json
 from cgptc.artifact.writer import file_errors
-from cgptc.backends.registry import Backend, backend
+from cgptc.backends.registry import backend
 from cgptc.driver.companions import read_companions
 from cgptc.driver.environment import library_versions
 from cgptc.driver.numeric_check import numeric_check
@@ -25,7 +24,7 @@ from cgptc.ir.graph import Graph
 from cgptc.ir.ops.constant import Constant
 from cgptc.passes.instruments import VerifyEach
 from cgptc.passes.manager import Instrument, PassContext, Pipeline
-from cgptc.runtime.compiled import GRAPH_FILE, REPORT_FILE, Artifact
+from cgptc.runtime.compiled import GRAPH_FILE, REPORT_FILE, Artifact, Target
 from cgptc.runtime.interface import Interface
 from cgptc.runtime.report import Finding, Fusions, Report
 
@@ -48,18 +47,10 @@ class Clock:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
 
-@dataclass(frozen=True)
-class Target:
-    """A backend with the options that this compile gives it."""
-
-    backend: Backend[Any]
-    options: Any
-
-    @classmethod
-    def of(cls, options: CompileOptions) -> Target:
-        """The target that is asked for. `UsageError` for an unknown one, or an option that it does not have."""
-        found = backend(options.target)
-        return cls(found, make_target_options(options.target, found.options, options.target_options))
+def target_of(options: CompileOptions) -> Target:
+    """The target that is asked for. `UsageError` for an unknown one, or an option that it does not have."""
+    found = backend(options.target)
+    return Target(found, make_target_options(options.target, found.options, options.target_options))
 
 
 @dataclass(frozen=True)
@@ -100,7 +91,7 @@ def optimise(model: CapturedModel, target: Target, options: CompileOptions, inst
     )
     watching: list[Instrument] = [VerifyEach()] if options.verify_each != "off" else []
     if options.verify_each == "numeric":
-        watching.append(numeric_check(model.text.vocabulary if model.text is not None else None))
+        watching.append(numeric_check())
     pipeline.run(model.graph, context, [*watching, *instruments])
     return Optimised(model.graph, pipeline, context)
 
@@ -152,15 +143,17 @@ def make_report(model: CapturedModel, optimised: Optimised, facts: object) -> Re
 def compile_model(model: CapturedModel, options: CompileOptions, place: Path | None = None, clock: Clock | None = None) -> Artifact:
     """Compile a captured model into the artifact at ``place``, or in a temporary folder that lives as long as the artifact's object.
 
-    Whatever fails, what stood at ``place`` still stands there.
+    Whatever fails, what stood at ``place`` still stands there. The passes change the model's graph; its files stay open.
     """
-    return compile_captured(lambda: model, model.name, options, place, clock)
+    return _build(lambda: nullcontext(model), options, place or f"{model.name}.{options.target}.cgptc", None, clock or Clock())
 
 
 def compile_captured(
     capture: Callable[[], CapturedModel], name: str, options: CompileOptions, place: Path | None = None, clock: Clock | None = None
 ) -> Artifact:
-    """The same for a model that is captured only once the options are known to be right. ``name`` names the temporary folder."""
+    """The same for a model that is captured once the options are known to be right, and closed in the end. ``name`` names a temporary
+    folder.
+    """
     return _build(capture, options, place or f"{name}.{options.target}.cgptc", None, clock or Clock())
 
 
@@ -185,7 +178,7 @@ def _build(
     clock: Clock,
 ) -> Artifact:
     """``place`` as text is a name in a temporary folder."""
-    target = Target.of(options)
+    target = target_of(options)
     # A wrong pass, and below a wrong tokenizer or an output that cannot be written, is told before the slow work.
     pipeline_for(target, options, cached=True)
     read_companions({}, tokenizer)

@@ -7,25 +7,26 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from cgptc.ir.dims import Symbol, evaluate
+from cgptc.ir.comparison import graph_depth
 from cgptc.ir.graph import Graph
 from cgptc.ir.interpreter import evaluate_graph
 from cgptc.ir.op import Array
 from cgptc.passes.instruments import NumericCheck
 from cgptc.runtime.inputs import complete_inputs
 from cgptc.runtime.interface import MASK, PAST, Interface
+from cgptc.testing.input_data import random_inputs
 from cgptc.testing.tolerances import assert_t1
 
 PREFERRED = {"batch": 2, "seq": 5, PAST: 3}
 """Sizes of the example inputs, where a symbol's bounds allow them."""
 
 
-def numeric_check(vocabulary: int | None) -> NumericCheck:
-    """The instrument. Integer inputs are drawn below ``vocabulary`` (2 where the model has none)."""
-    examples = ExampleInputs(vocabulary or 2)
+def numeric_check() -> NumericCheck:
+    """The instrument."""
+    examples = ExampleInputs()
     return NumericCheck(
         inputs=examples,
-        evaluate=lambda graph, inputs: evaluate_graph(graph, {name: inputs[name] for name in inputs}, wide=True),
+        evaluate=lambda graph, inputs: evaluate_graph(graph, inputs, wide=True),
         compare=examples.compare,
     )
 
@@ -38,7 +39,6 @@ class ExampleInputs:
     both graphs are asked the same question.
     """
 
-    vocabulary: int
     seed: int = 0
     _interface: Interface | None = None
     _last: dict[str, Array] = field(default_factory=dict)
@@ -46,7 +46,7 @@ class ExampleInputs:
     def __call__(self, graph: Graph) -> Mapping[str, Array]:
         interface = Interface.of(graph)
         if self._interface is None or self._interface.inputs == interface.inputs:
-            self._last = draw_inputs(interface, self.vocabulary, self.seed)
+            self._last = draw_inputs(graph, self.seed)
         else:
             known = {port.name for port in interface.inputs}
             self._last = complete_inputs(interface, {name: array for name, array in self._last.items() if name in known})
@@ -61,28 +61,22 @@ class ExampleInputs:
             if mask is not None and expected.ndim >= 2 and expected.shape[0] == len(mask) and expected.shape[1] <= mask.shape[1]:
                 real = mask[:, mask.shape[1] - expected.shape[1] :].astype(bool)
                 expected, actual = expected[real], actual[real]
-            assert_t1(expected, actual, depth=graph.node_count, where=f"output '{name}'", seed=self.seed)
+            assert_t1(expected, actual, depth=graph_depth(graph), where=f"output '{name}'", seed=self.seed)
 
 
-def draw_inputs(interface: Interface, vocabulary: int, seed: int) -> dict[str, Array]:
-    """Example inputs by name: ids, normal numbers, and a mask of ones but for padding at the left of the last of several rows."""
-    generator = np.random.default_rng(seed)
-    sizes = {name: _size(symbol) for name, symbol in interface.symbols.items()}
-    drawn: dict[str, Array] = {}
-    for port in interface.inputs:
-        shape = tuple(evaluate(dim, sizes) for dim in port.type.shape)
-        dtype = port.type.dtype
-        if port.name == MASK:
-            mask = np.ones(shape, dtype.numpy)
-            if mask.ndim == 2 and len(mask) > 1:
-                mask[-1, : mask.shape[1] // 2] = 0
-            drawn[port.name] = mask
-        elif dtype.is_float:
-            drawn[port.name] = generator.standard_normal(shape).astype(dtype.numpy)
-        else:
-            drawn[port.name] = generator.integers(0, vocabulary, shape).astype(dtype.numpy)
-    return drawn
+def draw_inputs(graph: Graph, seed: int) -> dict[str, Array]:
+    """Example inputs by name, with padding on the left of the last of several rows where there is a mask."""
+    symbols = graph.symbols
+    sizes = {name: min(max(PREFERRED.get(name, 2), symbol.low), symbol.high) for name, symbol in symbols.items()}
+    inputs = random_inputs(graph, seed=seed, sizes=sizes)
+    if MASK in inputs:
+        inputs[MASK] = left_mask(inputs[MASK])
+    return inputs
 
 
-def _size(symbol: Symbol) -> int:
-    return min(max(PREFERRED.get(symbol.name, 2), symbol.low), symbol.high)
+def left_mask(like: Array) -> Array:
+    """A mask of ones, but for padding on the left of the last of several rows."""
+    mask = np.ones_like(like)
+    if mask.ndim == 2 and len(mask) > 1:
+        mask[-1, : mask.shape[1] // 2] = 0
+    return mask

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from cgptc.artifact import ArtifactFolder, ArtifactWriter, check_files, open_folder
-from cgptc.backends.registry import Session, backend
+from cgptc.backends.registry import Backend, Session, backend
 from cgptc.ir.diagnostics import MalformedError, UsageError
 from cgptc.ir.graph import Graph
 from cgptc.ir.op import Array
@@ -28,6 +28,14 @@ if TYPE_CHECKING:
     from cgptc.frontend.compiled_module import CompiledModule
 
 GRAPH_FILE, REPORT_FILE = "graph.cgir", "report.json"
+
+
+@dataclass(frozen=True)
+class Target:
+    """A backend with its options."""
+
+    backend: Backend[Any]
+    options: Any
 
 
 @dataclass(frozen=True)
@@ -83,16 +91,20 @@ class Artifact:
         except UnicodeDecodeError:
             raise MalformedError("graph", f"'{GRAPH_FILE}' is not UTF-8", file=str(self.path), fix="compile the model again") from None
 
+    def load_target(self) -> Target:
+        """The backend, with the options that the artifact was compiled with. `MalformedError` where they are not its own."""
+        found = self.folder.manifest.options.get(self.target)
+        target = backend(self.target)
+        try:
+            return Target(target, target.options(**found) if isinstance(found, dict) else target.options())
+        except TypeError:
+            raise MalformedError("options", f"the options of '{self.target}' are not its own", file=str(self.path)) from None
+
     @cached_property
     def session(self) -> Session:
         """The model, loaded to run."""
-        target = backend(self.target)
-        found = self.folder.manifest.options.get(self.target)
-        try:
-            options = target.options(**found) if isinstance(found, dict) else target.options()
-        except TypeError:
-            raise MalformedError("options", f"the options of '{self.target}' are not its own", file=str(self.path)) from None
-        loaded: Session = target.load(self.path, options)
+        target = self.load_target()
+        loaded: Session = target.backend.load(self.path, target.options)
         return loaded
 
     @cached_property

@@ -1,0 +1,106 @@
+"""What an artifact is held against: PyTorch in float64, and the noise of the model's own dtype around it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cgptc.driver.verification.orders import shuffled
+from cgptc.frontend.oracle import ModuleOutput, evaluate_module, submodule_outputs, wide_copy
+from cgptc.frontend.source import CapturedModel
+from cgptc.ir.binding import bind_symbols
+from cgptc.ir.diagnostics import UsageError
+from cgptc.ir.dims import evaluate
+from cgptc.ir.graph import Graph
+from cgptc.ir.interpreter import evaluate_graph
+from cgptc.ir.op import Array
+from cgptc.ir.parser import parse_graph
+from cgptc.runtime.compiled import GRAPH_FILE, Artifact
+from cgptc.runtime.inputs import complete_inputs
+from cgptc.runtime.interface import IDS, Interface
+from cgptc.testing.tolerances import NoiseFloor, noise_floor
+
+if TYPE_CHECKING:
+    import torch
+
+ORDER_COUNT = 5
+MAXIMUM_WORK = 10**9
+"""Multiply-accumulates of one run up to which the random orders take all tokens."""
+
+SHORT = 8
+"""Tokens that they take above that."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Float64 outputs by name, and the noise floor of each."""
+
+    outputs: Mapping[str, Array]
+    floors: Mapping[str, NoiseFloor]
+
+
+@dataclass
+class Reference:
+    """A model in PyTorch, and its graph as captured: never the artifact's own graph."""
+
+    graph: Graph
+    module: torch.nn.Module
+    wide_module: torch.nn.Module
+    notes: dict[str, None] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, model: CapturedModel) -> Reference:
+        """The reference of a model that has weights. `UsageError` for one without."""
+        if model.reference is None:
+            raise UsageError("shape-only", "there are no weights to compare with", fix="give a model file or folder")
+        module = model.reference()
+        return cls(model.graph.clone(), module, wide_copy(module))
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        return tuple(name for name, _ in self.graph.outputs)
+
+    def answer(self, inputs: Mapping[str, Array]) -> Answer:
+        """Outputs in float64, and the error of right results in the model's own dtype: PyTorch's, and five random orders of ours."""
+        complete = complete_inputs(Interface.of(self.graph), inputs)
+        wide = self.exact(complete)
+        own = evaluate_module(self.module, complete, output_names=self.output_names)
+        short = self._shortened(complete)
+        # The orders' noise is around the interpreter's own exact answer: a wrong import must not widen its own bound.
+        exact = evaluate_graph(self.graph, short, wide=True)
+        orders = [evaluate_graph(self.graph, short, evaluate_op=shuffled(seed)) for seed in range(ORDER_COUNT)]
+        floors: dict[str, NoiseFloor] = {}
+        for name, expected in wide.items():
+            eager, order = noise_floor(expected, [own[name]]), noise_floor(exact[name], [each[name] for each in orders])
+            floors[name] = NoiseFloor(max(eager.rmse, order.rmse), max(eager.largest, order.largest))
+        return Answer(wide, floors)
+
+    def exact(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """PyTorch's outputs in float64, by the graph's names."""
+        return evaluate_module(self.wide_module, inputs, wide=True, output_names=self.output_names)
+
+    def submodules(self, inputs: Mapping[str, Array]) -> list[ModuleOutput]:
+        """What every submodule returned in float64, in the order in which they finished."""
+        return submodule_outputs(self.wide_module, inputs)
+
+    def _shortened(self, inputs: dict[str, Array]) -> dict[str, Array]:
+        """The first few tokens, where the whole is too much work for an interpreter."""
+        ids = inputs.get(IDS)
+        if ids is None or ids.shape[1] <= SHORT or work(self.graph, inputs) <= MAXIMUM_WORK:
+            return inputs
+        self.notes[f"random orders of reduction were taken on the first {SHORT} tokens"] = None
+        return {name: array[:, :SHORT] if array.ndim > 1 and array.shape[1] == ids.shape[1] else array for name, array in inputs.items()}
+
+
+def artifact_graph(artifact: Artifact, reference: Reference) -> Graph:
+    """The artifact's graph with the reference's weights."""
+    return parse_graph(artifact.folder.read(GRAPH_FILE).decode(), reference.graph.store, file=GRAPH_FILE)
+
+
+def work(graph: Graph, inputs: Mapping[str, Array]) -> int:
+    """Multiply-accumulates of one run."""
+    sizes = bind_symbols(graph.inputs, {name: np.shape(array) for name, array in inputs.items()})
+    return sum(evaluate(node.op.cost(*node.operand_types).flops, sizes) for node in graph.nodes) // 2
