@@ -86,6 +86,10 @@ class Emit:
         """The IR type of an operand; KeyError for a value that stands for none."""
         return self._types[value]
 
+    def type_of_result(self) -> TensorType:
+        """The type of the only result of the IR node that is being lowered."""
+        return self.source.result.type
+
     def dtype_of(self, value: OnnxValue) -> DType:
         """The element type of any emitted value."""
         return FROM_ONNX[value.dtype]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from cgptc.ir.dtypes import DType, bf16, f16, f32, f64
+from cgptc.ir.dtypes import DType, bf16, f16, f32, f64, i4, i8
 
 _CPU_WITH_BF16 = frozenset(
     [
@@ -32,9 +32,12 @@ class UnlowerableError(Exception):
 def computed_in(op_type: str, dtypes: Iterable[DType], provider: str) -> dict[DType, DType]:
     """For each element type the one to compute in. `UnlowerableError` where there is none.
 
+    Narrow types that an operator lacks are computed in wider ones that hold their values: exactly, or rounded once per node.
     f16 needs no other entry: onnxruntime itself inserts casts where the CPU provider lacks an f16 kernel.
     """
     chosen = {dtype: dtype for dtype in dtypes}
+    if i4 in chosen and op_type != "Cast":  # a type of storage: few operators of the standard take it
+        chosen[i4] = i8
     if provider != "cpu":
         return chosen
     if bf16 in chosen and op_type not in _CPU_WITH_BF16:

@@ -22,7 +22,9 @@ from cgptc.backends.onnx.naming import Namer
 from cgptc.backends.onnx.options import IR_VERSIONS, MODES, OnnxOptions
 from cgptc.backends.onnx.shapes import onnx_shape
 from cgptc.backends.registry import Refusal
+from cgptc.ir.dtypes import i4
 from cgptc.ir.graph import Graph, Node, Value
+from cgptc.ir.loc import UNKNOWN
 from cgptc.ir.op import Op
 from cgptc.ir.ops.constant import Constant
 from cgptc.version import __version__
@@ -90,7 +92,12 @@ def lower(graph: Graph, options: OnnxOptions) -> Lowered:
         emit.declare(values[mask], mask.type)
     emit.shapes.set_inputs([(value, values[value]) for value in graph.inputs])
 
-    refusals: list[Refusal] = []
+    refusals = [
+        Refusal(UNKNOWN, f"{kind} '{name}' : {value.type}", "onnxruntime takes and gives no 4-bit tensors")
+        for kind, values_of_kind in (("input", [(value.name, value) for value in graph.inputs]), ("output", graph.outputs))
+        for name, value in values_of_kind
+        if value.type.dtype == i4
+    ]
     for node in graph.nodes:
         if any(operand not in values for operand in node.inputs):
             continue

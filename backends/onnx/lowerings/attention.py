@@ -11,11 +11,12 @@ from cgptc.backends.onnx.emit import Emit, OnnxValue
 from cgptc.backends.onnx.interface_names import STANDARD_ATTENTION
 from cgptc.backends.onnx.lowering import lowers
 from cgptc.backends.onnx.lowerings.attention_mask import additive_mask, allowed_keys, near_keys
-from cgptc.backends.onnx.lowerings.shape import slice_axis
+from cgptc.backends.onnx.lowerings.shape import reshape, slice_axis
 from cgptc.backends.onnx.precision import rounded, widened
-from cgptc.ir.dims import Dim
+from cgptc.ir.dims import Dim, Shape, floordiv
 from cgptc.ir.dtypes import bf16, f16, f64
 from cgptc.ir.ops.attention import Attention, Rotary
+from cgptc.ir.types import TensorType
 
 
 @dataclass(frozen=True)
@@ -78,24 +79,26 @@ def _spelled_out(
     sizes = lengths(emit, q, k, past_k)
     batch, heads, seq, width = emit.type_of(q).shape
     key_heads, value_width = emit.type_of(k).shape[1], emit.type_of(v).shape[3]
-    stacked = heads != key_heads
     present_k = k if past_k is None else emit.Concat(past_k, k, axis=2)
     present_v = v if past_v is None else emit.Concat(past_v, v, axis=2)
 
     queries = widened(emit, q)
+    wide = emit.dtype_of(queries)
     # A vector: onnxruntime would fold a scalar into the product's attribute, an f32, which costs f64 its precision.
     queries = emit.Mul(queries, emit.Expand(emit.scalar(op.scale, queries), emit.shape((width,))))
-    if stacked:
-        queries = emit.Reshape(queries, emit.Concat(emit.shape((batch, key_heads)), emit.ints([-1]), emit.shape((width,)), axis=0))
+    rows = floordiv(heads, key_heads) * seq
+
+    def shaped(value: OnnxValue, old: Shape, new: Shape) -> OnnxValue:
+        emit.declare(value, TensorType(wide, old))
+        return reshape(emit, value, new)
+
+    queries = shaped(queries, (batch, heads, seq, width), (batch, key_heads, rows, width))
     scores = emit.MatMul(queries, emit.Transpose(widened(emit, present_k), perm=[0, 1, 3, 2]))
-    if stacked:
-        scores = emit.Reshape(scores, emit.shape((batch, heads, seq, sizes.total)))
+    scores = shaped(scores, (batch, key_heads, rows, sizes.total), (batch, heads, seq, sizes.total))
     weights = _masked_softmax(emit, op, scores, mask, sizes)
-    if stacked:
-        weights = emit.Reshape(weights, emit.Concat(emit.shape((batch, key_heads)), emit.ints([-1]), emit.shape((sizes.total,)), axis=0))
+    weights = shaped(weights, (batch, heads, seq, sizes.total), (batch, key_heads, rows, sizes.total))
     result = emit.MatMul(weights, widened(emit, present_v))
-    if stacked:
-        result = emit.Reshape(result, emit.shape((batch, heads, seq, value_width)))
+    result = shaped(result, (batch, key_heads, rows, value_width), (batch, heads, seq, value_width))
     return rounded(emit, result, q), present_k, present_v
 
 

@@ -8,6 +8,7 @@ from cgptc.backends.onnx.emit import Emit, OnnxValue
 from cgptc.backends.onnx.lowering import lowers
 from cgptc.backends.onnx.lowerings.shape import reshape
 from cgptc.backends.onnx.precision import rounded, widened
+from cgptc.ir.dims import bounds
 from cgptc.ir.dims import product as product_of
 from cgptc.ir.dtypes import i32
 from cgptc.ir.ops import matmul as ops
@@ -15,10 +16,22 @@ from cgptc.ir.ops import matmul as ops
 
 @lowers(ops.MatMul)
 def _matmul(emit: Emit, op: ops.MatMul, a: OnnxValue, b: OnnxValue) -> OnnxValue:
+    if bounds(emit.type_of(a).shape[-1])[0] < 1:
+        a, b = _with_a_term(emit, a, b)
+    leading = emit.type_of_result().shape[:-2]
+    if any(bounds(dim)[0] < 1 for dim in leading):  # onnxruntime does not broadcast to nothing
+        a, b = (emit.Expand(x, emit.shape((*leading, 1, 1))) for x in (a, b))
     dtype = emit.dtype_of(a)
     if dtype.is_integer and dtype.bits < 32:
         return emit.cast(emit.MatMul(emit.cast(a, i32), emit.cast(b, i32)), dtype)
     return emit.MatMul(a, b)
+
+
+def _with_a_term(emit: Emit, a: OnnxValue, b: OnnxValue) -> tuple[OnnxValue, OnnxValue]:
+    """Operands with one term of zero more to sum: onnxruntime leaves memory as it was where there is none."""
+    column = [0] * (2 * emit.type_of(a).rank - 1) + [1]
+    row = [0] * (2 * emit.type_of(b).rank - 2) + [1, 0]
+    return tuple(emit.Pad(x, emit.ints(pads), emit.scalar(0, x)) for x, pads in ((a, column), (b, row)))
 
 
 @lowers(ops.Linear)

@@ -170,7 +170,7 @@ def ordering_cases() -> Iterator[Case]:
 
 
 def shape_cases() -> Iterator[Case]:
-    for dtype in (f32, bf16, i64, boolean):
+    for dtype in (f32, bf16, boolean):
         for new in ((BATCH, SEQ, 2, 2), (BATCH * SEQ, 4), (4, BATCH, SEQ), (SEQ, BATCH, 4), (BATCH * SEQ * 4,)):
             yield Case(shape.Reshape(new), _types(dtype, _X))
         for new in ((BATCH, PAST, 4), (4 * PAST, BATCH), (PAST, 4 * BATCH)):
@@ -193,8 +193,8 @@ def shape_cases() -> Iterator[Case]:
 
 
 def indexing_cases() -> Iterator[Case]:
-    for dtype in (f32, f16, bf16, i64, i8, boolean):
-        for index in (i64, i32, i8):
+    for dtype in (f32, bf16, i8, boolean):
+        for index in (i64, i32, i8) if dtype == f32 else (i64,):
             x, all_of_4 = TensorType(dtype, _X), {1: within(-4, 4)}
             yield Case(indexing.Gather(2), (x, TensorType(index, (SEQ, 2))), all_of_4)
             yield Case(indexing.GatherElements(2), (x, TensorType(index, (BATCH, SEQ, 3))), all_of_4)
@@ -237,7 +237,8 @@ def norm_cases() -> Iterator[Case]:
 def attention_cases() -> Iterator[Case]:
     """With and without past, padding, window, explicit mask, grouped heads, a value width of its own; across lengths."""
     for dtype in FLOATS:
-        for heads, key_heads, width, value_width in ((4, 4, 8, 8), (4, 2, 8, 6)):
+        grouped = (4, 2, 8, 6)
+        for heads, key_heads, width, value_width in ((4, 4, 8, 8), grouped) if dtype == f32 else (grouped,):
             q = (BATCH, heads, SEQ, width)
             new = _types(dtype, q, (BATCH, key_heads, SEQ, width), (BATCH, key_heads, SEQ, value_width))
             past = _types(dtype, (BATCH, key_heads, PAST, width), (BATCH, key_heads, PAST, value_width))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import onnx
 import onnx_ir
 import onnxruntime
@@ -13,8 +14,11 @@ from cgptc.backends.onnx.external_data import attach
 from cgptc.backends.onnx.lowering import lower
 from cgptc.backends.onnx.options import OnnxOptions
 from cgptc.backends.onnx.session import OnnxSession
-from cgptc.ir.graph import Graph
+from cgptc.ir.builder import Builder
+from cgptc.ir.dtypes import i4, i8
+from cgptc.ir.graph import Graph, Value
 from cgptc.ir.op import Array, Op
+from cgptc.ir.ops.elementwise import Cast
 from cgptc.ir.types import TensorType
 
 STANDARD = OnnxOptions(ops="standard")
@@ -48,9 +52,25 @@ def run_reference(model: onnx.ModelProto, inputs: Mapping[str, Array]) -> list[A
 
 
 def graph_of(op: Op, types: Sequence[TensorType | None]) -> Graph:
-    """A graph of one node whose operands are inputs ``x0``, ``x1``, … and whose results are outputs ``y0``, …"""
+    """A graph of one node whose operands are inputs ``x0``, ``x1``, … and whose results are outputs ``y0``, …
+
+    4-bit integers come and go as i8: onnxruntime's Python has no such arrays.
+    """
     graph = Graph("one_node")
-    operands = [graph.add_input(f"x{i}", type_) if type_ is not None else None for i, type_ in enumerate(types)]
-    for i, value in enumerate(graph.insert(op, operands).results):
-        graph.add_output(f"y{i}", value)
+    build = Builder(graph)
+    operands: list[Value | None] = []
+    for i, type_ in enumerate(types):
+        if type_ is None:
+            operands.append(None)
+        elif type_.dtype == i4:
+            operands.append(build(Cast(i4), graph.add_input(f"x{i}", type_.with_dtype(i8))))
+        else:
+            operands.append(graph.add_input(f"x{i}", type_))
+    for i, value in enumerate(build.all(op, *operands)):
+        graph.add_output(f"y{i}", build(Cast(i8), value) if value.type.dtype == i4 else value)
     return graph
+
+
+def without_four_bits(array: Array) -> Array:
+    """The array as it enters and leaves a graph of `graph_of`."""
+    return array.astype(np.int8) if array.dtype == i4.numpy else array

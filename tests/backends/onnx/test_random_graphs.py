@@ -1,0 +1,70 @@
+"""Random operations and graphs mean the same on onnxruntime, in float64, as in the interpreter."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.backends.onnx.execution import STANDARD, graph_of, model_of, session_of, without_four_bits
+
+from cgptc.backends.onnx.lowering import legal_ops
+from cgptc.ir.comparison import graph_depth
+from cgptc.ir.dtypes import f64
+from cgptc.ir.graph import Graph, Value
+from cgptc.ir.interpreter import evaluate_graph
+from cgptc.ir.op import OPS, Array, Op, result_arrays
+from cgptc.ir.ops import binary, elementwise, matmul
+from cgptc.ir.ops.constant import Constant, DimSize, Iota
+from cgptc.passes.legalise import decompose_until_legal
+from cgptc.testing.graph_strategies import graphs
+from cgptc.testing.input_data import random_inputs
+from cgptc.testing.op_cases import op_cases
+from cgptc.testing.tolerances import assert_t1
+
+WITHOUT_F64_KERNEL = {elementwise.Erf, elementwise.Gelu, binary.Atan2, matmul.Conv1d}
+LEGAL = legal_ops("standard")
+OPERATIONS = [op for op in OPS.values() if op in LEGAL and op not in {Constant, Iota, DimSize}]
+
+
+@pytest.mark.parametrize("op", [op for op in OPERATIONS if op not in WITHOUT_F64_KERNEL], ids=lambda op: op.name)
+@settings(max_examples=max(1, settings.default.max_examples // 5))  # of each operation
+@given(data=st.data())
+def test_any_case_of_an_operation_means_the_same(op: type[Op], data: st.DataObject) -> None:
+    case = data.draw(op_cases(op)).widened
+    operands = case.arrays(data.draw(st.integers(0, 99)))
+    session = session_of(model_of(graph_of(case.op, case.types), STANDARD))
+    results = session.run({f"x{i}": without_four_bits(array) for i, array in enumerate(operands) if array is not None})
+    with np.errstate(all="ignore"):
+        expected = result_arrays(case.op.evaluate(*operands))
+    for wanted, got in zip(expected, results.values(), strict=True):
+        assert_t1(without_four_bits(wanted), got, depth=8, magnitude=magnitude_of(op, operands, wanted), where=str(case))
+
+
+def magnitude_of(op: type[Op], operands: tuple[Array | None, ...], result: Array) -> float:
+    """Terms that meet may each be as large as a product of operands; a tangent is as steep as its square."""
+    largest = 1.0
+    if op is elementwise.Tan:
+        return 1 + float(np.max(np.square(result), initial=0))
+    for array in operands:
+        if array is not None and array.dtype.kind == "f":
+            largest *= max(1.0, float(np.max(np.abs(array), initial=0, where=np.isfinite(array))))
+    return largest * max((max(array.shape, default=1) for array in operands if array is not None), default=1)
+
+
+@given(graphs(ops=[op for op in OPS.values() if op not in WITHOUT_F64_KERNEL], stable=True, floats=(f64,)), st.integers(0, 99))
+def test_any_graph_means_the_same(graph: Graph, seed: int) -> None:
+    inputs = random_inputs(graph, seed=seed)
+    largest = 0.0
+
+    def measure(value: Value, array: Array) -> None:
+        nonlocal largest
+        if value.type.dtype.is_float:
+            largest = max(largest, float(np.max(np.abs(array), initial=0.0, where=np.isfinite(array))))
+
+    expected = evaluate_graph(graph, inputs, on_value=measure)
+    depth = graph_depth(graph)
+    decompose_until_legal(graph, LEGAL)
+    results = session_of(model_of(graph, STANDARD)).run(inputs)
+    for name, wanted in expected.items():
+        assert_t1(wanted, results[name], depth=depth, magnitude=largest, where=name)
