@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from cgptc.testing.arrays import KINDS, random_array
 from cgptc.testing.equivalence import assert_equivalent
 from cgptc.testing.input_data import random_inputs
+from cgptc.testing.noise import random_orders
 from cgptc.testing.tolerances import (
     Agreement,
     Fault,
@@ -56,6 +57,7 @@ __all__ = [
     "noise_floor",
     "random_array",
     "random_inputs",
+    "random_orders",
     "shapes",
     "t0_fault",
     "t1_fault",

@@ -218,7 +218,7 @@ def rmse(expected: Array, actual: Array) -> float:
     """Root of the mean squared difference over the elements that are finite in ``expected``."""
     reference, other = _wide(expected), _wide(actual)
     finite = np.isfinite(reference)
-    difference = (other - reference)[finite] if finite.any() else np.zeros(1)
+    difference = other[finite] - reference[finite] if finite.any() else np.zeros(1)
     return float(np.sqrt(np.mean(difference * difference)))
 
 
@@ -226,7 +226,7 @@ def largest_error(expected: Array, actual: Array) -> float:
     """The largest difference over the elements that are finite in ``expected``."""
     reference, other = _wide(expected), _wide(actual)
     finite = np.isfinite(reference)
-    return float(np.max(np.abs(other - reference)[finite], initial=0.0))
+    return float(np.max(np.abs(other[finite] - reference[finite]), initial=0.0))
 
 
 def noise_floor(reference: Array, samples: Iterable[Array]) -> NoiseFloor:
