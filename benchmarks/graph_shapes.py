@@ -312,7 +312,7 @@ def measure(forms: Sequence[Form], rounds: int, threads: int) -> None:
     base = np.array(seconds[0])
     for form, taken in zip(forms, seconds, strict=True):
         low, middle, high = np.percentile(np.array(taken) / base, [5, 50, 95])
-        print(f"  {np.median(taken) * 1e6:10.1f} us   {middle:5.2f} [{low:.2f}, {high:.2f}]   {form.name}")  # noqa: T201
+        print(f"  {np.median(taken) * 1e6:10.1f} us   {middle:5.2f} [{low:.2f}, {high:.2f}]   {form.name}")
 
 
 def main() -> None:
@@ -322,7 +322,7 @@ def main() -> None:
     arguments.add_argument("--threads", type=int, default=2)
     options = arguments.parse_args()
     for name in options.group or GROUPS:
-        print(name)  # noqa: T201
+        print(name)
         measure(list(GROUPS[name]()), options.rounds, options.threads)
 
 

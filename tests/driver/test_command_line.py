@@ -189,7 +189,7 @@ def test_a_signal_ends_the_run_soon_and_leaves_nothing(tmp_path: Path, number: s
     start = time.monotonic()
     process.send_signal(number)
     assert process.wait(timeout=30) == code
-    assert time.monotonic() - start < 10  # a watchdog; the promise is one second
+    assert time.monotonic() - start < 60  # a watchdog, wide for loaded machines; the promise is one second
     assert list(tmp_path.iterdir()) == []
     assert "Traceback" not in process.stderr.read()
     process.stdout.close()

@@ -113,13 +113,13 @@ def test_lying_headers_are_refused_within_64_mib(tmp_path: Path) -> None:
         limit(64 << 20)
         results = {}
         for path in sorted(Path(sys.argv[1]).iterdir()):
-            began = time.monotonic()
+            began = time.process_time()
             try:
                 open_checkpoint(path).close()
                 results[path.stem] = "opened"
             except CgptcError as error:
                 results[path.stem] = int(error.exit)
-            assert time.monotonic() - began < 10, path  # a watchdog; about 0.3 s for the slowest
+            assert time.process_time() - began < 10, path  # a watchdog; about 0.3 s for the slowest
         print(json.dumps(results))
         """,
         str(tmp_path),
