@@ -16,6 +16,7 @@ from torch.nn.modules import transformer
 
 from cgptc.frontend.aten.emit import DomainError
 from cgptc.frontend.aten.importer import import_program
+from cgptc.frontend.decomposition import Decomposer
 from cgptc.frontend.dynamic_sizes import Bounds, DynamicSizes, Leaf
 from cgptc.frontend.fx_program import view_program
 from cgptc.frontend.hf_attention import whole_attention
@@ -71,7 +72,7 @@ def capture(
     for _ in range(64):
         view = view_program(program, found, references.weights, [leaf.name for leaf in leaves], titles, root=root)
         try:
-            return import_program(view, name=name, store=references.store, default_float=default_float)
+            return import_program(view, name=name, store=references.store, default_float=default_float, decompose=Decomposer(found))
         except DomainError as error:
             found = sizes.narrowed(found, error)
     raise AssertionError("the bounds of a symbol never settled")

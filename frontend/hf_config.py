@@ -336,6 +336,7 @@ FAMILIES: dict[str, Family] = {
                 "BertModel": "encoder",
                 "BertForMaskedLM": "logits",
                 "BertForNextSentencePrediction": "logits",
+                "BertForPreTraining": "pretraining",
                 "BertForQuestionAnswering": "span",
                 "BertForSequenceClassification": "logits",
                 "BertForTokenClassification": "logits",
@@ -355,7 +356,7 @@ FAMILIES: dict[str, Family] = {
     )
 }
 """Families by ``model_type``. ``classes``: "causal" and "logits" give logits, "body" hidden states, "encoder" those and a pooled one,
-"span" the logits of starts and ends."""
+"span" the logits of starts and ends, "pretraining" those of tokens and of the next sentence."""
 
 
 def family_of(config: Mapping[str, object]) -> Family:

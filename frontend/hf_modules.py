@@ -55,6 +55,7 @@ _OUTPUTS = {
     "logits": ("logits",),
     "encoder": ("last_hidden_state", "pooler_output"),
     "span": ("start_logits", "end_logits"),
+    "pretraining": ("prediction_logits", "seq_relationship_logits"),
 }
 
 
@@ -98,10 +99,10 @@ def build_module(config: Mapping[str, object], family: Family, warnings: Warning
         ) from error
     model.eval()
     outputs = _OUTPUTS[kind]
+    if kind == "encoder" and model.pooler is None:
+        outputs = outputs[:1]
     is_token_model = kind in ("causal", "body")
     module = CausalModel(model, family.takes_positions, outputs[0]) if is_token_model else Encoder(model, outputs)
-    if architecture == "BertModel" and model.pooler is None:
-        outputs = outputs[:1]
     module.eval()
     inputs = ("input_ids", "attention_mask") if is_token_model else ("input_ids", "attention_mask", "token_type_ids")
     return HfModule(

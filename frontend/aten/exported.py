@@ -6,7 +6,7 @@ Nothing here knows torch: dtypes and dimensions are the IR's, and every argument
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -99,12 +99,15 @@ class ExportedProgram:
     """A wrapper's attribute that holds the model, to be left out of names."""
 
 
-def references(argument: Argument) -> Iterator[Reference]:
-    """Every reference in an argument."""
-    pending = [argument]
-    while pending:
-        item = pending.pop()
-        if isinstance(item, Reference):
-            yield item
-        elif isinstance(item, tuple):
-            pending += item
+def referenced_names(node: ExportedNode, inner: str) -> list[str]:
+    """The names of what a node takes, each once, in order.
+
+    Names within a region start with the region's prefix, which is what ``inner``, the node's own name without it, tells to cut off.
+    """
+    prefix = node.name.removesuffix(inner)
+    found: dict[str, None] = {}
+    for argument in node.arguments.values():
+        for item in argument if isinstance(argument, tuple) else (argument,):
+            if isinstance(item, Reference):
+                found[item.name.removeprefix(prefix)] = None
+    return list(found)

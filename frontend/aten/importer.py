@@ -17,6 +17,7 @@ from cgptc.frontend.aten.exported import (
     InputKind,
     Reference,
     Region,
+    referenced_names,
 )
 from cgptc.frontend.aten.memory import Tensor, View
 from cgptc.frontend.aten.size_arithmetic import SIZE_OPS
@@ -117,7 +118,13 @@ class _Importer:
         region = self.decompose(node) if self.decompose is not None else None
         if region is None:
             raise UnsupportedError("is not supported")
-        return self.region(region, [self.environment[reference.name] for reference in _references(node)])
+        known = len(self.failures)
+        result = self.region(region, [self.environment[name] for name in referenced_names(node, node.name)])
+        if len(self.failures) > known:
+            inner = dict.fromkeys(failure.what.partition(":")[0] for failure in self.failures[known:])
+            del self.failures[known:]
+            raise UnsupportedError(f"is not supported (PyTorch spells it with {', '.join(inner)})")
+        return result
 
     def apply(self, entry: Entry, arguments: Mapping[str, Argument]) -> Any:
         """Call an importer function; for a view, remember how to read and write it."""
@@ -272,16 +279,6 @@ def _functional(target: str) -> Entry | None:
 def _keyword(name: str) -> str:
     """A schema's argument name as a Python parameter; ``from`` is a keyword."""
     return name + "_" if name == "from" else name
-
-
-def _references(node: ExportedNode) -> list[Reference]:
-    """The node's tensor references in the order in which a decomposition takes them."""
-    found: dict[Reference, None] = {}
-    for argument in node.arguments.values():
-        for item in argument if isinstance(argument, tuple) else (argument,):
-            if isinstance(item, Reference):
-                found[item] = None
-    return list(found)
 
 
 def _values(result: Any) -> Any:

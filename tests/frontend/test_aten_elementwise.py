@@ -81,6 +81,8 @@ CASES: dict[str, tuple[Callable[..., Any], tuple[torch.Tensor, ...]]] = {
     "addcdiv": (lambda x, y: torch.addcdiv(x, y, y + 1, value=0.5), (X, Y)),
     "lerp": (lambda x, y: torch.lerp(x, y, 0.3), (X, Y)),
     "atan2": (torch.atan2, (X, Y)),
+    "atan": (torch.atan, (X,)),
+    "asin and acos": (lambda x: (torch.asin(x), torch.acos(x)), (torch.linspace(-1, 1, 9),)),
     "bitwise and of integers": (lambda x: x & 6, (INTEGERS,)),
     "bitwise or": (torch.bitwise_or, (BOOLS, ~BOOLS)),
     "xor": (lambda x, y: x ^ y, (BOOLS, BOOLS)),

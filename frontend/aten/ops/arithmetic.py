@@ -248,6 +248,30 @@ def log10(emit: Emit, self: Value) -> Value:
     return emit(Div(), value, emit.number(math.log(10.0), value.type.dtype))
 
 
+@aten("atan")
+def atan(emit: Emit, self: Value) -> Value:
+    value = emit.floating(self)
+    return emit(Atan2(), value, emit.number(1.0, value.type.dtype))
+
+
+def _cathetus(emit: Emit, value: Value) -> Value:
+    """``sqrt((1 - x) (1 + x))``, the other side of a right triangle with hypotenuse 1."""
+    one = emit.number(1.0, value.type.dtype)
+    return emit(Sqrt(), emit(Mul(), emit(Sub(), one, value), emit(Add(), one, value)))
+
+
+@aten("asin")
+def asin(emit: Emit, self: Value) -> Value:
+    value = emit.floating(self)
+    return emit(Atan2(), value, _cathetus(emit, value))
+
+
+@aten("acos")
+def acos(emit: Emit, self: Value) -> Value:
+    value = emit.floating(self)
+    return emit(Atan2(), _cathetus(emit, value), value)
+
+
 @aten("exp2", "special_exp2")
 def exp2(emit: Emit, self: Value) -> Value:
     value = emit.floating(self)

@@ -8,11 +8,12 @@ import numpy as np
 
 from cgptc.frontend.aten.emit import Emit
 from cgptc.frontend.aten.table import UnsupportedError, aten
-from cgptc.ir.dims import Dim
+from cgptc.ir.dims import Dim, maximum, minimum
 from cgptc.ir.dtypes import boolean, i64
 from cgptc.ir.graph import Value
+from cgptc.ir.ops.binary import Add
 from cgptc.ir.ops.broadcast import broadcast_shapes
-from cgptc.ir.ops.constant import Constant
+from cgptc.ir.ops.constant import Constant, Iota
 from cgptc.ir.ops.embedding import Embedding
 from cgptc.ir.ops.indexing import Gather, GatherElements, GatherNd
 from cgptc.ir.ops.shape import Concat
@@ -107,3 +108,19 @@ def index_(emit: Emit, self: Value, indices: Sequence[Value | None]) -> Value:
     lead = axes[0]
     order = [len(common) + k for k in range(lead)] + list(range(len(common))) + [len(common) + k for k in range(lead, len(rest))]
     return emit.transpose(result, order)
+
+
+@aten("diagonal")
+def diagonal(emit: Emit, self: Value, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Value:
+    """The diagonal of two axes as a new last axis."""
+    rank = self.type.rank
+    first, second = emit.axis(dim1, rank), emit.axis(dim2, rank)
+    rows, columns = self.type.shape[first], self.type.shape[second]
+    length = maximum(0, minimum(rows + min(offset, 0), columns - max(offset, 0)))
+    rest = [axis for axis in range(rank) if axis not in (first, second)]
+    front = emit.transpose(self, [first, second, *rest])
+    place = emit(Iota(length))
+    row = place if offset >= 0 else emit(Add(), place, emit.number(-offset, i64))
+    column = place if offset <= 0 else emit(Add(), place, emit.number(offset, i64))
+    paths = emit(Concat(1), emit.unsqueeze(row, 1), emit.unsqueeze(column, 1))
+    return emit.transpose(emit(GatherNd(), front, paths), [*range(1, rank - 1), 0])
