@@ -13,7 +13,9 @@ import torch.utils._pytree as pytree
 from cgptc.frontend.capture import Axes, bound_inputs, capture
 from cgptc.frontend.source import Bounds, CapturedModel, TextModel
 from cgptc.frontend.text_model import as_text_model
+from cgptc.frontend.torch_dtypes import to_numpy
 from cgptc.ir.graph import Graph
+from cgptc.ir.op import Array
 
 Examples: TypeAlias = Sequence[Any] | Mapping[str, Any]
 """Example inputs: in the order of ``forward``'s parameters, or by their names."""
@@ -55,6 +57,11 @@ def split_examples(examples: Examples) -> tuple[tuple[Any, ...], dict[str, Any]]
     if isinstance(examples, Mapping):
         return (), dict(examples)
     return (examples,) if isinstance(examples, torch.Tensor) else tuple(examples), {}
+
+
+def input_arrays(module: torch.nn.Module, examples: Examples) -> list[Array]:
+    """Every tensor of the example inputs, in the order of ``forward``'s parameters."""
+    return [to_numpy(tensor) for tensor in _tensors(bound_inputs(module, *split_examples(examples)))]
 
 
 @contextlib.contextmanager

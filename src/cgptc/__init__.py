@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from cgptc.version import __version__
 
 if TYPE_CHECKING:
-    from cgptc.driver.api import capture, compile, load, targets  # noqa: A004
+    from cgptc.driver.api import capture, compile, load, targets, verify  # noqa: A004
+    from cgptc.driver.verification.checks import Verification
     from cgptc.ir.diagnostics import CgptcError
     from cgptc.ir.graph import Graph
     from cgptc.passes.manager import Pipeline
@@ -23,13 +24,28 @@ _HOMES = {
     "Graph": "cgptc.ir.graph",
     "Pipeline": "cgptc.passes.manager",
     "Sampling": "cgptc.runtime.sampler",
+    "Verification": "cgptc.driver.verification.checks",
     "capture": "cgptc.driver.api",
     "compile": "cgptc.driver.api",
     "load": "cgptc.driver.api",
     "targets": "cgptc.driver.api",
+    "verify": "cgptc.driver.api",
 }
 
-__all__ = ["Artifact", "CgptcError", "Graph", "Pipeline", "Sampling", "__version__", "capture", "compile", "load", "targets"]
+__all__ = [
+    "Artifact",
+    "CgptcError",
+    "Graph",
+    "Pipeline",
+    "Sampling",
+    "Verification",
+    "__version__",
+    "capture",
+    "compile",
+    "load",
+    "targets",
+    "verify",
+]
 
 
 def __getattr__(name: str) -> object:

@@ -14,6 +14,8 @@ from cgptc.runtime.compiled import Artifact
 if TYPE_CHECKING:
     import torch
 
+    from cgptc.driver.verification.checks import Verification
+
 Examples: TypeAlias = Sequence[Any] | Mapping[str, Any]
 """Example inputs of a module: in the order of ``forward``'s parameters, or by their names."""
 
