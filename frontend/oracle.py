@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -44,6 +45,17 @@ def _wide_by_default() -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
+@contextlib.contextmanager
+def _every_row_computed() -> Iterator[None]:
+    """Without the fast path of `nn.TransformerEncoder`, which gives zeros for padded positions instead of what the layers say."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
 def wide_copy(module: torch.nn.Module) -> torch.nn.Module:
     """The module with parameters and floating-point buffers in float64; shares nothing with the original."""
     return copy.deepcopy(module).double()
@@ -58,6 +70,7 @@ def evaluate_module(
 ) -> dict[str, Array]:
     """The outputs by name for inputs by the names of ``forward``'s parameters, in evaluation mode and without gradients.
 
+    Where a name is not a parameter's, since the graph's inputs were named for runtimes, all inputs go in their order.
     ``wide`` computes in float64 what the module would compute if no float type were narrower, casts in its code included; pass a
     `wide_copy`. Outputs that are no tensors are left out; they are named ``output`` where there is one and no name is given.
     """
@@ -65,8 +78,9 @@ def evaluate_module(
     tensors = {name: to_torch(array) for name, array in inputs.items()}
     if wide:
         tensors = {name: tensor.double() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
-    with torch.no_grad(), _wide_by_default() if wide else contextlib.nullcontext():
-        result = module(**tensors)
+    by_name = tensors.keys() <= inspect.signature(module.forward).parameters.keys()
+    with torch.no_grad(), _every_row_computed(), _wide_by_default() if wide else contextlib.nullcontext():
+        result = module(**tensors) if by_name else module(*tensors.values())
     found = [value for value in pytree.tree_leaves(result) if isinstance(value, torch.Tensor)]
     names = output_names or (["output"] if len(found) == 1 else [f"output_{index}" for index in range(len(found))])
     return {name: to_numpy(value) for name, value in zip(names, found, strict=True)}

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from cgptc.frontend.source import TextModel
-from cgptc.ir.dims import bounds
+from cgptc.ir.dims import Dim, bounds
 from cgptc.ir.dtypes import i64
-from cgptc.ir.graph import Graph
+from cgptc.ir.graph import Graph, Value
+from cgptc.ir.ops.elementwise import Cast
+from cgptc.ir.ops.embedding import Embedding
+from cgptc.ir.ops.indexing import Gather
+from cgptc.ir.ops.shape import Reshape
 
 
 def as_text_model(graph: Graph) -> TextModel | None:
     """What generation needs, where ids ``[batch, seq]`` go in and ``[batch, seq, vocabulary]`` comes out.
 
-    Both then get the names that runtimes know.
+    The vocabulary is as many as the table has rows that the ids choose from: a model that gives hidden states is none. Input and output
+    then get the names that runtimes know.
     """
     if len(graph.outputs) != 1 or not graph.inputs:
         return None
@@ -22,6 +27,26 @@ def as_text_model(graph: Graph) -> TextModel | None:
         return None
     if not result.type.dtype.is_float or any(value.name != "attention_mask" for value in graph.inputs[1:]):
         return None
+    if vocabulary not in _table_sizes(ids):
+        return None
     ids.name = "input_ids"
     graph.set_outputs([("logits", result)])
     return TextModel(vocabulary, bounds(ids.type.shape[1])[1])
+
+
+def _table_sizes(ids: Value) -> set[Dim]:
+    """The number of rows of every table that these ids index."""
+    sizes: set[Dim] = set()
+    pending = [ids]
+    while pending:
+        for use in pending.pop().uses:
+            if use.user is None:
+                continue
+            match use.user.op:
+                case Embedding() | Gather() if use.index == 1:
+                    sizes.add(use.user.inputs[0].type.shape[0])
+                case Cast() | Reshape():
+                    pending.append(use.user.result)
+                case _:
+                    pass
+    return sizes

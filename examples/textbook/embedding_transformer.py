@@ -6,6 +6,7 @@ Here axis 0 is not the batch, and the two sides have lengths of their own: `axes
 from __future__ import annotations
 
 import sys
+import warnings
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ class EmbeddingTransformer(nn.Module):
     def __init__(self, vocabulary: int, width: int, heads: int) -> None:
         super().__init__()
         self.embed = nn.Embedding(vocabulary, width)
+        warnings.filterwarnings("ignore", "enable_nested_tensor")  # of a fast path that wants the batch first
         self.transformer = nn.Transformer(width, heads, 1, 1, 2 * width)
         self.head = nn.Linear(width, vocabulary)
 

@@ -21,13 +21,12 @@ class LanguageModel(nn.Module):
         self.words, self.places = nn.Embedding(vocabulary, width), nn.Embedding(CONTEXT, width)
         layer = nn.TransformerEncoderLayer(width, heads, 4 * width, batch_first=True, norm_first=True, activation="gelu")
         self.blocks = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
-        self.norm = nn.LayerNorm(width)
+        self.head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, vocabulary, bias=False))
 
     def forward(self, ids: Tensor) -> Tensor:
         seq = ids.shape[1]
         x = self.words(ids) + self.places(torch.arange(seq))
-        x = self.blocks(x, mask=nn.Transformer.generate_square_subsequent_mask(seq))
-        return self.norm(x) @ self.words.weight.T  # the table of words is the head too
+        return self.head(self.blocks(x, mask=nn.Transformer.generate_square_subsequent_mask(seq)))
 
 
 def main(target: str = "onnx") -> tuple[cgptc.Artifact, cgptc.Verification]:

@@ -1,6 +1,6 @@
 """Translation with `nn.Transformer` and a greedy loop: read a sentence, write another, one word at a time.
 
-The language to translate into is the same words backwards, which a tiny model learns in a few seconds of training. Then the compiled
+The language to translate into is the same words backwards, which a tiny model learns in two seconds of training. Then the compiled
 module takes the model's place in the same loop and writes the same words.
 """
 
@@ -33,7 +33,7 @@ class Translator(nn.Module):
 
 
 def train(module: Translator, steps: int) -> None:
-    optimizer = torch.optim.Adam(module.parameters(), lr=5e-3)
+    optimizer = torch.optim.Adam(module.parameters(), lr=1e-2)
     for _ in range(steps):
         source = torch.randint(1, WORDS, (32, LENGTH))
         goal = source.flip(1)
@@ -60,7 +60,7 @@ AXES = {"source": {0: "batch", 1: "source"}, "written": {0: "batch", 1: "seq"}}
 def main(target: str = "onnx") -> tuple[cgptc.Artifact, cgptc.Verification]:
     torch.manual_seed(0)
     module = Translator(width=32, heads=4)
-    train(module, steps=150)
+    train(module, steps=80)
     module.eval()
     source, written = torch.randint(1, WORDS, (2, LENGTH)), torch.randint(1, WORDS, (2, 3))
     artifact = cgptc.compile(module, (source, written), target=target, axes=AXES, dynamic=dict.fromkeys(("batch", "source", "seq")))

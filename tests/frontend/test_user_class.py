@@ -104,3 +104,10 @@ def test_weights_of_another_module_are_refused_with_the_names(folder: Path) -> N
     with pytest.raises(CompileError, match=r"2 tensors of the module are not in the file, 1 of the file") as caught:
         open_model("my_gpt:bigram", Request(weights=folder / "model.pt"))
     assert "head.bias" in str(caught.value)
+
+
+def test_hidden_states_are_not_taken_for_logits(folder: Path) -> None:
+    (folder / "my_body.py").write_text("from torch import nn\ndef body(): return nn.Sequential(nn.Embedding(11, 6), nn.Linear(6, 6))\n")
+    with open_model("my_body:body") as model:
+        assert model.text is None
+        assert [name for name, _ in model.graph.outputs] == ["output"]

@@ -104,6 +104,20 @@ def compile(  # noqa: A001 (the verb of the command line)
     return compile_captured(lambda: capture_module(model, args, dynamic=dynamic, axes=axes), type(model).__name__, options, place)
 
 
+def verify(artifact: Artifact, module: torch.nn.Module, *inputs: Examples) -> Verification:
+    """Hold an artifact against the module that it was compiled from, in float64, on each of the inputs; see `Verification`.
+
+    Inputs are like `compile`'s examples, of any sizes that the artifact takes. Raises `CgptcError` with exit 8 where an output is further
+    from float64 than the noise of its dtype explains, and `UsageError` without inputs.
+    """
+    from cgptc.driver.verification.modules import verify_module
+    from cgptc.ir.diagnostics import UsageError
+
+    if not inputs:
+        raise UsageError("example-inputs", "there is nothing to compare on", fix="give inputs such as (ids,)")
+    return verify_module(artifact, module, inputs)
+
+
 def load(path: str | Path) -> Artifact:
     """Open an artifact folder after checking every digest. Raises `CgptcError`."""
     return Artifact.open(Path(path))

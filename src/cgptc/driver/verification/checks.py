@@ -66,6 +66,14 @@ class Verification:
     checks: tuple[Check, ...] = ()
     notes: tuple[str, ...] = field(default_factory=tuple)
 
+    def __str__(self) -> str:
+        """One line: how many comparisons, and the one nearest to its bound."""
+        if not self.checks:
+            return f"{self.file_count} files as they were written"
+        worst = max(self.checks, key=lambda check: check.largest / check.largest_bound if check.largest_bound else check.largest)
+        state = f"{len(self.failed)} differ" if self.failed else "as PyTorch in float64"
+        return f"{len(self.checks)} checks, {state}: largest error {worst.largest:.1e}, allowed {worst.largest_bound:.1e}"
+
     @property
     def failed(self) -> tuple[Check, ...]:
         return tuple(check for check in self.checks if check.fault is not None)
