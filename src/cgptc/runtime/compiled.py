@@ -16,7 +16,7 @@ from cgptc.ir.diagnostics import MalformedError, UsageError
 from cgptc.ir.graph import Graph
 from cgptc.ir.op import Array
 from cgptc.ir.parser import parse_graph
-from cgptc.runtime.engine import CachedEngine, CausalInterface, DecoderEngine, RereadingEngine
+from cgptc.runtime.engine import CachedEngine, CausalInterface, DecoderEngine, DecodingSession, RereadingEngine
 from cgptc.runtime.generation import TextModel, generate
 from cgptc.runtime.inputs import complete_inputs
 from cgptc.runtime.interface import IDS, LOGITS, MASK, Interface
@@ -143,7 +143,11 @@ class Artifact:
         """A decoder over this model, for the generation loop."""
         names = {port.name for port in self.interface.inputs}
         causal = CausalInterface(IDS, MASK if MASK in names else None, LOGITS, self.interface.pasts)
-        return CachedEngine(self.session, causal) if self.interface.cached else RereadingEngine(self.session, causal)
+        if not self.interface.cached:
+            return RereadingEngine(self.session, causal)
+        if causal.mask is not None and isinstance(self.session, DecodingSession):
+            return self.session.decoder()
+        return CachedEngine(self.session, causal)
 
     def encode(self, prompt: str) -> list[int]:
         """A prompt's ids; `UsageError` where the artifact has no tokenizer."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,15 @@ class DecoderEngine(Protocol):
 
     def step(self, ids: Ids) -> Logits:
         """Read one more token per row, ``ids [batch]``, and give the logits after it ``[batch, vocabulary]``."""
+        ...
+
+
+@runtime_checkable
+class DecodingSession(Protocol):
+    """A session that keeps the cache itself, where it need not become numpy arrays."""
+
+    def decoder(self) -> DecoderEngine:
+        """A decoder over the session's model, which is a cached causal one with a mask."""
         ...
 
 
