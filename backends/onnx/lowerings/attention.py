@@ -124,21 +124,21 @@ def _masked_softmax(emit: Emit, op: Attention, scores: OnnxValue, mask: OnnxValu
 
 
 @lowers(Rotary)
-def _rotary(emit: Emit, op: Rotary, x: OnnxValue, cos: OnnxValue, sin: OnnxValue) -> OnnxValue:
+def rotary(emit: Emit, op: Rotary, x: OnnxValue, cos: OnnxValue, sin: OnnxValue) -> OnnxValue:
+    """The standard's RotaryEmbedding, or its definition where opset or element type lack it."""
     batch, _, _, width = emit.type_of(x).shape
     rotated = 2 * emit.type_of(cos).shape[-1]
     if emit.options.opset < 23 or emit.dtype_of(x) == f64:  # RotaryEmbedding takes no f64
         return _rotary_spelled_out(emit, op, x, cos, sin, rotated, width)
-    angles = [_for_each_row(emit, table, batch) for table in (cos, sin)]
     return emit.RotaryEmbedding(
         x,
-        *angles,
+        *(for_each_row(emit, table, batch) for table in (cos, sin)),
         interleaved=int(op.interleaved),
         rotary_embedding_dim=rotated if rotated != width else None,
     )
 
 
-def _for_each_row(emit: Emit, table: OnnxValue, batch: Dim) -> OnnxValue:
+def for_each_row(emit: Emit, table: OnnxValue, batch: Dim) -> OnnxValue:
     """A table of one row for all, spread over the batch: RotaryEmbedding does not broadcast it."""
     shape = emit.type_of(table).shape
     if shape[0] == batch:

@@ -1,4 +1,4 @@
-"""Cached attention as onnxruntime's GroupQueryAttention.
+"""Cached attention as onnxruntime's GroupQueryAttention, and rotary positions in its layout.
 
 It is the one form whose past and present may lie in one buffer: a decoded token then costs no copy of the cache, 0.6 of the time of the
 standard's Attention at 1024 tokens (benchmarks/graph_shapes.py, group attention-decode). It takes a growing past as well.
@@ -11,11 +11,11 @@ import numpy as np
 from cgptc.backends.onnx.emit import Emit, OnnxValue
 from cgptc.backends.onnx.interface_names import GROUPED_QUERY
 from cgptc.backends.onnx.lowering import lowers
-from cgptc.backends.onnx.lowerings.attention import attention, lengths
+from cgptc.backends.onnx.lowerings.attention import attention, for_each_row, lengths, rotary
 from cgptc.backends.onnx.lowerings.token_layout import from_tokens, to_tokens
 from cgptc.ir.dims import Dim
 from cgptc.ir.dtypes import boolean, f32, i32, i64
-from cgptc.ir.ops.attention import Attention
+from cgptc.ir.ops.attention import Attention, Rotary
 
 _LOWEST = float(np.finfo(np.float32).min)
 WIDTH_MULTIPLE = 8
@@ -57,6 +57,24 @@ def _attention(
         local_window_size=op.window,
     )
     return from_tokens(emit, y, emit.type_of(q)), present_k, present_v
+
+
+@lowers(Rotary, mode="ort")
+def _rotary(emit: Emit, op: Rotary, x: OnnxValue, cos: OnnxValue, sin: OnnxValue) -> OnnxValue:
+    """On tokens, as the attention behind it takes them, so that nothing is turned in between."""
+    type_ = emit.type_of(x)
+    batch, heads, _, width = type_.shape
+    if emit.options.opset < 23 or emit.dtype_of(x) != f32 or not isinstance(heads, int):
+        return rotary(emit, op, x, cos, sin)
+    rotated = 2 * emit.type_of(cos).shape[-1]
+    turned = emit.RotaryEmbedding(
+        to_tokens(emit, x),
+        *(for_each_row(emit, table, batch) for table in (cos, sin)),
+        interleaved=int(op.interleaved),
+        num_heads=heads,
+        rotary_embedding_dim=rotated if rotated != width else None,
+    )
+    return from_tokens(emit, turned, type_)
 
 
 def _has_kernel(emit: Emit, q: OnnxValue, v: OnnxValue) -> bool:

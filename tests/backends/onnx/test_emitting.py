@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tracemalloc
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -138,6 +139,24 @@ def test_table_above_two_gigabytes_loads_and_its_holes_stay_holes(tmp_path: Path
     assert data.stat().st_blocks * 512 < 1 << 20
     y = ONNX.load(tmp_path, ORT).run({"ids": np.array([rows - 2, 0, rows - 1])})["y"]
     np.testing.assert_array_equal(y.sum(axis=1), [width, 0, 0])
+
+
+def test_memory_follows_the_largest_tensor_and_not_their_number(tmp_path: Path) -> None:
+    count, rows, width = 12, 512, 1024
+    graph = Graph("many", SparseStore(width, 3))
+    build = Builder(graph)
+    ids = graph.add_input("ids", TensorType(i64, (Symbol("seq", 1, 9).dim,)))
+    for index in range(count):
+        graph.add_output(f"y{index}", build(Embedding(), build.weight(Stored(f"table{index}", f32, (rows, width))), ids))
+    ONNX.check(graph, ORT)  # what is imported on the way does not count
+    tracemalloc.start()
+    try:
+        ONNX.emit(graph, tmp_path, ORT)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 2 * rows * width * 4 + (1 << 20)
+    assert len(external(onnx.load(tmp_path / MODEL_FILE, load_external_data=False))) == count
 
 
 def test_same_graph_gives_the_same_bytes(tmp_path: Path) -> None:

@@ -159,9 +159,11 @@ def test_decoder_forgets_at_prefill() -> None:
     np.testing.assert_array_equal(decoder.prefill(ids, np.ones((1, 4), bool)), first)
 
 
-def test_cached_attention_is_one_node_without_transposes() -> None:
-    counts = Counter(node.op_type for node in model_of(TinyGpt().graph(), ORT).graph.node)
+@pytest.mark.parametrize("rotary", [False, True])
+def test_cached_attention_is_one_node_without_transposes(rotary: bool) -> None:
+    counts = Counter(node.op_type for node in model_of(TinyGpt(rotary=rotary).graph(), ORT).graph.node)
     assert counts["GroupQueryAttention"] == 2
+    assert counts["RotaryEmbedding"] == (4 if rotary else 0)
     assert counts["Transpose"] == 0
 
 
