@@ -6,12 +6,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import cgptc
 from cgptc.cli.entry import run
+from cgptc.driver.evaluation import text_loss
 from cgptc.frontend.new_model import write_model
 from cgptc.frontend.presets import preset
+from cgptc.ir.parser import parse_graph
 
 TOKENIZER = {
     "version": "1.0", "truncation": None, "padding": None, "added_tokens": [], "normalizer": None,
@@ -91,6 +94,52 @@ def test_a_model_without_a_cache_generates_the_same_within_its_bounds(folder: Pa
     assert plain.generate_batch(prompts, max_new_tokens=4) == cached.generate_batch(prompts, max_new_tokens=4)
 
 
+def test_eval_gives_both_sides_the_same_score(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "text.txt").write_text(" ".join(f"w{number % 97}" for number in range(300)))
+    assert run(["eval", str(folder / "out"), "--text", str(tmp_path / "text.txt"), "--against", str(folder / "model.pt"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["artifact"]["tokens"] == found["PyTorch"]["tokens"] == 299
+    assert f"{found['artifact']['perplexity']:.3f}" == f"{found['PyTorch']['perplexity']:.3f}"
+    # Random weights foresee nothing: about as many choices as there are tokens.
+    assert 400 < found["artifact"]["perplexity"] < 650
+
+
+@pytest.mark.parametrize("length", [2, 3, 7, 100])
+def test_every_token_but_the_first_is_foreseen_once_whatever_the_window(length: int) -> None:
+    """A model that gives every token the probability of its id among 1 to 10 has a loss that does not depend on windows."""
+    ids = [1, 5, 9, 2, 2, 7, 3, 8, 4, 6]
+    weights = np.log(np.arange(1, 11))
+
+    def model(window: Any) -> Any:
+        return np.broadcast_to(weights, (1, window.shape[1], 10))
+
+    expected = sum(np.log(55) - weights[token] for token in ids[1:])
+    assert abs(text_loss(model, ids, length) - expected) < 64 * np.finfo(float).eps * expected
+
+
+def test_opt_prints_a_graph_that_reads_back(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["opt", str(folder / "out" / "graph.cgir"), "--passes", "canonicalize,cse,dead-code"]) == 0
+    printed = capsys.readouterr().out
+    assert str(parse_graph(printed)) == printed
+
+
+def test_check_and_explain_take_a_preset_without_weights(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["explain", "tiny-mup", "--json"]) == 0
+    assert [row["subject"] for row in json.loads(capsys.readouterr().out)["done"]] == ["mask", "mask"]
+
+
+def test_explain_reads_an_artifacts_report(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["explain", str(folder / "out")]) == 0
+    assert "transformer.h.1.attn" in capsys.readouterr().out
+
+
+def test_passes_and_targets_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["list", "passes"]) == 0
+    assert "fuse-attention" in capsys.readouterr().out
+    assert run(["list", "targets"]) == 0
+    assert "onnx" in capsys.readouterr().out
+
+
 def _wrong(folder: Path, place: Path) -> dict[str, Path]:
     (place / "pickled.pt").write_bytes(b"\x80\x04cos\nsystem\n.")
     (place / "text.pt").write_text("hello")
@@ -122,6 +171,15 @@ WRONG_USES: list[tuple[str, int, str, str]] = [
     ("compile {m} -o {tmp}/text.pt", 2, "not-an-artifact", "-o"),
     ("compile {tmp}/pickled.pt", 3, "", ""),
     ("compile {tmp}/text.pt", 5, "", ""),
+    ("check nothing", 7, "no-such-model", "cgptc list presets"),
+    ("check tiny --target onx", 2, "unknown-target", "did you mean 'onnx'?"),
+    ("opt {tmp}/none.cgir --passes cse", 7, "read", "text form"),
+    ("opt {tmp}/text.pt --passes cse", 4, "", "graph"),
+    ("opt {out}/graph.cgir --passes cs", 2, "unknown-pass", "did you mean 'cse'?"),
+    ("eval {out} --text {tmp}/none.txt", 7, "read", "text file"),
+    ("eval {out} --text {tmp}/pickled.pt", 4, "text", "UTF-8"),
+    ("eval {out} --text {tmp}/text.pt", 2, "short-text", "at least two"),
+    ("eval {out} --text {tmp}/text.pt --preset tiny", 2, "usage", "--against"),
     ("run {out} --prompt-ids 1,600", 2, "bad-token", "0 to 511"),
     ("run {out} --prompt-ids 1 --max-new-tokens 200", 2, "context", "at most 128"),
     ("run {out} --prompt-ids 1 --max-new-tokens 0", 2, "bad-value", "1 or more"),

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from cgptc.cli import compiling, doctor, inspecting, listing, new, running, verifying
+from cgptc.cli import checking, compiling, demo, doctor, evaluating, inspecting, listing, new, optimising, running, verifying
 
-COMMANDS = (compiling, doctor, inspecting, listing, new, running, verifying)
+COMMANDS = (checking, compiling, demo, doctor, evaluating, inspecting, listing, new, optimising, running, verifying)

@@ -20,15 +20,31 @@ def _presets() -> Rows:
     return tuple((found.name, f"{found.config.parameter_count / 1e6:,.1f} M", found.note) for found in PRESETS.values())
 
 
+def _passes() -> Rows:
+    from cgptc.passes import library
+    from cgptc.passes.manager import PASSES
+
+    assert library.__doc__  # importing it registers every pass
+    return tuple((name, (found.__doc__ or "").strip().splitlines()[0]) for name, found in sorted(PASSES.items()))
+
+
+def _targets() -> Rows:
+    from cgptc.driver.api import targets
+
+    return tuple((name,) for name in targets())
+
+
 KINDS: dict[str, tuple[tuple[str, ...], Callable[[], Rows]]] = {
+    "passes": (("name", "note"), _passes),
     "presets": (("name", "parameters", "note"), _presets),
+    "targets": (("name",), _targets),
 }
 """What can be listed: the columns' names, and the rows."""
 
 
 @command("list")
 def list_(screen: Screen, kind: Annotated[str, typer.Argument(metavar="|".join(KINDS))]) -> None:
-    """List presets."""
+    """List passes, presets or targets."""
     if kind not in KINDS:
         raise unknown("list", kind, KINDS)
     columns, rows = KINDS[kind]

@@ -1,0 +1,52 @@
+"""Looking without writing: what a target cannot lower, what passes did to a model, what passes make of a text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from cgptc.driver.compilation import Optimised, make_report, optimise, target_of
+from cgptc.driver.options import CompileOptions
+from cgptc.frontend.source import open_model
+from cgptc.ir.diagnostics import CompileError, FileError, MalformedError
+from cgptc.ir.graph import Graph
+from cgptc.ir.parser import parse_graph
+from cgptc.passes.instruments import VerifyEach
+from cgptc.passes.manager import PassContext, Pipeline
+from cgptc.runtime.report import Report
+
+SHOWN = 20
+"""Nodes that an error lists."""
+
+
+def check_model(source: str, options: CompileOptions) -> Report:
+    """Run the passes on a model, a preset's shape included, and ask the target about every node. No weight is read.
+
+    Raises `CompileError` listing what cannot be lowered, and whatever opening the model raises.
+    """
+    target = target_of(options)
+    with open_model(source, options.source, shape_only=True) as model:
+        optimised: Optimised = optimise(model, target, options)
+        refusals = target.backend.check(optimised.graph, target.options)
+        if refusals:
+            lines = [line for refusal in refusals[:SHOWN] for line in refusal.lines()]
+            more = [f"  … and {len(refusals) - SHOWN} more"] if len(refusals) > SHOWN else []
+            what = f"{options.target} cannot lower {len(refusals)} node{'s' if len(refusals) > 1 else ''}"
+            raise CompileError("unsupported-op", what, file=source, fix="choose another --target or --ops", details=[*lines, *more])
+        return make_report(model, optimised, {})
+
+
+def read_graph(path: Path) -> Graph:
+    """The graph in a text file. `FileError` where it cannot be read, `MalformedError` where it is no graph."""
+    try:
+        text = path.read_bytes().decode()
+    except UnicodeDecodeError:
+        raise MalformedError("graph", "is not UTF-8 text", file=str(path), fix="give a graph in text form, such as graph.cgir") from None
+    except OSError as error:
+        raise FileError("read", (error.strerror or str(error)).lower(), file=str(path), fix="give a graph in text form") from error
+    return parse_graph(text, file=str(path))
+
+
+def rewrite_graph(graph: Graph, passes: str, disabled: Sequence[str] = ()) -> Graph:
+    """Run a pipeline on a graph without weights, in place, verifying after each pass."""
+    return Pipeline.parse(passes).without(disabled).run(graph, PassContext(), [VerifyEach()])

@@ -1,0 +1,19 @@
+"""The tour, as ``make demo`` runs it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from cgptc.cli.demo import PROMPT
+from cgptc.cli.entry import run
+
+
+def test_the_demo_compiles_verifies_and_writes_words(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["demo", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["checks"] > 10
+    assert found["prompt"] == PROMPT
+    # Trained on the King James Bible, it cannot go on for sixty tokens without its commonest words.
+    assert {"the", "and"} <= set(found["text"].split())
