@@ -15,8 +15,12 @@ $(VENV)/test.stamp: $(VENV)/base.stamp
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[hf,mlir,test]'
 	touch $@
 
+DEMO := src/cgptc/models/demo
+
 demo: $(VENV)/base.stamp
-	$(BIN)/cgptc demo
+	$(BIN)/cgptc compile $(DEMO) -o build/demo
+	$(BIN)/cgptc verify build/demo --against $(DEMO)
+	$(BIN)/cgptc run build/demo --prompt "In the beginning" --max-new-tokens 60 --temperature 0.8 --top-k 40 --seed 7
 
 lint: $(VENV)/test.stamp
 	$(BIN)/ruff format --check .
@@ -25,7 +29,7 @@ lint: $(VENV)/test.stamp
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 clean:
 	rm -rf $(VENV) build dist

@@ -21,11 +21,12 @@ from cgptc.runtime.compiled import Artifact
 @command("compile")
 def compile_(
     screen: Screen,
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model file or folder.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model file or folder, or package.module:callable, which is run.")],
     target: Annotated[str, typer.Option("--target", help="What to compile for.")] = "onnx",
     output: Annotated[Path | None, typer.Option("-o", "--output", help="The artifact's folder (<stem>.<target>.cgptc here).")] = None,
     preset: Annotated[str | None, typer.Option("--preset", help="What the weights are, where the file does not say.")] = None,
     config: Annotated[Path | None, typer.Option("--config", help="A config.json that says what the weights are.")] = None,
+    weights: Annotated[Path | None, typer.Option("--weights", help="The state dict, where MODEL is package.module:callable.")] = None,
     tokenizer: Annotated[Path | None, typer.Option("--tokenizer", help="tokenizer.json, or a folder that holds a tokenizer.")] = None,
     cache: Annotated[str | None, typer.Option("--cache", help="none or dynamic: inputs for past keys and values.")] = None,
     dynamic: Annotated[str | None, typer.Option("--dynamic", help="Bounds of sizes, such as batch=1..8,seq=1..2048.")] = None,
@@ -46,6 +47,7 @@ def compile_(
         source=Request(
             preset=preset,
             config=config,
+            weights=weights,
             dynamic=parse_dynamic(dynamic) if dynamic is not None else {},
             fixed={name: size for name, size in (("batch", batch), ("seq", seq)) if size is not None},
         ),

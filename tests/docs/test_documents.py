@@ -1,0 +1,62 @@
+"""What the documents show is run: the tour's commands in an empty folder, README's Python in one namespace."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def blocks(file: str, language: str) -> list[str]:
+    """The fenced blocks of a language, in order."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", (ROOT / file).read_text(), re.MULTILINE | re.DOTALL)
+
+
+def commands(file: str) -> list[list[str]]:
+    """The arguments of every ``$ cgptc`` line."""
+    lines = [line for block in blocks(file, "console") for line in block.splitlines()]
+    return [shlex.split(line.removeprefix("$ cgptc ")) for line in lines if line.startswith("$ cgptc ")]
+
+
+@pytest.mark.parametrize("file", ["README.md", "docs/tour.md"])
+def test_the_commands_run(file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from cgptc.cli.entry import run
+
+    monkeypatch.chdir(tmp_path)
+    found = commands(file)
+    assert len(found) >= 4
+    for arguments in found:
+        assert run(arguments) == 0, (arguments, capsys.readouterr().err)
+
+
+def test_the_python_of_the_readme_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    script = "\n".join(blocks("README.md", "python"))
+    file = tmp_path / "readme.py"
+    file.write_text(script + "\ntest_drawn_graphs_are_valid()\n")
+    import runpy
+
+    values = runpy.run_path(str(file))
+    assert values["y"].shape == (2, 7, 16)
+    assert "as PyTorch in float64" in capsys.readouterr().out
+
+
+def test_a_class_of_ones_own_compiles_with_its_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from cgptc.cli.entry import run
+
+    (tmp_path / "own_bigram.py").write_text(
+        "from torch import nn\ndef build(): return nn.Sequential(nn.Embedding(11, 6), nn.Linear(6, 11))\n"
+    )
+    module = torch.nn.Sequential(torch.nn.Embedding(11, 6), torch.nn.Linear(6, 11))
+    torch.save(module.state_dict(), tmp_path / "model.pt")
+    monkeypatch.chdir(tmp_path)
+    assert run(["compile", "own_bigram:build", "--weights", "model.pt", "-o", "out", "--cache", "none"]) == 0
+    import cgptc
+
+    ids = torch.tensor([[1, 2, 3]])
+    torch.testing.assert_close(cgptc.load("out").module()(ids), module(ids))
