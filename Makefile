@@ -15,12 +15,8 @@ $(VENV)/test.stamp: $(VENV)/base.stamp
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[hf,mlir,test]'
 	touch $@
 
-DEMO := src/cgptc/models/demo
-
 demo: $(VENV)/base.stamp
-	$(BIN)/cgptc compile $(DEMO) -o build/demo
-	$(BIN)/cgptc verify build/demo --against $(DEMO)
-	$(BIN)/cgptc run build/demo --prompt "In the beginning" --max-new-tokens 60 --temperature 0.8 --top-k 40 --seed 7
+	$(BIN)/cgptc demo
 
 lint: $(VENV)/test.stamp
 	$(BIN)/ruff format --check .
