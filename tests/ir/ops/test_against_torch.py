@@ -353,18 +353,10 @@ def rounding(case: OpCase, arrays: tuple[Array | None, ...], expected: Array) ->
     return Rounding(1)
 
 
-def test_every_operation_has_a_reference() -> None:
-    assert set(REFERENCES) == set(OPERATIONS)
-
-
-@pytest.mark.parametrize("op", OPERATIONS, ids=lambda op: op.name)
-@given(data=st.data(), wide=st.booleans())
-@settings(max_examples=max(8, settings().max_examples // 12), deadline=None)
-def test_evaluation_agrees_with_torch(op: type[Op], data: st.DataObject, wide: bool) -> None:
-    case = data.draw(op_cases(op))
-    if wide:
-        case = case.widened
-    arrays = case.arrays(seed=data.draw(st.integers(0, 99), label="seed"))
+def check(case: OpCase, seed: int) -> None:
+    """Compare one case with PyTorch, in the case's own dtype."""
+    op = type(case.op)
+    arrays = case.arrays(seed)
     reference = REFERENCES[op](case.op, *map(to_torch, arrays))
     actual = result_arrays(case.op.evaluate(*arrays))
     expected = [from_torch(result) for result in (reference if isinstance(reference, list | tuple) else [reference])]
@@ -380,3 +372,21 @@ def test_evaluation_agrees_with_torch(op: type[Op], data: st.DataObject, wide: b
             known = rounding(case, arrays, one)
             inner = computing_dtype(from_numpy(other.dtype))
             assert_t2(one, other, magnitude=known.magnitude, terms=known.terms, accumulator=inner, function=known.units, where=str(case))
+
+
+def test_every_operation_has_a_reference() -> None:
+    assert set(REFERENCES) == set(OPERATIONS)
+
+
+@pytest.mark.parametrize("op", OPERATIONS, ids=lambda op: op.name)
+@given(data=st.data(), wide=st.booleans())
+@settings(max_examples=max(8, settings().max_examples // 12), deadline=None)
+def test_evaluation_agrees_with_torch(op: type[Op], data: st.DataObject, wide: bool) -> None:
+    case = data.draw(op_cases(op))
+    check(case.widened if wide else case, seed=data.draw(st.integers(0, 99), label="seed"))
+
+
+@given(op_cases(ops.Attention), st.integers(0, 99))
+@settings(max_examples=max(40, settings().max_examples), deadline=None)
+def test_attention_agrees_with_torch_in_all_its_forms(case: OpCase, seed: int) -> None:
+    check(case.widened, seed)
