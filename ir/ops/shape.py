@@ -126,10 +126,8 @@ class Slice(Op, name="slice"):
         return x[(slice(None),) * self.axis + (slice(start, stop, self.step),)]
 
     def axis_roles(self, x: TensorType) -> tuple[Axis, ...]:
-        return _unchanged_axes(x.shape, self.infer(x).shape, changed={self.axis} if not self._is_whole(x) else set())
-
-    def _is_whole(self, x: TensorType) -> bool:
-        return (self.start, self.stop, self.step) == (0, x.shape[self.axis], 1)
+        # An axis that keeps its size is taken whole.
+        return _unchanged_axes(x.shape, self.infer(x).shape, set())
 
 
 @dataclass(frozen=True)

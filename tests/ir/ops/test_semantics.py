@@ -113,6 +113,14 @@ def test_equal_elements_keep_their_order() -> None:
     assert ops.ArgMin(0).evaluate(x) == 0
 
 
+def test_equal_elements_keep_their_order_in_long_rows() -> None:
+    x = np.random.default_rng(0).integers(0, 3, 500)  # short rows are sorted by insertion, which is stable anyway
+    ascending = sorted(range(500), key=lambda index: x[index])
+    assert ops.Sort(0).evaluate(x)[1].tolist() == ascending
+    descending = sorted(range(500), key=lambda index: -x[index])
+    assert ops.Sort(0, descending=True).evaluate(x)[1].tolist() == descending
+
+
 def test_nan_is_the_largest() -> None:
     x = np.array([1.0, math.nan, math.inf, math.nan])
     assert ops.Sort(0).evaluate(x)[1].tolist() == [0, 2, 1, 3]
