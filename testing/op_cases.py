@@ -21,7 +21,7 @@ from cgptc.ir.ops.elementwise import Predicate, Unary
 from cgptc.ir.ops.reduction import Reduction
 from cgptc.testing.op_case import CASES, Draw, OpCase, Operand, draws, operand
 
-SIZES = (2, 3, 1, 5, 0)
+SIZES = (2, 3, 5, 2, 3, 1, 0)
 FLOAT_DTYPES = st.sampled_from(FLOATS)
 NUMBER_DTYPES = st.sampled_from([dtype for dtype in DTYPES.values() if dtype not in (boolean, i4)])
 STORED_DTYPES = st.sampled_from(list(DTYPES.values()))

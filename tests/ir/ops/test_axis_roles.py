@@ -17,16 +17,25 @@ from cgptc.testing.op_cases import op_cases
 from cgptc.testing.tolerances import assert_t1
 
 OPERATIONS = [op for op in OPS.values() if op.__module__.startswith("cgptc.") and op is not ops.Constant]
-FEW = settings(max_examples=max(6, settings().max_examples // 16), deadline=None)
 
 batch, seq, past = (Symbol(name, 1, 64).dim for name in ("batch", "seq", "past"))
 
 
-@pytest.mark.parametrize("op", OPERATIONS, ids=lambda op: op.name)
+@pytest.mark.parametrize("op", [op for op in OPERATIONS if "axis_roles" in vars(op)], ids=lambda op: op.name)
 @given(data=st.data())
-@FEW
+@settings(max_examples=max(24, settings().max_examples // 4), deadline=None)
 def test_roles_hold_when_executed(op: type[Op], data: st.DataObject) -> None:
-    case = data.draw(op_cases(op)).widened
+    _check_roles(data.draw(op_cases(op)).widened, data)
+
+
+@pytest.mark.parametrize("op", [op for op in OPERATIONS if "axis_roles" not in vars(op)], ids=lambda op: op.name)
+@given(data=st.data())
+@settings(max_examples=max(6, settings().max_examples // 16), deadline=None)
+def test_roles_that_a_family_declares_hold_for_each_member(op: type[Op], data: st.DataObject) -> None:
+    _check_roles(data.draw(op_cases(op)).widened, data)
+
+
+def _check_roles(case: OpCase, data: st.DataObject) -> None:
     results = result_types(case.op.infer(*case.types))
     for axis in case.op.axis_roles(*case.types):
         size = _size(case, results, axis)
