@@ -380,7 +380,7 @@ def test_every_operation_has_a_reference() -> None:
 
 @pytest.mark.parametrize("op", OPERATIONS, ids=lambda op: op.name)
 @given(data=st.data(), wide=st.booleans())
-@settings(max_examples=max(8, settings().max_examples // 12), deadline=None)
+@settings(max_examples=max(8, settings().max_examples // 16), deadline=None)
 def test_evaluation_agrees_with_torch(op: type[Op], data: st.DataObject, wide: bool) -> None:
     case = data.draw(op_cases(op))
     check(case.widened if wide else case, seed=data.draw(st.integers(0, 99), label="seed"))
