@@ -35,7 +35,8 @@ from cgptc.ir.ops.binary import (
 )
 from cgptc.ir.ops.constant import Constant, DimSize, Iota
 from cgptc.ir.ops.elementwise import Cast, Neg, Not
-from cgptc.ir.ops.shape import Expand, Reshape, Slice, Transpose
+from cgptc.ir.ops.indexing import GatherNd
+from cgptc.ir.ops.shape import Concat, Expand, Reshape, Slice, Transpose
 from cgptc.ir.predicates import (
     FALSE,
     TRUE,
@@ -246,6 +247,36 @@ def _slice(value: Value, known: Mapping[Value, Element | None], store: WeightSto
     return reindex(element, index)
 
 
+def _concat(value: Value, known: Mapping[Value, Element | None], store: WeightStore) -> Element | None:
+    """Nothing by itself: `_gather_nd` reads the parts."""
+    return None
+
+
+def _gather_nd(value: Value, known: Mapping[Value, Element | None], store: WeightStore) -> Element | None:
+    """A tensor indexed by one position per axis, each an index of the result plus an offset, as transformers reads padding masks."""
+    assert value.producer is not None
+    assert isinstance(value.op, GatherNd)
+    source, indices = value.producer.inputs
+    element, concat = known.get(source), indices.producer
+    if element is None or value.op.batch_dims or concat is None or not isinstance(concat.op, Concat):
+        return None
+    if concat.op.axis != indices.type.rank - 1 or len(concat.inputs) != source.type.rank:
+        return None
+    index: list[Index] = []
+    for part in concat.inputs:
+        position = known.get(part)
+        if not isinstance(position, Affine) or part.type.shape[-1] != 1:
+            return None
+        match position.coefficients:
+            case ():
+                index.append((None, position.constant))
+            case ((axis, 1),):
+                index.append((axis, position.constant))
+            case _:
+                return None
+    return reindex(element, index)
+
+
 def _arithmetic(value: Value, known: Mapping[Value, Element | None], store: WeightStore) -> Element | None:
     operands = _operands(value, known)
     if operands is None:
@@ -378,6 +409,8 @@ _RULES: dict[type, Rule] = {
             ((Transpose,), _transpose),
             ((Expand,), _expand),
             ((Slice,), _slice),
+            ((Concat,), _concat),
+            ((GatherNd,), _gather_nd),
             ((Add, Sub, Mul, Div, Neg, Maximum, Minimum), _arithmetic),
             ((Equal, NotEqual, Less, LessEqual, Greater, GreaterEqual), _comparison),
             ((And, Or, Not), _logic),

@@ -42,7 +42,7 @@ def _gelu(approximate: str, pattern: Pattern, number: int) -> Rewrite:
         return build(Gelu(approximate), x)
 
     build.__name__ = f"gelu_{approximate}_{number}"
-    return rewrite(pattern, subject="gelu")(build)
+    return rewrite(pattern, subject="gelu", near=4)(build)
 
 
 @rewrite(op(Mul, x, op(Sigmoid, x)), subject="silu")

@@ -25,7 +25,7 @@ def matmul_to_linear(build: Builder, x: Value, weight: Value) -> Value | None:
     return build(Linear(), x, weight) if x.type.rank >= 2 else None
 
 
-@rewrite(op(Add, op(Linear, x, weight), bias), subject="linear")
+@rewrite(op(Add, op(Linear, x, weight), bias), subject="linear", near=3)
 def add_bias_to_linear(build: Builder, x: Value, weight: Value, bias: Value) -> Value | None:
     """``linear(x, weight) + bias`` is ``linear(x, weight, bias)``."""
     return build(Linear(), x, weight, bias) if bias.type.shape == weight.type.shape[1:] else None

@@ -20,9 +20,11 @@ from cgptc.ir.ops import (
     Add,
     And,
     Cast,
+    Concat,
     Constant,
     Equal,
     Expand,
+    GatherNd,
     GreaterEqual,
     Iota,
     Less,
@@ -137,6 +139,14 @@ def causal_and_padding_boolean(world: World) -> Value:
     )
 
 
+def padding_gathered(world: World) -> Value:
+    """As transformers spells it: the mask indexed by a row and a column of positions."""
+    build, full = world.build, (world.batch, 1, 1, world.seq, 1)
+    rows = build(Expand(full), build(Reshape((world.batch, 1, 1, 1, 1)), build(Iota(world.batch))))
+    columns = build(Expand(full), build(Reshape((1, 1, 1, world.seq, 1)), build(Iota(world.seq))))
+    return build(GatherNd(0), build(Cast(boolean), world.padding), build(Concat(4), rows, columns))
+
+
 def nothing_hidden(world: World) -> Value:
     return world.build(GreaterEqual(), world.build(Add(), world.rows(), world.columns()), world.build.constant(0, i64))
 
@@ -156,7 +166,7 @@ def shown_by_value(array: Array) -> Array:
     return array if array.dtype == np.bool_ else array == 0
 
 
-@pytest.mark.parametrize("make", [*MASKS, padding_times_lowest, causal_and_padding, causal_and_padding_boolean])
+@pytest.mark.parametrize("make", [*MASKS, padding_times_lowest, padding_gathered, causal_and_padding, causal_and_padding_boolean])
 def test_the_description_is_the_masks_value(make: Callable[[World], Value]) -> None:
     world = World()
     mask = make(world)
@@ -185,7 +195,7 @@ def test_masks_are_classified(make: Callable[[World], Value]) -> None:
     assert classify(predicate, shape) == MASKS[make]
 
 
-@pytest.mark.parametrize("make", [padding_times_lowest, causal_and_padding, causal_and_padding_boolean])
+@pytest.mark.parametrize("make", [padding_times_lowest, padding_gathered, causal_and_padding, causal_and_padding_boolean])
 def test_padding_is_recognised(make: Callable[[World], Value]) -> None:
     world = World()
     element = describe(make(world), EMPTY_STORE)
@@ -194,7 +204,7 @@ def test_padding_is_recognised(make: Callable[[World], Value]) -> None:
     assert predicate is not None
     found = classify(predicate, (world.batch, 2, world.seq, world.seq))
     assert isinstance(found, Visibility)
-    assert found.causal == (make is not padding_times_lowest)
+    assert found.causal == (make not in (padding_times_lowest, padding_gathered))
     assert found.padding is not None
 
 
