@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from cgptc.frontend.aten.exported import Unknown
 from cgptc.frontend.aten.promotion import number_type, result_type
 from cgptc.frontend.aten.table import Number, Operand, UnsupportedError
@@ -18,8 +16,7 @@ from cgptc.ir.op import Array, Op
 from cgptc.ir.ops.constant import Constant, DimSize
 from cgptc.ir.ops.elementwise import Cast
 from cgptc.ir.ops.shape import Expand, Reshape, Slice, Transpose
-from cgptc.ir.weight_expressions import converted, transposed
-from cgptc.ir.weights import dense
+from cgptc.ir.weight_expressions import transposed
 
 UNBOUNDED = 2**62
 """Slice ends beyond it mean 'to the end'."""
@@ -55,15 +52,10 @@ class Emit:
     # Numbers and dtypes
 
     def number(self, number: Number, dtype: DType) -> Value:
-        """A scalar of rank 0; a symbolic size is read from the dimension.
-
-        A fraction is kept in f64 and converted, so that a graph evaluated in float64 has what PyTorch has there.
-        """
+        """A scalar of rank 0; a symbolic size is read from the dimension."""
         if isinstance(number, Expr):
             size = self(DimSize(number))
             return self.cast(size, dtype)
-        if isinstance(number, float) and dtype.is_float:
-            return self.build.weight(converted(dense(np.asarray(number, np.float64)), dtype))
         return self.build.constant(number, dtype)
 
     def array(self, array: Array) -> Value:

@@ -140,6 +140,32 @@ def _fills_a_band(x: torch.Tensor) -> torch.Tensor:
     return x + encoding
 
 
+def _padding_of_keys(mask: torch.Tensor) -> torch.Tensor:
+    rows = torch.arange(mask.shape[0])[:, None, None, None]
+    keys = (torch.arange(mask.shape[1]) + 0)[None, None, None, :]
+    return mask[rows, keys]
+
+
+def _turned(x: torch.Tensor) -> torch.Tensor:
+    return x[torch.arange(x.shape[0])[None, :], torch.arange(x.shape[1])[:, None]]
+
+
+def _rows_between(x: torch.Tensor) -> torch.Tensor:
+    return x[:, torch.arange(x.shape[1])[:, None], :, torch.arange(4)]
+
+
+@pytest.mark.parametrize("function", [_padding_of_keys, _turned])
+def test_indexing_by_whole_axes_moves_them(function: Callable[..., Any]) -> None:
+    graph = assert_imports(function, torch.arange(10).reshape(2, 5), dynamic=TOKENS, also=[[torch.arange(3).reshape(3, 1)]])
+    assert {node.op.name for node in graph.nodes} <= {"reshape", "transpose"}
+
+
+def test_indexing_by_whole_axes_among_others() -> None:
+    assert_imports(_rows_between, torch.arange(120.0).reshape(2, 3, 5, 4))
+    assert_imports(lambda x: x[torch.arange(2), torch.arange(2)], torch.arange(8.0).reshape(2, 2, 2))
+    assert_imports(lambda x: x[torch.arange(1)[:, None], torch.arange(1)], torch.arange(3.0).reshape(1, 1, 3))
+
+
 WRITES = [
     _writes_a_slice, _writes_through_two_views, _reads_a_view_after_a_write, _writes_one_of_several_parts, _writes_every_other,
     _masks_in_place, _puts_by_a_mask, _accumulates, _writes_out, _writes_behind_an_axis,

@@ -41,8 +41,11 @@ def _scaled(emit: Emit, value: Value, alpha: Number) -> Value:
 
 @aten("add.Tensor", "add.Scalar")
 def add(emit: Emit, self: Operand, other: Operand, alpha: Number = 1) -> Value:
-    x, y = emit.promoted(self, other)
-    if x.type.dtype == boolean:
+    dtype = emit.promotion(self, other)
+    if dtype.is_integer and isinstance(self, Value) and type(other) is int and other == 0:
+        return emit.cast(self, dtype)  # an offset of 0, as code written for a cache adds it to positions
+    x, y = emit.operand(self, dtype), emit.operand(other, dtype)
+    if dtype == boolean:
         return emit(Or(), x, y)
     return emit(Add(), x, _scaled(emit, y, alpha))
 

@@ -16,7 +16,7 @@ from cgptc.ir.ops.broadcast import broadcast_shapes
 from cgptc.ir.ops.constant import Constant, Iota
 from cgptc.ir.ops.embedding import Embedding
 from cgptc.ir.ops.indexing import Gather, GatherElements, GatherNd
-from cgptc.ir.ops.shape import Concat
+from cgptc.ir.ops.shape import Concat, Reshape
 from cgptc.ir.weights import Dense
 
 
@@ -83,6 +83,16 @@ def index_positions(emit: Emit, indices: Sequence[Value | None]) -> list[Value |
     return result
 
 
+def _span(index: Value, size: Dim, rank: int) -> int | None:
+    """Where, among ``rank`` broadcast axes, an index counts from 0 to the whole of an axis; None where it does anything else."""
+    lying, source = index.type.shape, index
+    while isinstance(source.op, Reshape) and source.producer is not None:
+        (source,) = source.producer.inputs
+    if source.op != Iota(size) or sum(dim != 1 for dim in lying) > 1 or size not in lying:
+        return None
+    return rank - len(lying) + next((place for place, dim in enumerate(lying) if dim != 1), lying.index(size))
+
+
 @aten("index.Tensor", "_unsafe_index.Tensor")
 def index_(emit: Emit, self: Value, indices: Sequence[Value | None]) -> Value:
     """Advanced indexing. Indices broadcast together; their axes stand where the indexed ones stood if these are neighbours,
@@ -93,15 +103,23 @@ def index_(emit: Emit, self: Value, indices: Sequence[Value | None]) -> Value:
     if not axes:
         return self
     present = [index for index in places if index is not None]
-    if len(axes) == 1:
-        return emit(Gather(axes[0]), self, present[0])
     common: tuple[Dim, ...] = ()
     for index in present:
         common = broadcast_shapes(common, index.type.shape)
     rest = [axis for axis in range(len(shape)) if axis not in axes]
-    front = emit.transpose(self, [*axes, *rest])
-    columns = [emit.unsqueeze(emit.expand(emit.cast(index, i64), common), len(common)) for index in present]
-    result = emit(GatherNd(0), front, emit(Concat(len(common)), *columns))
+    spans = [_span(index, shape[axis], len(common)) for index, axis in zip(present, axes, strict=True)]
+    chosen = [span for span in spans if span is not None]
+    if len(set(chosen)) == len(axes) and all(size == 1 for place, size in enumerate(common) if place not in chosen):
+        # Every element is taken, in order: the indices only say where each axis goes.
+        order = sorted(range(len(axes)), key=chosen.__getitem__)
+        turned = emit.transpose(self, [*(axes[k] for k in order), *rest])
+        result = emit.reshape(turned, (*common, *(shape[axis] for axis in rest)))
+    elif len(axes) == 1:
+        return emit(Gather(axes[0]), self, present[0])
+    else:
+        front = emit.transpose(self, [*axes, *rest])
+        columns = [emit.unsqueeze(emit.expand(emit.cast(index, i64), common), len(common)) for index in present]
+        result = emit(GatherNd(0), front, emit(Concat(len(common)), *columns))
     if axes != list(range(axes[0], axes[0] + len(axes))):
         return result
     # The broadcast axes are in front; move them to where the indexed axes stood.
