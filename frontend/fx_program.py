@@ -87,7 +87,8 @@ class FxView:
             target,
             arguments,
             self._types(node.meta.get("val")),
-            location([_plain(path) for path in stack], node.meta.get("stack_trace") or "", root=self.root),
+            location=location([_plain(path) for path in stack], node.meta.get("stack_trace") or "", root=self.root),
+            aliases=_aliases(node),
             origin=node,
         )
 
@@ -204,3 +205,13 @@ def _plain(path: str) -> str:
     for start in ("L['self'].", "L__self___"):
         path = path.removeprefix(start)
     return "" if path in ("L['self']", "L__self__") else path
+
+
+def _aliases(node: fx.Node) -> bool | None:
+    """Whether a node's fake result lies in the storage of its first operand's."""
+    first = node.args[0] if node.args else None
+    result, operand = node.meta.get("val"), first.meta.get("val") if isinstance(first, fx.Node) else None
+    if not isinstance(result, torch.Tensor) or not isinstance(operand, torch.Tensor):
+        return None
+    shared: bool = result.untyped_storage()._cdata == operand.untyped_storage()._cdata
+    return shared

@@ -39,7 +39,8 @@ class ExportedNode:
     """One call: ``target`` is ``aten.add.Tensor``, ``sym.add`` for arithmetic on sizes, ``getitem``, or ``region`` for a wrapped subgraph.
 
     ``types`` are the exported result types, one for each tensor, None where the exporter does not say or the result is no tensor.
-    ``origin`` is the adapter's own node, for decomposition.
+    ``aliases`` says whether the result shares memory with the first operand, None where the exporter does not say. ``origin`` is the
+    adapter's own node, for decomposition.
     """
 
     name: str
@@ -47,6 +48,7 @@ class ExportedNode:
     arguments: Mapping[str, Argument]
     types: tuple[TensorType | None, ...] = ()
     location: Location = UNKNOWN
+    aliases: bool | None = None
     origin: object = field(default=None, compare=False, repr=False)
 
 

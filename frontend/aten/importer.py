@@ -107,7 +107,9 @@ class _Importer:
         if entry is not None:
             if node.arguments.get("copy") is True:
                 entry = replace(entry, passes_through=False)
-            return self.apply(entry, arguments)
+            if entry.may_alias and node.aliases is not None:
+                entry = replace(entry, may_alias=False) if node.aliases else Entry(entry.function)
+            return self.apply(entry, arguments, node.aliases is True)
         functional = _functional(node.target)
         if functional is not None and "out" in arguments:
             out = arguments.pop("out")
@@ -126,7 +128,7 @@ class _Importer:
             raise UnsupportedError(f"is not supported (PyTorch spells it with {', '.join(inner)})")
         return result
 
-    def apply(self, entry: Entry, arguments: Mapping[str, Argument]) -> Any:
+    def apply(self, entry: Entry, arguments: Mapping[str, Argument], is_view: bool = False) -> Any:
         """Call an importer function; for a view, remember how to read and write it."""
         resolved = {_keyword(name): self.resolve(value) for name, value in arguments.items()}
         result = entry.function(self.emit, **resolved)
@@ -135,7 +137,7 @@ class _Importer:
             reference = arguments[first]
             assert isinstance(reference, Reference)
             return self.environment[reference.name]
-        if entry.write is None and not entry.may_alias:
+        if entry.write is None and not entry.may_alias and not is_view:
             return _tensors(result)
         base = self.environment[arguments[first].name] if isinstance(arguments[first], Reference) else None  # type: ignore[union-attr]
         if not isinstance(base, Tensor):

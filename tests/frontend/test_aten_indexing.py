@@ -131,6 +131,16 @@ def _writes_behind_an_axis(x: torch.Tensor) -> torch.Tensor:
     return y
 
 
+def _writes_through_reshapes(x: torch.Tensor) -> torch.Tensor:
+    y = x + 1
+    flat, copied = y.reshape(12), y.t().reshape(12)
+    flat += 10
+    copied.mul_(0)
+    kept = functional.dropout(y.contiguous(), 0.5, training=False)
+    kept[0] = -1
+    return y.flatten() + copied
+
+
 def _fills_a_band(x: torch.Tensor) -> torch.Tensor:
     encoding = torch.zeros(3, 4)
     place = torch.arange(3.0).unsqueeze(1)
@@ -169,7 +179,7 @@ def test_indexing_by_whole_axes_among_others() -> None:
 WRITES = [
     _writes_a_slice, _writes_through_two_views, _reads_a_view_after_a_write, _writes_one_of_several_parts, _writes_every_other,
     _masks_in_place, _puts_by_a_mask, _accumulates, _writes_out, _writes_behind_an_axis,
-    _fills_a_band,
+    _writes_through_reshapes, _fills_a_band,
 ]  # fmt: skip
 
 

@@ -29,7 +29,7 @@ def contiguous(emit: Emit, self: Value) -> Value:
     return self
 
 
-@aten("dropout", "feature_dropout", "alpha_dropout")
+@aten("dropout", "feature_dropout", "alpha_dropout", write=lambda emit, base, new, p, train: new)
 def dropout(emit: Emit, input: Value, p: float, train: bool) -> Value:
     if train and p > 0:
         raise UnsupportedError("drops elements at random; call the module's eval() before capture")
