@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cgptc.driver.compilation import Optimised, make_report, optimise, target_of
 from cgptc.driver.options import CompileOptions
-from cgptc.frontend.source import open_model
+from cgptc.frontend.source import Request, open_model
 from cgptc.ir.diagnostics import CompileError, FileError, MalformedError
 from cgptc.ir.graph import Graph
 from cgptc.ir.parser import parse_graph
@@ -50,3 +50,22 @@ def read_graph(path: Path) -> Graph:
 def rewrite_graph(graph: Graph, passes: str, disabled: Sequence[str] = ()) -> Graph:
     """Run a pipeline on a graph without weights, in place, verifying after each pass."""
     return Pipeline.parse(passes).without(disabled).run(graph, PassContext(), [VerifyEach()])
+
+
+def captured_text(source: str, request: Request) -> str:
+    """The graph of a model as it was captured, before any pass. No weight is read."""
+    with open_model(source, request, shape_only=True) as model:
+        return str(model.graph)
+
+
+def captured_mlir(source: str, request: Request, dialect: str) -> str:
+    """What torch-mlir makes of the model; large constants without content.
+
+    Raises `UsageError` where there are no weights or no torch-mlir.
+    """
+    from cgptc.frontend.mlir import example_inputs, mlir_module, mlir_text
+
+    with open_model(source, request) as model:
+        assert model.reference is not None  # a preset, which has none, is refused above
+        args, dynamic = example_inputs(model.graph)
+        return mlir_text(mlir_module(model.reference(), args, dialect, dynamic))
