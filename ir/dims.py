@@ -190,6 +190,8 @@ def floordiv(left: Dim, right: Dim) -> Dim:
     """``left // right``, rounded down; ``right`` is positive."""
     if isinstance(left, int) and isinstance(right, int):
         return left // right
+    if left == 0:
+        return 0
     exact = _exact_quotient(left, right)
     if exact is not None:
         return exact
@@ -211,7 +213,7 @@ def mod(left: Dim, right: Dim) -> Dim:
     """``left % right``; ``right`` is positive."""
     if isinstance(left, int) and isinstance(right, int):
         return left % right
-    if _exact_quotient(left, right) is not None:
+    if left == 0 or _exact_quotient(left, right) is not None:
         return 0
     if isinstance(right, int):
         low, high = bounds(left)
@@ -220,24 +222,31 @@ def mod(left: Dim, right: Dim) -> Dim:
     return _opaque("mod", left, right)
 
 
+def _plainness(dim: Dim) -> tuple[bool, str]:
+    """Integers first, then by text."""
+    return isinstance(dim, Expr), str(dim)
+
+
 def maximum(left: Dim, right: Dim) -> Dim:
-    """The larger of two dimensions."""
+    """The larger of two dimensions; of two that are always equal the plainer one, whichever way round they come."""
+    left, right = sorted((left, right), key=_plainness)
     low, high = bounds(left - right)
     if low >= 0:
         return left
     if high <= 0:
         return right
-    return _opaque("max", *sorted((left, right), key=str))
+    return _opaque("max", left, right)
 
 
 def minimum(left: Dim, right: Dim) -> Dim:
-    """The smaller of two dimensions."""
+    """The smaller of two dimensions; of two that are always equal the plainer one, whichever way round they come."""
+    left, right = sorted((left, right), key=_plainness)
     low, high = bounds(left - right)
     if high <= 0:
         return left
     if low >= 0:
         return right
-    return _opaque("min", *sorted((left, right), key=str))
+    return _opaque("min", left, right)
 
 
 FUNCTIONS: dict[str, Callable[[Dim, Dim], Dim]] = {"floordiv": floordiv, "mod": mod, "max": maximum, "min": minimum}
