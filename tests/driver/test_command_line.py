@@ -39,7 +39,7 @@ WRONG_USES = [
     ("doctor -z", 2, "unknown-option", "--help"),
     ("doctor extra", 2, "usage", "--help"),
     ("inspect", 2, "missing-argument", "--help"),
-    ("inspect {tmp}/none", 7, "not-found", "cgptc compile"),
+    ("inspect {tmp}/none", 7, "no-such-model", "cgptc list presets"),
     ("new --preset tiny", 2, "missing-argument", "--help"),
     ("new --preset tny -o {tmp}/m.pt", 2, "unknown-preset", "did you mean 'tiny'"),
     ("new --preset tiny -o {tmp}/m.onnx", 2, "unknown-suffix", ".safetensors"),
@@ -48,7 +48,7 @@ WRONG_USES = [
     ("new --preset tiny -o {tmp}/m.pt --sede 1", 2, "unknown-option", "did you mean '--seed'?"),
     ("list", 2, "missing-argument", "--help"),
     ("list pressets", 2, "unknown-list", "did you mean 'presets'?"),
-    ("inspect {tmp}", 2, "not-an-artifact", "cgptc compile"),
+    ("inspect {tmp}", 5, "not-a-model", "config.json"),
 ]
 
 

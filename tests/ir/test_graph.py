@@ -145,7 +145,7 @@ def outputs(data: st.DataObject, graph: Graph, nodes: list[Node]) -> bool:
 
 
 def rename(data: st.DataObject, graph: Graph, nodes: list[Node]) -> bool:
-    graph.add_input(f"x{len(graph.inputs)}", SCALAR)
+    graph.add_input(f"x{graph.version}", SCALAR)  # removed inputs may leave any number behind
     unused = [value for value in graph.inputs if not value.use_count]
     if data.draw(st.booleans()) and unused:
         graph.remove_input(unused[0])
