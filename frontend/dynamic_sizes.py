@@ -10,6 +10,7 @@ import torch
 import torch.export
 
 from cgptc.frontend.aten.emit import DomainError
+from cgptc.frontend.size_guards import SizeGuard, size_guards
 from cgptc.frontend.specialisation import Guard
 from cgptc.ir.diagnostics import CompileError
 from cgptc.ir.dims import Symbol, symbols
@@ -51,13 +52,14 @@ class DynamicSizes:
     def symbols(self, program: torch.export.ExportedProgram) -> dict[str, Symbol]:
         """Our symbols by the name that torch gave them. Raises `CompileError` for a size that was fixed, or bounds that cannot hold."""
         ours = self._names(program)
+        asked_by_model = [guard for guard in size_guards(program) if guard.by_model]
         ranges = {str(key): value for key, value in program.range_constraints.items()}
         low: dict[str, int] = {}
         high: dict[str, int] = {}
         for theirs, symbol in ours.items():
             asked = self.requested[symbol] or DEFAULT_BOUNDS.get(symbol, OTHER_BOUNDS)
             proven_low, proven_high = _range(ranges.get(theirs))
-            if proven_low > asked[0] and not any(guard.by_model and guard.mentions(theirs) for guard in self.guards):
+            if proven_low > asked[0] and not self._decides([guard for guard in asked_by_model if guard.mentions(theirs)]):
                 proven_low = asked[0]
             low[symbol] = max(low.get(symbol, asked[0]), proven_low)
             high[symbol] = min(high.get(symbol, asked[1]), proven_high)
@@ -68,7 +70,24 @@ class DynamicSizes:
                     fix=f"ask for --dynamic {symbol}={low[symbol]}..{high[symbol]}",
                     details=self._lines(theirs),
                 )
-        return {theirs: Symbol(symbol, low[symbol], high[symbol]) for theirs, symbol in ours.items()}
+        found = {theirs: Symbol(symbol, low[symbol], high[symbol]) for theirs, symbol in ours.items()}
+        failing = self._decides([guard for guard in asked_by_model if guard.fails(found)])
+        if failing:
+            sizes = ", ".join(f"{theirs} is '{symbol}'" for theirs, symbol in ours.items())
+            raise CompileError(
+                "size-dependent",
+                f"the model takes another path for some sizes ({sizes})",
+                fix="rewrite the line below so that it serves every size, or bound the sizes with --dynamic",
+                details=[f"  --> {guard}" for guard in failing],
+            )
+        return found
+
+    def _decides(self, suspects: Sequence[SizeGuard]) -> list[SizeGuard]:
+        """Those that Python code asked; a second export tells, only where there is a suspect."""
+        if not suspects:
+            return []
+        lines = {guard.asker for guard in self.guards}
+        return [guard for guard in suspects if (guard.file, guard.line) in lines]
 
     def _names(self, program: torch.export.ExportedProgram) -> dict[str, str]:
         placeholders = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
@@ -85,13 +104,19 @@ class DynamicSizes:
                         fix="rewrite the line below so that it takes any size, or give that size",
                         details=self._lines("", f"['{leaf.name}']"),
                     )
-                ours[theirs] = symbol
+                if ours.setdefault(theirs, symbol) != symbol:
+                    raise CompileError(
+                        "specialised",
+                        f"'{ours[theirs]}' and '{symbol}' were asked to be sizes of their own, but the model makes them equal",
+                        fix=f"call both '{symbol}'",
+                        details=self._lines("", f"['{leaf.name}']"),
+                    )
         return ours
 
     def _lines(self, *parts: str) -> list[str]:
         """The guards to show: those that name a part, else all."""
         telling = [guard for guard in self.guards if any(part and part in guard.text for part in parts)]
-        by_model = [guard for guard in telling if guard.by_model]
+        by_model = [guard for guard in telling if guard.asker]
         return [f"  --> {guard}" for guard in by_model or telling or self.guards]
 
     def narrowed(self, found: Mapping[str, Symbol], error: DomainError) -> dict[str, Symbol]:

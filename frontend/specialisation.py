@@ -22,14 +22,15 @@ _MACHINERY = ("torch/fx/", "torch/_logging/", "torch/__init__.py")
 class Guard:
     """An assumption about sizes and the user's line that led to it.
 
-    ``by_model``: code of a model asked, so another answer might have taken another branch. Otherwise torch's own shape functions asked;
-    their answers decide which fast path they take, never which operations are recorded.
+    ``asker`` is the line of Python code of a model, or of a layer of torch's, that asked: another answer might have taken another branch.
+    It is None where torch's own shape functions or C++ asked; their answers decide which fast path they take, never which operations are
+    recorded.
     """
 
     text: str
     file: str
     line: int
-    by_model: bool
+    asker: tuple[str, int] | None
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line}: {self.text}" if self.file else self.text
@@ -64,8 +65,19 @@ def _guard(details: dict[str, Any]) -> Guard:
         text = f"assumes {details.get('expr', '')}"
     frames = [(_file_name(frame), int(frame.get("line") or 0)) for frame in details.get("user_stack") or details.get("stack") or []]
     file, line = _user_line(frames)
-    askers = [package_path(name) for name, _ in frames if not package_path(name).startswith(_MACHINERY)]
-    return Guard(text, file, line, by_model=bool(askers) and not askers[-1].startswith("torch/_"))
+    return Guard(text, file, line, _asker([(package_path(name), number) for name, number in frames]))
+
+
+def _asker(frames: Sequence[tuple[str, int]]) -> tuple[str, int] | None:
+    """The Python line outside torch's shape functions that asked: its frame calls `SymBool.__bool__` and the like in torch's own module.
+
+    None where there is none: what C++ asks, of strides for instance, comes straight from the machinery.
+    """
+    askers = [index for index, (file, _) in enumerate(frames) if not file.startswith(_MACHINERY)]
+    if not askers or frames[askers[-1]][0].startswith("torch/_"):
+        return None
+    within = frames[askers[-1] + 1 : askers[-1] + 2]
+    return frames[askers[-1]] if within and within[0][0] == "torch/__init__.py" else None
 
 
 def _user_line(frames: Sequence[tuple[str, int]]) -> tuple[str, int]:

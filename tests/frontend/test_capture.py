@@ -125,6 +125,48 @@ def test_what_depends_on_more_than_one_token_is_not_valid_for_one() -> None:
     assert "test_capture.py:" in "\n".join(caught.value.details)
 
 
+def test_a_branch_on_a_property_of_a_size_is_refused_and_named() -> None:
+    class Halves(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x * 2 if x.shape[1] % 2 == 0 else x
+
+    with pytest.raises(CompileError, match="another path") as caught:
+        capture(Halves(), (torch.ones(2, 6, 3),), dynamic=TOKENS)
+    assert "Mod(" in caught.value.details[0]
+    assert "test_capture.py:" in caught.value.details[0]
+
+
+def test_a_branch_in_a_method_of_its_own_counts_as_well() -> None:
+    class Shuffled(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return nn.functional.gelu(nn.ReLU6()(x)) if self.short(x) else x
+
+        def short(self, x: torch.Tensor) -> bool:
+            return x.shape[1] % 3 != 0
+
+    with pytest.raises(CompileError, match="another path"):
+        capture(Shuffled(), (torch.ones(2, 7, 3),), dynamic=TOKENS)
+
+
+def test_a_branch_that_the_bounds_decide_is_no_branch() -> None:
+    class Short(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x * 2 if x.shape[1] <= 100 else x
+
+    assert capture(Short(), (torch.ones(2, 6, 3),), dynamic=TOKENS).symbols["seq"].high == 100
+    assert capture(Short(), (torch.ones(2, 6, 3),), dynamic={"batch": None, "seq": (1, 64)}).symbols["seq"].high == 64
+
+
+def test_two_sizes_that_the_model_makes_equal_are_not_two() -> None:
+    class Sum(nn.Module):
+        def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            return x + y
+
+    axes = {"x": {0: "batch", 1: "source"}, "y": {0: "batch", 1: "seq"}}
+    with pytest.raises(CompileError, match="makes them equal"):
+        capture(Sum(), (torch.ones(2, 5, 3), torch.ones(2, 5, 3)), dynamic={**TOKENS, "source": None}, axes=axes)
+
+
 def test_more_positions_than_the_table_has_are_refused() -> None:
     class Table(nn.Module):
         def __init__(self) -> None:
