@@ -12,7 +12,7 @@ key-value heads. The ordering is done once, on the weights that make q and take 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -35,7 +35,7 @@ class CachedAttention:
     ``q [m, heads · d]`` and ``y`` in `query_order`, ``k`` and ``v`` ``[m, kv_heads · d]``, all with features along ``along`` and the same
     on every line of the other direction; the caches hold ``context`` tokens. ``position`` is the number of tokens before this item.
     ``window`` limits how far back a query sees. Where ``first`` is given, tokens before it are padding. ``causal`` False lets every query
-    see all tokens up to the item's last.
+    see all tokens up to the item's last. A line holds a multiple of ``unit`` features of a head, 2 for the pairs of `Rotary`.
     """
 
     m: int
@@ -52,12 +52,15 @@ class CachedAttention:
     window: int = 0
     first: Affine | None = None
     reduction: Reduction = CHAIN
+    unit: int = 1
 
     name: ClassVar[str] = "attention-cached"
 
     def __post_init__(self) -> None:
         if self.heads % self.kv_heads:
             raise ProgramError("kernel", f"{self.heads} heads are no multiple of {self.kv_heads} key-value heads")
+        if self.unit < 1 or self.head_dim % self.unit:
+            raise ProgramError("kernel", f"a head of {self.head_dim} features is not made of units of {self.unit}")
 
     @property
     def group(self) -> int:
@@ -75,7 +78,8 @@ class CachedAttention:
         if self.heads_per_line > 1:
             return self.head_dim
         room = self.grid.lines(self.along) // self.kv_heads
-        return next(size for size in range(1, self.head_dim + 1) if self.head_dim % size == 0 and self.head_dim // size <= room)
+        sizes = range(self.unit, self.head_dim + 1, self.unit)
+        return next(size for size in sizes if self.head_dim % size == 0 and self.head_dim // size <= room)
 
     @property
     def segment(self) -> int:
@@ -95,15 +99,24 @@ class CachedAttention:
         """Tokens of the cache on one line."""
         return math.ceil(self.context / self.token_lines)
 
-    def query_order(self) -> tuple[int, ...]:
-        """For each place among q's features the model's feature (head · d + index) that stands there."""
+    def query_order(self, within: Sequence[int] | None = None) -> tuple[int, ...]:
+        """For each place among q's features the model's feature (head · d + index) that stands there; y's too where ``within`` is None.
+
+        ``within`` is the order of the features inside a head, which q and k may share (`pair_order`) while v and y keep theirs.
+        """
         order: list[int] = []
+        inner = range(self.head_dim) if within is None else within
         for kv_head in range(self.kv_heads):
             for start in range(0, self.head_dim, self.piece):
                 for member in range(self.group):
                     head = kv_head * self.group + member
-                    order.extend(head * self.head_dim + start + i for i in range(self.piece))
+                    order.extend(head * self.head_dim + inner[start + i] for i in range(self.piece))
         return tuple(order)
+
+    def key_order(self, within: Sequence[int] | None = None) -> tuple[int, ...]:
+        """The same for k."""
+        inner = range(self.head_dim) if within is None else within
+        return tuple(head * self.head_dim + feature for head in range(self.kv_heads) for feature in inner)
 
     def _layout(self, width: int, block: int) -> Layout:
         cut = Cut("columns" if self.along == "x" else "rows", block)

@@ -19,6 +19,7 @@ class Embedding:
     """``y [m, d] = table [v, d][ids]``, d along ``along`` and v along the other direction; exact, zeros of either sign included.
 
     ``ids [m]`` come to every PE; where ``position`` is given they are ``position, position + 1, …`` instead (learned positions).
+    ``block`` fixes the features of a line where they must be other than the smallest number (`Rotary`).
     """
 
     m: int
@@ -29,16 +30,20 @@ class Embedding:
     dtype: str = "f32"
     reduction: Reduction = CHAIN
     position: Affine | None = None
+    block: int = 0
 
     name: ClassVar[str] = "embedding"
 
     @property
     def table_layout(self) -> Layout:
-        return self.grid.tiled((self.v, self.d), 0, 1) if self.along == "x" else self.grid.tiled((self.v, self.d), 1, 0)
+        shape = (self.v, self.d)
+        if self.along == "x":
+            return self.grid.tiled(shape, 0, 1, column_block=self.block)
+        return self.grid.tiled(shape, 1, 0, row_block=self.block)
 
     @property
     def y_layout(self) -> Layout:
-        return self.grid.spread((self.m, self.d), self.along)
+        return self.grid.spread((self.m, self.d), self.along, self.block)
 
     def fragment(self, prefix: str) -> Fragment:
         table = buffer(f"{prefix}.table", self.dtype, *self.table_layout.local_shape)
