@@ -33,3 +33,7 @@ class CostModel(Protocol):
     def matmul(self, m: int, k: int, n: int, dtype: DType, sparsity: str = "dense") -> Price:
         """The price of one ``[m, k] @ [k, n]`` with a sparse right side."""
         ...
+
+    def transfer(self, byte_count: int) -> Price:
+        """The price of moving a value from one stage to another: time that it takes each of the two, bytes that each holds for it."""
+        ...

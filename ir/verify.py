@@ -12,7 +12,7 @@ The invariants, each the first word of its error:
 * weights: their shapes are static;
 * names: inputs, and outputs, have names that differ;
 * symbols: one name has one pair of bounds, and the inputs' sizes determine it;
-* stages: counted from 0;
+* stages: counted from 0, on every node or on none, and no value flows back to an earlier one;
 * locations: no absolute path.
 """
 
@@ -29,6 +29,7 @@ from cgptc.ir.dims import Dim, Expr, Symbol, symbols
 from cgptc.ir.graph import Graph, Node, Use, Value
 from cgptc.ir.op import Op, result_types
 from cgptc.ir.printer import excerpt
+from cgptc.ir.staged import stage_faults
 from cgptc.ir.weights import Weight
 
 
@@ -40,6 +41,8 @@ def verify(graph: Graph) -> None:
     for node in graph.nodes:
         check.node(node)
     check.outputs()
+    for node, fault in stage_faults(graph):
+        _fail(graph, "stages", fault, node)
     check.all_uses()
     check.all_symbols()
 
@@ -111,8 +114,6 @@ class _Checker:
             if value.producer is not node or value.result_index != index:
                 _fail(graph, "ownership", f"result {index} claims to be result {value.result_index} of {value.producer!r}", node)
             self.uses[value] = {}
-        if node.stage is not None and node.stage < 0:
-            _fail(graph, "stages", f"stage {node.stage} is negative", node)
         for frame in node.location.frames:
             if PurePosixPath(frame.file).is_absolute() or PureWindowsPath(frame.file).is_absolute():
                 _fail(graph, "locations", f"'{frame.file}' is an absolute path", node)

@@ -82,8 +82,11 @@ def _add_outputs(pool: Pool) -> None:
 def _annotate(draw: st.DrawFn, graph: Graph) -> None:
     names = st.text(max_size=4) | st.sampled_from(["x", "x0", "hidden", "0", "a.b"])
     frames = st.builds(Frame, st.text(max_size=3), st.sampled_from(["", "gpt.py", "a/b c.py"]), st.integers(0, 9))
+    stage = draw(st.none() | st.just(0))
     for node in graph.nodes:
-        graph.set_stage(node, draw(st.none() | st.integers(0, 3)))
+        graph.set_stage(node, stage)
+        if stage is not None:
+            stage += draw(st.integers(0, 1))
         graph.set_location(node, Location(tuple(draw(st.lists(frames, max_size=2)))))
         for value in node.results:
             value.name = draw(names)

@@ -14,6 +14,8 @@ from cgptc.ir.types import TensorType
 
 NODE_SECONDS = 2e-6
 """Time to start one kernel: what a graph of trivial nodes takes per node on onnxruntime 1.31."""
+HAND_OVER_SECONDS = 5e-5
+"""Time that one thread takes to wake another with a value."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,10 @@ class OnnxCostModel:
         come, go = outside.bytes(m * k), outside.bytes(m * n)
         seconds = NODE_SECONDS + self._roofline(2 * m * k * n, weight + come + go, dtype)
         return Price(seconds, resident_bytes=weight, peak_bytes=weight + come + go, bytes_in=come, bytes_out=go)
+
+    def transfer(self, byte_count: int) -> Price:
+        """A value handed from one stage's session to another's in this process: one copy, held on either side."""
+        return Price(HAND_OVER_SECONDS + 2 * byte_count / self.bytes_per_second, peak_bytes=byte_count)
 
     def _roofline(self, flops: int, moved: int, dtype: DType) -> float:
         speed = self.flops_per_second.get(dtype.name, self.flops_per_second["f32"])

@@ -53,3 +53,9 @@ def test_traffic_is_what_enters_and_leaves() -> None:
     assert (price.bytes_in, price.bytes_out, price.resident_bytes) == (48, 48, 0)
     first = MODEL.price(list(graph.nodes)[:1], {"seq": 3})
     assert first.bytes_out == 48
+
+
+def test_moving_more_costs_more() -> None:
+    small, large = MODEL.transfer(1_000), MODEL.transfer(1_000_000)
+    assert 0 < small.time < large.time
+    assert (small.peak_bytes, large.peak_bytes) == (1_000, 1_000_000)
