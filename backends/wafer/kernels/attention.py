@@ -1,9 +1,10 @@
-"""Attention with a cache: features along one direction, tokens dealt out round-robin along the other.
+"""Attention: features along one direction, tokens dealt out round-robin along the other, with a cache that stays or without.
 
 Item by item, the m new keys and values go to the lines of their tokens, which every PE of a feature line already holds: no message, no
 shift. Scores are partial over a head's features and added along its segment of the line; softmax statistics are reduced along the tokens'
 direction, the row sum together with the values, so that one division ends it. For m = 1 this is decoding, for larger m prefill in chunks,
-causal by token number. Extents follow the number of tokens so far.
+causal by token number. Extents follow the number of tokens so far. `full_attention` sees one item's keys only: encoders, whole prompts, and
+cross attention, with a mask of padding where there is one.
 
 Features are ordered so that a line holds parts of one key-value head and of the query heads that read it (`query_order`), or several whole
 key-value heads. The ordering is done once, on the weights that make q and take y.
@@ -36,6 +37,9 @@ class CachedAttention:
     on every line of the other direction; the caches hold ``context`` tokens. ``position`` is the number of tokens before this item.
     ``window`` limits how far back a query sees. Where ``first`` is given, tokens before it are padding. ``causal`` False lets every query
     see all tokens up to the item's last. A line holds a multiple of ``unit`` features of a head, 2 for the pairs of `Rotary`.
+
+    ``fresh`` is the number of new keys where it is not m. ``masked`` adds an input ``mask [context]``: 0 at padding, else 1. Where a query
+    sees no token its row of y is 0. Keys and values are forgotten after the item where they are not ``kept``.
     """
 
     m: int
@@ -53,14 +57,26 @@ class CachedAttention:
     first: Affine | None = None
     reduction: Reduction = CHAIN
     unit: int = 1
+    fresh: int = 0
+    masked: bool = False
+    kept: bool = True
 
-    name: ClassVar[str] = "attention-cached"
+    name: ClassVar[str] = "attention"
 
     def __post_init__(self) -> None:
         if self.heads % self.kv_heads:
             raise ProgramError("kernel", f"{self.heads} heads are no multiple of {self.kv_heads} key-value heads")
         if self.unit < 1 or self.head_dim % self.unit:
             raise ProgramError("kernel", f"a head of {self.head_dim} features is not made of units of {self.unit}")
+        if self.causal and self.new != self.m:
+            raise ProgramError("kernel", f"{self.m} queries and {self.new} new keys have no common numbering for causality")
+        if not self.kept and (self.position != Affine() or self.context != self.new):
+            raise ProgramError("kernel", "attention without a cache begins at position 0 and ends with the item")
+
+    @property
+    def new(self) -> int:
+        """Keys and values of an item."""
+        return self.fresh or self.m
 
     @property
     def group(self) -> int:
@@ -118,17 +134,17 @@ class CachedAttention:
         inner = range(self.head_dim) if within is None else within
         return tuple(head * self.head_dim + feature for head in range(self.kv_heads) for feature in inner)
 
-    def _layout(self, width: int, block: int) -> Layout:
+    def _layout(self, rows: int, width: int, block: int) -> Layout:
         cut = Cut("columns" if self.along == "x" else "rows", block)
-        return Layout(self.grid.height, self.grid.width, (self.m, width), (None, cut))
+        return Layout(self.grid.height, self.grid.width, (rows, width), (None, cut))
 
     @property
     def q_layout(self) -> Layout:
-        return self._layout(self.heads * self.head_dim, self.heads_per_line * self.group * self.piece)
+        return self._layout(self.m, self.heads * self.head_dim, self.heads_per_line * self.group * self.piece)
 
     @property
     def kv_layout(self) -> Layout:
-        return self._layout(self.kv_heads * self.head_dim, self.heads_per_line * self.piece)
+        return self._layout(self.new, self.kv_heads * self.head_dim, self.heads_per_line * self.piece)
 
     @property
     def cache_layout(self) -> Layout:
@@ -136,22 +152,31 @@ class CachedAttention:
         tokens = Cut("rows" if self.along == "x" else "columns")
         return Layout(self.grid.height, self.grid.width, (self.context, self.kv_heads * self.head_dim), (tokens, features))
 
+    @property
+    def mask_layout(self) -> Layout:
+        tokens = Cut("rows" if self.along == "x" else "columns")
+        return Layout(self.grid.height, self.grid.width, (self.context,), (tokens,))
+
     def fragment(self, prefix: str) -> Fragment:
         m, per, group, piece = self.m, self.heads_per_line, self.group, self.piece
         local, heads = per * piece, per * group
         form = format_of(self.dtype).wide.name
         q, y = (buffer(f"{prefix}.{role}", self.dtype, m, heads * piece) for role in ("q", "y"))
-        k, v = (buffer(f"{prefix}.{role}", self.dtype, m, local) for role in ("k", "v"))
+        k, v = (buffer(f"{prefix}.{role}", self.dtype, self.new, local) for role in ("k", "v"))
         keys, values = (buffer(f"{prefix}.{role}", self.dtype, self.slots, local) for role in ("keys", "values"))
         scores = buffer(f"{prefix}.scores", form, heads, m, self.slots)
         row = buffer(f"{prefix}.row", form, heads, m)
         packed = buffer(f"{prefix}.packed", form, heads, m, piece + 1)
-        now = (self.position + m).ceil_div(self.token_lines)
+        mask = buffer(f"{prefix}.mask", self.dtype, self.slots)
+        now = (self.position + self.new).ceil_div(self.token_lines)
         shown = View(scores.name, (heads, m, now), (m * self.slots, self.slots, 1))
         sums = View(packed.name, (heads, m), (m * (piece + 1), piece + 1), piece)
         payload = View(packed.name, (heads, m, piece), (m * (piece + 1), piece + 1, 1))
         result = View(y.name, (heads, m, piece), (piece, heads * piece, 1))
-        steps: list[Step] = [*self._append(k.name, keys.name, local), *self._append(v.name, values.name, local)]
+        # Weights of 0 do not undo what was never written.
+        ragged = [] if self.kept or self.new == self.slots * self.token_lines else [keys, values]
+        steps: list[Step] = [run("fill", all_of(one), 0.0, form=self.dtype) for one in ragged]
+        steps += [*self._append(k.name, keys.name, local), *self._append(v.name, values.name, local)]
         steps.append(run("fill", shown, 0.0, form=form))
         for head in range(heads):
             steps.append(self._product(scores.name, q.name, keys.name, head, now, local, form))
@@ -162,6 +187,10 @@ class CachedAttention:
         steps += [
             run("mul", shown, shown, self.scale, form=form),
             Local("keep", shown, (shown, float("-inf")), form, (("where", self._seen()),)),
+        ]
+        if self.masked:
+            steps.append(run("select", shown, View(mask.name, (heads, m, now), (0, 0, 1)), shown, float("-inf"), form=form))
+        steps += [
             run("largest", all_of(row), shown, form=form),
             self.reduction.step(other(self.along), all_of(row), all_of(row), "max"),
             run("max", all_of(row), all_of(row), LOWEST, form=form),
@@ -181,10 +210,14 @@ class CachedAttention:
             run("reciprocal", all_of(row), all_of(row), form=form),
             run("mul", result, payload, repeated(all_of(row), 2, piece), form=form),
         ]
-        inputs = (Slot("q", q.name, self.q_layout), Slot("k", k.name, self.kv_layout), Slot("v", v.name, self.kv_layout))
-        states = (Slot("keys", keys.name, self.cache_layout), Slot("values", values.name, self.cache_layout))
-        buffers = (q, k, v, y, keys, values, scores, row, packed)
-        return Fragment(self.name, inputs, (Slot("y", y.name, self.q_layout),), (), states, buffers, tuple(steps))
+        inputs = [Slot("q", q.name, self.q_layout), Slot("k", k.name, self.kv_layout), Slot("v", v.name, self.kv_layout)]
+        states = (Slot("keys", keys.name, self.cache_layout), Slot("values", values.name, self.cache_layout)) if self.kept else ()
+        buffers = [q, k, v, y, keys, values, scores, row, packed]
+        if self.masked:
+            inputs.append(Slot("mask", mask.name, self.mask_layout))
+            buffers.append(mask)
+        name = f"{self.name}-cached" if self.kept else self.name
+        return Fragment(name, tuple(inputs), (Slot("y", y.name, self.q_layout),), (), states, tuple(buffers), tuple(steps))
 
     def _append(self, source: str, cache: str, local: int) -> list[Step]:
         """Each new token goes to its own line and slot."""
@@ -193,7 +226,7 @@ class CachedAttention:
         slot = View(cache, (local,), (1,), token // self.token_lines * local)
         new = View(source, (local,), (1,), var("token") * local)
         lines = Where(rows=where) if self.along == "x" else Where(columns=where)
-        return [Loop("token", self.m, (Local("mov", slot, (new,), self.dtype, where=lines),))]
+        return [Loop("token", self.new, (Local("mov", slot, (new,), self.dtype, where=lines),))]
 
     def _product(self, scores: str, q: str, keys: str, head: int, now: Affine, local: int, form: str) -> Local:
         """Partial scores of one query head."""
@@ -207,7 +240,7 @@ class CachedAttention:
         """Conditions at element (head, query, slot): the token there is one that the query may see."""
         token = var("i2") * self.token_lines + var("row" if self.along == "x" else "column")
         query = self.position + var("i1")
-        conditions = [query - token if self.causal else self.position + (self.m - 1) - token]
+        conditions = [query - token if self.causal else self.position + (self.new - 1) - token]
         if self.window:
             conditions.append(token - query + (self.window - 1))
         if self.first is not None:
@@ -215,10 +248,13 @@ class CachedAttention:
         return tuple(conditions)
 
     def cycles(self, machine: Machine, scalars: Mapping[str, int]) -> int:
-        """Two appends, scores, masked softmax in four vector operations and an exponential, values, and three or four line operations."""
+        """Two appends, scores, masked softmax in four vector operations and an exponential, values, and three or four line operations.
+
+        Without a cache whose lines are all full there are two fills more, with a mask one selection.
+        """
         m, piece, heads = self.m, self.piece, self.heads_per_line * self.group
         form = format_of(self.dtype).wide
-        now = int((self.position + m).ceil_div(self.token_lines).value(scalars))
+        now = int((self.position + self.new).ceil_div(self.token_lines).value(scalars))
         size, rows = heads * m * now, heads * m
         step = machine.step_cycles
 
@@ -226,12 +262,57 @@ class CachedAttention:
             return machine.vector_cycles(form.name, length, operations) + step
 
         tokens = self.reduction.pattern(self.token_lines)
-        append = 2 * m * (machine.vector_cycles(self.dtype, self.heads_per_line * piece) + step)
+        local = self.heads_per_line * piece
+        append = 2 * self.new * (machine.vector_cycles(self.dtype, local) + step)
+        if not self.kept and self.new != self.slots * self.token_lines:
+            append += 2 * (machine.vector_cycles(self.dtype, self.slots * local) + step)
         score = heads * (product_cycles(machine, form.name, m, piece, now, aligned=True) + step)
         value = heads * (product_cycles(machine, form.name, m, now, piece, aligned=True) + step)
         join = CHAIN.pattern(self.segment).cycles(form.words(size), machine) + step if self.segment > 1 else 0
-        softmax = vector(size, 2.0) + 5 * vector(size) + machine.scalar_map_cycles(size, OPERATIONS["exp"]) + step
+        softmax = (
+            (2 if self.masked else 1) * vector(size, 2.0) + 5 * vector(size) + machine.scalar_map_cycles(size, OPERATIONS["exp"]) + step
+        )
         small = 2 * vector(rows) + machine.scalar_map_cycles(rows, OPERATIONS["reciprocal"]) + step
         ends = vector(rows * (piece + 1)) + vector(rows * piece)
         lines = tokens.cycles(form.words(rows), machine) + tokens.cycles(form.words(rows * (piece + 1)), machine) + 2 * step
         return append + score + join + softmax + small + value + ends + lines
+
+
+def full_attention(
+    m: int,
+    keys: int,
+    heads: int,
+    kv_heads: int,
+    head_dim: int,
+    scale: float,
+    grid: Grid,
+    *,
+    along: Direction = "y",
+    dtype: str = "f32",
+    causal: bool = False,
+    window: int = 0,
+    masked: bool = False,
+    reduction: Reduction = CHAIN,
+    unit: int = 1,
+) -> CachedAttention:
+    """Attention of m queries over the item's own ``keys``, which are m where it is causal."""
+    return CachedAttention(
+        m,
+        heads,
+        kv_heads,
+        head_dim,
+        keys,
+        scale,
+        grid,
+        Affine(),
+        along,
+        dtype,
+        causal,
+        window,
+        None,
+        reduction,
+        unit,
+        fresh=keys,
+        masked=masked,
+        kept=False,
+    )
