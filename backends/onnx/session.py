@@ -59,6 +59,7 @@ class OnnxSession:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3  # its warnings concern choices that are ours
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         try:
             session = onnxruntime.InferenceSession(str(path), options, providers=[wanted])
         except Exception as error:  # onnxruntime raises classes of its own that have no common base
@@ -102,6 +103,14 @@ class OnnxSession:
         rows, vocabulary = port.shape[1], port.shape[-1]
         assert isinstance(vocabulary, int)
         return np.empty((batch, rows if isinstance(rows, int) else seq, vocabulary), port.dtype.numpy)
+
+    def placement(self) -> dict[str, int]:
+        """How many nodes onnxruntime gave to each execution provider; empty where its version does not tell (before 1.24)."""
+        tell = getattr(self.session, "get_provider_graph_assignment_info", None)
+        counts: dict[str, int] = {}
+        for part in tell() if tell is not None else ():
+            counts[part.ep_name] = counts.get(part.ep_name, 0) + len(part.get_nodes())
+        return counts
 
     def decoder(self) -> Decoder:
         """A decoder over this model, which must be a cached causal one."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,6 +12,7 @@ from cgptc.cli.command import command
 from cgptc.cli.screen import Screen, table
 from cgptc.driver.compilation import Clock, compile_source
 from cgptc.driver.options import CompileOptions, parse_dynamic
+from cgptc.driver.peak_memory import peak_bytes
 from cgptc.frontend.source import Request
 from cgptc.runtime.compiled import Artifact
 
@@ -103,9 +102,3 @@ def size(count: int) -> str:
         if count >= scale:
             return f"{count / scale:.1f} {unit}"
     return f"{count} B"
-
-
-def peak_bytes() -> int:
-    """The largest memory that this process had resident; Linux counts in KiB, macOS in bytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

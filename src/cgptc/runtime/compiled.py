@@ -139,15 +139,16 @@ class Artifact:
         presents = {present for _, present in self.interface.pasts}
         return CompiledModule([port.name for port in self.interface.inputs], outputs, presents, self.run)
 
-    def engine(self) -> DecoderEngine:
-        """A decoder over this model, for the generation loop."""
+    def engine(self, session: Session | None = None) -> DecoderEngine:
+        """A decoder over this model, for the generation loop; on the session given instead of the artifact's own."""
+        session = session if session is not None else self.session
         names = {port.name for port in self.interface.inputs}
         causal = CausalInterface(IDS, MASK if MASK in names else None, LOGITS, self.interface.pasts)
         if not self.interface.cached:
-            return RereadingEngine(self.session, causal)
-        if causal.mask is not None and isinstance(self.session, DecodingSession):
-            return self.session.decoder()
-        return CachedEngine(self.session, causal)
+            return RereadingEngine(session, causal)
+        if causal.mask is not None and isinstance(session, DecodingSession):
+            return session.decoder()
+        return CachedEngine(session, causal)
 
     def encode(self, prompt: str) -> list[int]:
         """A prompt's ids; `UsageError` where the artifact has no tokenizer."""

@@ -1,0 +1,1 @@
+"""Measuring a compiled model against the limits of the machine that it runs on."""

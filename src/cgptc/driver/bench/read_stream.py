@@ -1,0 +1,26 @@
+"""How fast this machine reads memory: the limit of a decoded token, which reads every weight once."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+BYTES = 256 << 20
+"""Size of the buffer: several times the largest last-level cache in common use, so that each pass comes from memory."""
+
+
+class ReadStream:
+    """Reads one buffer with several threads."""
+
+    def __init__(self, threads: int) -> None:
+        buffer = np.ones(BYTES // 4, np.float32)
+        self._parts = np.array_split(buffer, threads)
+        self._pool = ThreadPoolExecutor(threads)
+
+    def measure(self) -> float:
+        """Bytes per second of one pass."""
+        start = time.perf_counter()
+        list(self._pool.map(np.max, self._parts))  # a maximum is the cheapest thing that reads everything
+        return BYTES / (time.perf_counter() - start)
