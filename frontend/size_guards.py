@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import linecache
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,10 @@ _SAMPLES = (0, 1, 2, 3, 4, 5, 7, 8, 15, 16, 31, 64, 1000)
 """Distances from the lower bound at which an assumption is tried; products of small factors show at the first few."""
 
 _MOST_COMBINATIONS = 256
+
+_BROADCASTS_ONLY = {("transformers/masking_utils.py", "if batch_size != position_ids.shape[0]:")}
+"""Questions of a library whose two branches give the same: one stretches what has the right size already. By the line's text, since its
+number differs between versions."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +74,10 @@ def size_guards(program: torch.export.ExportedProgram) -> list[SizeGuard]:
     for guard in environment.guards:
         expression = guard.expr.xreplace(environment.replacements)
         asker = guard.sloc.framework_loc
-        file = package_path(str(getattr(asker, "filename", asker or "")))
-        found[SizeGuard(expression, file, int(getattr(asker, "lineno", 0) or 0), by_model=not file.startswith("torch/_"))] = None
+        path, line = str(getattr(asker, "filename", asker or "")), int(getattr(asker, "lineno", 0) or 0)
+        file = package_path(path)
+        if (file, linecache.getline(path, line).strip()) not in _BROADCASTS_ONLY:
+            found[SizeGuard(expression, file, line, by_model=not file.startswith("torch/_"))] = None
     return list(found)
 
 
