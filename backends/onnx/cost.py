@@ -32,8 +32,11 @@ class OnnxCostModel:
     flops_per_second: Mapping[str, float] = field(default_factory=lambda: {"f32": 291e9, "f64": 146e9, "i8": 1.1e12, "i4": 450e9})
 
     def price(self, nodes: Sequence[Node], dims: Mapping[str, int], area: int | None = None) -> Price:
-        """One run of the nodes. Traffic between them stays in caches where it can, so only the largest working set counts as peak."""
+        """One run of the nodes. Traffic between them stays in caches where it can, so only the largest working set counts as peak,
+        beside the constants among them, which are resident.
+        """
         inside = {value for node in nodes for value in node.results}
+        constants = {value for value in inside if isinstance(value.op, Constant)}
         seconds = 0.0
         resident = peak = 0
         sources: dict[Value, None] = {}
@@ -44,7 +47,7 @@ class OnnxCostModel:
                 continue
             cost = node.op.cost(*node.operand_types)
             seconds += NODE_SECONDS + self._roofline(_number(cost.flops, dims), _number(cost.bytes, dims), node.results[0].type.dtype)
-            peak = max(peak, sum(_size(value.type, dims) for value in (*node.inputs, *node.results)))
+            peak = max(peak, sum(_size(value.type, dims) for value in {*node.inputs, *node.results} - constants))
             sources.update(dict.fromkeys(value for value in node.inputs if value not in inside))
             for value in node.results:
                 if any(use.user is None or any(r not in inside for r in use.user.results) for use in value.uses):
