@@ -143,9 +143,9 @@ def _mul(call: Call) -> Array:
     return formats.multiply(call.target, *call.inputs)
 
 
-@instruction("mac", inputs=3, cycles=vector(), csl="@fmac", macs=lambda price: price.size)
+@instruction("mac", inputs=3, cycles=vector(1.5), csl="@fmac", macs=lambda price: price.size)
 def _mac(call: Call) -> Array:
-    """``x0 + x1 · x2``."""
+    """``x0 + x1 · x2``; three operands where a PE's memory gives two at full rate."""
     return formats.multiply_add(call.target, *call.inputs)
 
 

@@ -119,5 +119,6 @@ class Rotary:
         """Four operations over half the features, and the sign of the sines."""
         m, piece = self.attention.m, self.attention.piece
         form = format_of(self.attention.dtype).wide.name
+        size = m * self._heads * piece // 2
         signs = machine.vector_cycles(self.attention.dtype, m * piece // 2)
-        return signs + 4 * machine.vector_cycles(form, m * self._heads * piece // 2) + 5 * machine.step_cycles
+        return signs + 2 * (machine.vector_cycles(form, size) + machine.vector_cycles(form, size, 1.5)) + 5 * machine.step_cycles

@@ -1,0 +1,121 @@
+"""The report: its numbers are those of the clock and of the engines, its pictures show every region, and it needs nothing from outside."""
+
+from __future__ import annotations
+
+import base64
+import re
+import zlib
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from tests.backends.wafer.test_pipeline import gpt
+
+from cgptc.backends.wafer.affine import var
+from cgptc.backends.wafer.clock import timeline
+from cgptc.backends.wafer.faults import ProgramError
+from cgptc.backends.wafer.interpret.fast import FastEngine
+from cgptc.backends.wafer.program import Entry, Program, Scalar
+from cgptc.backends.wafer.report import Figures, floorplan_svg, measure, write_report
+from cgptc.backends.wafer.report.figures import default_scalars, kind_of
+from cgptc.backends.wafer.report.floorplan import DISCLAIMER
+from cgptc.backends.wafer.report.picture import heat_picture
+
+SCALARS = {"past": 0, "length": 4}
+
+
+@pytest.fixture(scope="module")
+def program() -> Program:
+    return gpt("f32")
+
+
+@pytest.fixture(scope="module")
+def figures(program: Program) -> Figures:
+    return measure(program, timeline(program, "run", SCALARS), "run", SCALARS)
+
+
+def test_parts_add_up_to_what_the_clock_counts(figures: Figures) -> None:
+    for stage in figures.stages:
+        middle = next(one for one in figures.timeline.of(stage.region.name) if one.item == figures.items // 2)
+        assert stage.compute + stage.talk == middle.busy
+
+
+def test_words_over_links_are_those_of_a_run(program: Program) -> None:
+    one_item = {"past": 2, "length": 1}
+    found = measure(program, timeline(program, "run", one_item), "run", one_item)
+    engine = FastEngine(program)
+    random = np.random.default_rng(1)
+    engine.load({one.tensor: random.normal(size=one.layout.shape) for one in program.bindings if one.role == "weight"})
+    account = engine.run("run", {"ids": np.array([[1]], np.int32)}, one_item).account
+    for name in ("east", "west", "south", "north"):
+        np.testing.assert_array_equal(getattr(found.account, name), getattr(account, name))
+    assert sum(part.macs for stage in found.stages for part in stage.parts) == account.macs
+
+
+def test_no_estimate_is_below_its_bounds(figures: Figures) -> None:
+    assert [bound.name for bound in figures.bounds if bound.cycles > figures.interval] == []
+    assert all(bound.cycles > 0 for bound in figures.bounds)
+
+
+def test_memory_by_use_adds_up_to_the_peak(figures: Figures) -> None:
+    for stage in figures.stages:
+        assert stage.weight_bytes + stage.state_bytes + stage.work_bytes + stage.queue_bytes == stage.peak_bytes
+
+
+def test_the_floorplan_draws_every_region_where_it_lies(program: Program) -> None:
+    tree = ElementTree.fromstring(floorplan_svg(program))
+    groups = [one for one in tree.iter() if one.tag.endswith("}g")]
+    assert len(groups) == len(program.regions)
+    unit = 960 / 8
+    for group, region in zip(groups, program.regions, strict=True):
+        title, box = group[0].text or "", group[1].attrib
+        assert title.startswith(region.name)
+        at = (region.rectangle.x, region.rectangle.y, region.rectangle.width, region.rectangle.height)
+        assert [float(box[name]) for name in ("x", "y", "width", "height")] == [one * unit for one in at]
+    assert DISCLAIMER in "".join(tree.itertext())
+
+
+def test_the_page_is_whole_and_looks_nothing_up(program: Program, tmp_path: Path) -> None:
+    path, again = tmp_path / "report.html", tmp_path / "again.html"
+    clock = timeline(program, "run", SCALARS)
+    for one in (path, again):
+        write_report(program, clock, program.machine, one, scalars=SCALARS, title="A <small> GPT")
+    text = path.read_text(encoding="utf-8")
+    assert text == again.read_text(encoding="utf-8")
+    assert "A &lt;small&gt; GPT" in text
+    assert DISCLAIMER[1:] in text
+    assert not re.search(r"<script|<link|src=\"(?!data:)|href=|https?://(?!www\.w3\.org/2000/svg)", text)
+    for region in program.regions:
+        assert region.name in text
+    assert f"{clock.cycles:,}" in text
+    for tag in ("table", "svg", "div", "p", "span", "figure", "tr", "td", "g", "text"):
+        assert text.count(f"<{tag} ") + text.count(f"<{tag}>") == text.count(f"</{tag}>"), tag
+
+
+def test_pictures_show_the_largest_amount_darkest() -> None:
+    amounts = np.zeros((3, 2000), np.int64)
+    amounts[1, 1999] = 7
+    data = base64.b64decode(heat_picture(amounts).partition(",")[2])
+    width, height = (int.from_bytes(data[at : at + 4], "big") for at in (16, 20))
+    assert (width, height) == (400, 1)
+    at = data.index(b"IDAT")
+    size = int.from_bytes(data[at - 4 : at], "big")
+    row = zlib.decompress(data[at + 4 : at + 4 + size])[1:]
+    brightness = [sum(row[i : i + 3]) for i in range(0, len(row), 3)]
+    assert brightness.index(min(brightness)) == width - 1
+    assert len(set(brightness[:-1])) == 1
+
+
+def test_scalars_default_to_the_largest_that_limits_admit() -> None:
+    length, past = Scalar("length", 1, 6), Scalar("past", 0, 5)
+    room = 6 - var("past") - var("length")
+    assert default_scalars(Entry("run", (past, length), limits=(room,))) == {"past": 0, "length": 6}
+    assert default_scalars(Entry("run", (length, past), limits=(room,))) == {"past": 5, "length": 1}
+    assert default_scalars(Entry("run", (length, past))) == {"past": 5, "length": 6}
+    with pytest.raises(ProgramError, match="less than 0"):
+        default_scalars(Entry("run", (past, length), limits=(room - 6,)))
+
+
+def test_equal_kernels_of_layers_have_one_name() -> None:
+    assert kind_of("h.3.attn: linear") == kind_of("h.11.attn: linear") == "h.*.attn: linear"
