@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import linecache
 import logging
 import re
 from collections.abc import Iterator, Sequence
@@ -17,11 +16,6 @@ from cgptc.frontend.source_lines import package_path
 _EVENTS = ("symbolic_shape_specialization", "guard_added", "guard_added_fast")
 _OWN_FILES = ("frontend/capture.py", "frontend/dynamic_sizes.py")
 _MACHINERY = ("torch/fx/", "torch/_logging/", "torch/__init__.py")
-
-_BOTH_ANSWERS_AGREE = {
-    ("transformers/masking_utils.py", "if batch_size != position_ids.shape[0]:"): "expanding one row of positions to one row is no change",
-}
-"""Branches on a size in libraries whose two answers compute the same, by file and the text of the line, and why they do."""
 
 
 @dataclass(frozen=True)
@@ -71,21 +65,19 @@ def _guard(details: dict[str, Any]) -> Guard:
         text = f"assumes {details.get('expr', '')}"
     frames = [(_file_name(frame), int(frame.get("line") or 0)) for frame in details.get("user_stack") or details.get("stack") or []]
     file, line = _user_line(frames)
-    return Guard(text, file, line, _asker(frames))
+    return Guard(text, file, line, _asker([(package_path(name), number) for name, number in frames]))
 
 
 def _asker(frames: Sequence[tuple[str, int]]) -> tuple[str, int] | None:
     """The Python line outside torch's shape functions that asked: its frame calls `SymBool.__bool__` and the like in torch's own module.
 
-    None where there is none: what C++ asks, of strides for instance, comes straight from the machinery. None as well for a line whose
-    answer is known to change nothing.
+    None where there is none: what C++ asks, of strides for instance, comes straight from the machinery.
     """
-    files = [package_path(name) for name, _ in frames]
-    askers = [index for index, file in enumerate(files) if not file.startswith(_MACHINERY)]
-    if not askers or files[askers[-1]].startswith("torch/_") or files[askers[-1] + 1 : askers[-1] + 2] != ["torch/__init__.py"]:
+    askers = [index for index, (file, _) in enumerate(frames) if not file.startswith(_MACHINERY)]
+    if not askers or frames[askers[-1]][0].startswith("torch/_"):
         return None
-    (name, line), file = frames[askers[-1]], files[askers[-1]]
-    return None if (file, linecache.getline(name, line).strip()) in _BOTH_ANSWERS_AGREE else (file, line)
+    within = frames[askers[-1] + 1 : askers[-1] + 2]
+    return frames[askers[-1]] if within and within[0][0] == "torch/__init__.py" else None
 
 
 def _user_line(frames: Sequence[tuple[str, int]]) -> tuple[str, int]:
