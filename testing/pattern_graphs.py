@@ -16,7 +16,7 @@ import numpy as np
 
 from cgptc.ir.builder import Builder
 from cgptc.ir.diagnostics import OpTypeError
-from cgptc.ir.dtypes import boolean, f32
+from cgptc.ir.dtypes import boolean, f32, i64
 from cgptc.ir.graph import Graph, Value
 from cgptc.ir.op import Op
 from cgptc.ir.types import TensorType
@@ -33,6 +33,10 @@ VARIANTS = 6
 
 TRIES = 4096
 """Combinations that are tried before a pattern counts as one that cannot be instantiated."""
+
+
+_DTYPES = {"condition": boolean, "indices": i64}
+"""Element types of variables that are known by name."""
 
 
 @dataclass(frozen=True)
@@ -86,9 +90,7 @@ def _choices(pattern: OpPattern) -> Iterator[tuple[_Choice, OpPattern]]:
     constants = frozenset(name for name, var in variables.items() if "weight" in var.meaning or "constant" in var.meaning)
     for dtype in (f32, boolean):
         for shapes in itertools.product(SHAPES, repeat=len(variables)):
-            types = {
-                name: TensorType(boolean if name == "condition" else dtype, shape) for name, shape in zip(variables, shapes, strict=True)
-            }
+            types = {name: TensorType(_DTYPES.get(name, dtype), shape) for name, shape in zip(variables, shapes, strict=True)}
             for variant in range(VARIANTS):
                 for expanded in _expansions(pattern):
                     assert isinstance(expanded, OpPattern)

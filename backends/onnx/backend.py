@@ -15,8 +15,8 @@ from cgptc.ir.op import Op
 
 MODEL_FILE, DATA_FILE = "model.onnx", "model.onnx.data"
 DEFAULT_PIPELINE = (
-    "canonicalize,fuse-linear,fuse-activations,fuse-norms,fuse-attention,sink-reshapes,canonicalize,cse,normalize-masks,canonicalize,cse,"
-    "dead-code,add-cache,canonicalize,cse,dead-code,legalise"
+    "canonicalize,fuse-linear,fuse-activations,fuse-norms,fuse-embedding,fuse-attention,sink-reshapes,canonicalize,cse,fuse-rotary,"
+    "normalize-masks,canonicalize,cse,dead-code,add-cache,canonicalize,cse,dead-code,legalise"
 )
 """What runs where the user names no passes: everything whole, masks understood, then the cache where the model is to have one."""
 

@@ -35,7 +35,10 @@ def inputs_for(graph: Graph, seed: int) -> dict[str, Array]:
     arrays: dict[str, Array] = {}
     for value in graph.inputs:
         drawn = random.standard_normal(value.type.static_shape)
-        arrays[value.name] = drawn > 0 if value.type.dtype.name == "bool" else drawn.astype(np.float32)
+        if value.type.dtype.is_integer:  # indices: every table has so many rows
+            arrays[value.name] = random.integers(0, 4, drawn.shape)
+        else:
+            arrays[value.name] = drawn > 0 if value.type.dtype.name == "bool" else drawn.astype(np.float32)
     return arrays
 
 
