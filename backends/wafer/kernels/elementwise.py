@@ -13,12 +13,15 @@ from cgptc.backends.wafer.layout import Layout
 from cgptc.backends.wafer.machine import Machine
 
 UNARY = ("neg", "abs", "exp", "log", "sqrt", "rsqrt", "reciprocal", "erf", "tanh", "sigmoid", "silu", "gelu", "gelu_tanh")
-BINARY = ("add", "sub", "mul", "max", "min")
+BINARY = ("add", "sub", "mul", "max", "min", "less")
 
 
 @dataclass(frozen=True)
 class Elementwise:
-    """``y = op(x)`` or ``y = op(x, z)``, tile by tile; ``relu`` is a maximum with 0."""
+    """``y = op(x)`` or ``y = op(x, z)``, tile by tile; ``relu`` is a maximum with 0.
+
+    ``less`` gives 1 where x < z, else 0; ``select`` has a third input and gives x where ``condition`` is not 0, else z.
+    """
 
     op: str
     layout: Layout
@@ -27,11 +30,13 @@ class Elementwise:
     name: ClassVar[str] = "elementwise"
 
     def __post_init__(self) -> None:
-        if self.op not in (*UNARY, *BINARY, "relu"):
+        if self.op not in (*UNARY, *BINARY, "relu", "select"):
             raise ProgramError("kernel", f"no element-wise kernel for {self.op!r}")
 
     def fragment(self, prefix: str) -> Fragment:
-        roles = ("x", "z") if self.op in BINARY else ("x",)
+        roles: tuple[str, ...] = ("x", "z") if self.op in BINARY else ("x",)
+        if self.op == "select":
+            roles = ("condition", "x", "z")
         inputs = [buffer(f"{prefix}.{role}", self.dtype, *self.layout.local_shape) for role in roles]
         y = buffer(f"{prefix}.y", self.dtype, *self.layout.local_shape)
         operands = [all_of(one) for one in inputs]
@@ -55,4 +60,4 @@ class Elementwise:
             size *= extent
         if self.op in OPERATIONS:
             return machine.scalar_map_cycles(size, OPERATIONS[self.op]) + machine.step_cycles
-        return machine.vector_cycles(self.dtype, size) + machine.step_cycles
+        return machine.vector_cycles(self.dtype, size, 2.0 if self.op == "select" else 1.0) + machine.step_cycles

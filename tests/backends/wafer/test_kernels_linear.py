@@ -142,15 +142,17 @@ def test_norm_in_f64_is_good_to_f64() -> None:
     assert np.abs(run.outputs["n.y"] - expected).max() <= 64 * 2.0**-53 * np.abs(expected).max()
 
 
-@pytest.mark.parametrize("op", [*UNARY, *BINARY, "relu"])
+@pytest.mark.parametrize("op", [*UNARY, *BINARY, "relu", "select"])
 def test_element_wise_kernels_work_tile_by_tile(op: str) -> None:
     random = np.random.default_rng(8)
     layout = Grid(2, 3).spread((2, 7), "x")
     kernel = Elementwise(op, layout)
     x, z = np.abs(random.normal(size=(2, 7))).astype(np.float32) + 0.1, random.normal(size=(2, 7)).astype(np.float32)
-    run = run_both(single_region(MACHINE, [kernel.fragment("e")]), {}, {"e.x": x, "e.z": z})
+    condition = random.integers(0, 2, (2, 7)).astype(np.float32)
+    run = run_both(single_region(MACHINE, [kernel.fragment("e")]), {}, {"e.x": x, "e.z": z, "e.condition": condition})
     check_cycles(kernel, run)
     expected = {
+        "less": lambda: x < z, "select": lambda: np.where(condition != 0, x, z),
         "neg": lambda: -x, "abs": lambda: x, "exp": lambda: np.exp(x), "log": lambda: np.log(x), "sqrt": lambda: np.sqrt(x),
         "rsqrt": lambda: 1 / np.sqrt(x), "reciprocal": lambda: 1 / x, "tanh": lambda: np.tanh(x), "sigmoid": lambda: 1 / (1 + np.exp(-x)),
         "silu": lambda: x / (1 + np.exp(-x)), "erf": lambda: np.vectorize(math.erf)(x), "relu": lambda: np.maximum(x, 0),
