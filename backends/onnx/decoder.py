@@ -55,7 +55,7 @@ class GrowingDecoder:
 
     def _read(self, ids: Array) -> Array:
         session = self._session
-        feeds = {**self._past, IDS: session.value(IDS, ids), MASK: session.value(MASK, self._mask)}
+        feeds = {**self._past, **session.last_token_only, IDS: session.value(IDS, ids), MASK: session.value(MASK, self._mask)}
         names = [LOGITS, *map(present_of, self._past)]
         logits, *presents = session.session.run_with_ort_values(names, feeds)
         self._past = dict(zip(self._past, presents, strict=True))
@@ -109,6 +109,8 @@ class SharedDecoder:
         binding = self._session.session.io_binding()
         binding.bind_ortvalue_input(IDS, self._session.value(IDS, ids))
         binding.bind_ortvalue_input(MASK, self._session.value(MASK, self._mask))
+        for name, value in self._session.last_token_only.items():
+            binding.bind_ortvalue_input(name, value)
         for port, array in self._caches():
             value = to_value(array, port.dtype)
             binding.bind_ortvalue_input(port.name, value)

@@ -55,6 +55,18 @@ class Initializers:
             self.constants.append(self._by_content[content])
         return self._by_content[content]
 
+    def default_input(self, name: str, array: Array) -> onnx_ir.Value:
+        """An initializer that the model also has as an input, so that a caller may give another value."""
+        dtype = TO_ONNX[from_numpy(array.dtype)]
+        value = onnx_ir.Value(
+            name=name,
+            type=onnx_ir.TensorType(dtype),
+            shape=onnx_ir.Shape(array.shape),
+            const_value=onnx_ir.Tensor(array, dtype=dtype, name=name),
+        )
+        self.constants.append(value)
+        return value
+
     def is_used(self, weight: Weight) -> bool:
         """Whether the graph also uses this weight as it is."""
         return weight.key in self.used_keys

@@ -1,6 +1,8 @@
 """Names of a causal model's inputs and outputs, as optimum and onnxruntime-genai expect them, and of what the model file says of itself."""
 
 IDS, MASK, LOGITS = "input_ids", "attention_mask", "logits"
+LOGITS_TO_KEEP = "logits_to_keep"
+"""i64[1], with a default: logits of at most so many last tokens are computed. Named as transformers names it."""
 PAST_PREFIX, PRESENT_PREFIX = "past_key_values.", "present."
 SEQ = "seq"
 """The symbol of the number of new tokens."""

@@ -10,18 +10,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
+import numpy as np
 import onnx_ir
 
 from cgptc.backends.onnx.cached_length import padding_mask, up_to_last_token
 from cgptc.backends.onnx.element_types import TO_ONNX
 from cgptc.backends.onnx.emit import CONTRIB, Emit, OnnxValue
 from cgptc.backends.onnx.initializers import Initializers
-from cgptc.backends.onnx.interface_names import CACHED_FORMS
+from cgptc.backends.onnx.interface_names import CACHED_FORMS, IDS, LOGITS_TO_KEEP
+from cgptc.backends.onnx.kept_logits import ALL, with_kept_logits
 from cgptc.backends.onnx.kernels import UnlowerableError
 from cgptc.backends.onnx.naming import Namer
 from cgptc.backends.onnx.options import IR_VERSIONS, MODES, OnnxOptions
 from cgptc.backends.onnx.shapes import onnx_shape
 from cgptc.backends.registry import Refusal
+from cgptc.ir.dims import Shape
 from cgptc.ir.dtypes import i4
 from cgptc.ir.graph import Graph, Node, Value
 from cgptc.ir.loc import UNKNOWN
@@ -74,11 +77,14 @@ class Lowered:
 
 
 def lower(graph: Graph, options: OnnxOptions) -> Lowered:
-    """Lower every node. Reads no weight bytes.
+    """Lower every node, the last ones for the tokens only whose logits are asked for. Reads no weight bytes.
 
     A node whose operand could not be lowered is left out in silence: its cause is reported.
     """
-    namer = Namer({value.name for value in graph.inputs} | {name for name, _ in graph.outputs})
+    whole, sliced = graph, with_kept_logits(graph)
+    if sliced is not None:
+        graph = sliced[0]
+    namer = Namer({LOGITS_TO_KEEP} | {value.name for value in graph.inputs} | {name for name, _ in graph.outputs})
     initializers = Initializers(namer, frozenset(node.op.weight.key for node in graph.nodes if isinstance(node.op, Constant)))
     emit = Emit(graph, options, initializers, namer)
     values: dict[Value, OnnxValue] = {}
@@ -91,6 +97,10 @@ def lower(graph: Graph, options: OnnxOptions) -> Lowered:
         values[mask] = up_to_last_token(emit, values[mask])
         emit.declare(values[mask], mask.type)
     emit.shapes.set_inputs([(value, values[value]) for value in graph.inputs])
+    if sliced is not None:
+        inputs.append(emit.initializers.default_input(LOGITS_TO_KEEP, np.array([ALL], np.int64)))
+        (length,) = (value.type.shape[1] for value in graph.inputs if value.name == IDS)
+        emit.shapes.give(sliced[1], emit.Min(inputs[-1], emit.shapes.size(length)))
 
     refusals = [
         Refusal(UNKNOWN, f"{kind} '{name}' : {value.type}", "onnxruntime takes and gives no 4-bit tensors")
@@ -111,7 +121,10 @@ def lower(graph: Graph, options: OnnxOptions) -> Lowered:
             values[value] = result
             emit.declare(result, value.type)
     emit.at(None)
-    outputs = _outputs(emit, [(name, values[value]) for name, value in graph.outputs if value in values])
+    declared = [value.type.shape for _, value in whole.outputs]
+    outputs = _outputs(
+        emit, [(name, shape, values[value]) for (name, value), shape in zip(graph.outputs, declared, strict=True) if value in values]
+    )
     return Lowered(_model(emit, inputs, outputs), initializers, tuple(refusals))
 
 
@@ -125,15 +138,18 @@ def _lower_node(emit: Emit, node: Node, operands: list[OnnxValue | None]) -> tup
     return lowered if isinstance(lowered, tuple) else (lowered,)
 
 
-def _outputs(emit: Emit, outputs: list[tuple[str, OnnxValue]]) -> list[OnnxValue]:
-    """Give outputs their names; what is an input, an initializer or an output already is passed through a node of its own."""
+def _outputs(emit: Emit, outputs: list[tuple[str, Shape, OnnxValue]]) -> list[OnnxValue]:
+    """Give outputs their names and the shapes that they have by default, which runtimes compute from the sizes of inputs by name.
+
+    What is an input, an initializer or an output already is passed through a node of its own.
+    """
     named: list[OnnxValue] = []
-    for name, value in outputs:
+    for name, shape, value in outputs:
         if value.producer() is None or value in named:
             copy = emit.Identity(value)
             emit.declare(copy, emit.type_of(value))
             value = copy
-        value.name = name
+        value.name, value.shape = name, onnx_shape(shape)
         named.append(value)
     return named
 

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cgptc.backends.onnx.element_codes import ORT_NAMES
-from cgptc.backends.onnx.interface_names import CACHED_FORMS, GROUPED_QUERY, IDS, LOGITS, MASK, PAST_PREFIX
+from cgptc.backends.onnx.interface_names import CACHED_FORMS, GROUPED_QUERY, IDS, LOGITS, LOGITS_TO_KEEP, MASK, PAST_PREFIX
 from cgptc.backends.onnx.single_steps import run_in_single_steps
 from cgptc.backends.onnx.tensors import to_array, to_value
 from cgptc.ir.diagnostics import FileError, UsageError
-from cgptc.ir.dtypes import DType
+from cgptc.ir.dtypes import DType, i64
 from cgptc.ir.op import Array
 
 if TYPE_CHECKING:
@@ -87,6 +87,11 @@ class OnnxSession:
         """The inputs that hold cached keys and values."""
         return tuple(port for port in self.inputs if port.name.startswith(PAST_PREFIX))
 
+    @cached_property
+    def can_keep_logits(self) -> bool:
+        """Whether the model computes logits of the last tokens alone where it is asked to."""
+        return any(value.name == LOGITS_TO_KEEP for value in self.session.get_overridable_initializers())
+
     @property
     def shares_cache(self) -> bool:
         """Whether past and present may lie in one buffer."""
@@ -98,11 +103,17 @@ class OnnxSession:
         return to_value(_as_type(array, port), port.dtype)
 
     def empty_logits(self, batch: int, seq: int) -> Array:
-        """An array for the logits of a call; some models give those of the last token alone."""
+        """An array for the logits of a call that keeps the last token's, where the model can drop the others."""
         port = self.port(LOGITS)
         rows, vocabulary = port.shape[1], port.shape[-1]
         assert isinstance(vocabulary, int)
-        return np.empty((batch, rows if isinstance(rows, int) else seq, vocabulary), port.dtype.numpy)
+        kept = rows if isinstance(rows, int) else 1 if self.can_keep_logits else seq
+        return np.empty((batch, kept, vocabulary), port.dtype.numpy)
+
+    @cached_property
+    def last_token_only(self) -> dict[str, onnxruntime.OrtValue]:
+        """What asks a model for the logits of the last token alone; empty where it cannot drop the others."""
+        return {LOGITS_TO_KEEP: to_value(np.ones(1, np.int64), i64)} if self.can_keep_logits else {}
 
     def placement(self) -> dict[str, int]:
         """How many nodes onnxruntime gave to each execution provider; empty where its version does not tell (before 1.24)."""

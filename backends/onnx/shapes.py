@@ -29,6 +29,11 @@ class ShapeComputer:
         self._emit = emit
         self._inputs: Inputs = []
         self._past_inputs: Inputs = []
+        self._given: dict[Dim, OnnxValue] = {}
+
+    def give(self, symbol: Symbol, size: OnnxValue) -> None:
+        """A symbol that no input's shape tells, as i64[1]."""
+        self._given[symbol.dim] = size
 
     def set_inputs(self, inputs: Sequence[tuple[Value, OnnxValue]]) -> None:
         """The model's inputs, before anything is asked for."""
@@ -63,6 +68,8 @@ class ShapeComputer:
         return parts[0] if len(parts) == 1 else self._emit.Concat(*parts, axis=0)
 
     def _compute(self, dim: Expr) -> OnnxValue:
+        if dim in self._given:
+            return self._given[dim]
         for inputs in (self._inputs, self._past_inputs):
             if (found := self._whole_dimension(dim, inputs)) is not None:
                 return found

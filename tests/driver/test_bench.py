@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import cgptc
+from cgptc.backends.onnx.kept_logits import with_kept_logits
 from cgptc.cli.entry import run
 from cgptc.driver.bench.measurement import Plan, Timing, measure
 from cgptc.driver.bench.work import cache_bytes_per_token, operations, weight_bytes_per_token
@@ -95,3 +96,10 @@ def test_shares_are_of_the_median() -> None:
     assert timing.tokens_per_second == pytest.approx(20)
     assert timing.share == pytest.approx(0.5)
     assert Timing.from_json(timing.to_json()) == timing
+
+
+def test_a_prefill_for_generation_pays_for_one_row_of_logits(artifact: Artifact) -> None:
+    kept = with_kept_logits(artifact.graph)
+    assert kept is not None
+    saved = operations(artifact.graph, 1, 16, 0) - operations(kept[0], 1, 16, 0)
+    assert saved > 15 * 2 * CONFIG.width * CONFIG.vocabulary

@@ -13,11 +13,13 @@ import numpy as np
 from cgptc.artifact.canonical import Json
 from cgptc.backends.onnx.backend import MODEL_FILE
 from cgptc.backends.onnx.gemm_peak import GemmPeak
+from cgptc.backends.onnx.kept_logits import with_kept_logits
 from cgptc.backends.onnx.session import OnnxSession
 from cgptc.driver.bench.read_stream import ReadStream
 from cgptc.driver.bench.work import cache_bytes_per_token, operations, weight_bytes_per_token
 from cgptc.driver.peak_memory import peak_bytes
 from cgptc.ir.diagnostics import UsageError
+from cgptc.ir.graph import Graph
 from cgptc.runtime.compiled import Artifact
 from cgptc.runtime.engine import DecoderEngine, Ids
 
@@ -167,6 +169,8 @@ def measure(artifact: Artifact, plan: Plan) -> Measurement:
     peak = peak_bytes()
 
     threads = plan.threads or core_count()
+    called = with_kept_logits(artifact.graph) if session.can_keep_logits else None
+    graph = artifact.graph if called is None else called[0]
     gemm, stream = GemmPeak(plan.threads), ReadStream(threads)
     return Measurement(
         plan.ep or str(artifact.load_target().options.ep),
@@ -175,7 +179,7 @@ def measure(artifact: Artifact, plan: Plan) -> Measurement:
         load_seconds=loaded - start,
         first_token_seconds=first - start,
         peak_bytes=peak,
-        prefill={length: _time_prefill(artifact, engine, prompts[length], plan.repeats, gemm) for length in lengths},
+        prefill={length: _time_prefill(graph, engine, prompts[length], plan.repeats, gemm) for length in lengths},
         decode_prompt=prompt,
         decode=_time_decode(artifact, engine, prompts[prompt], steps, stream),
         placement=session.placement(),
@@ -204,7 +208,7 @@ def _timed(call: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def _time_prefill(artifact: Artifact, engine: DecoderEngine, ids: Ids, repeats: int, gemm: GemmPeak) -> Timing:
+def _time_prefill(graph: Graph, engine: DecoderEngine, ids: Ids, repeats: int, gemm: GemmPeak) -> Timing:
     batch, length = ids.shape
     seconds: list[float] = []
     limits: list[float] = []
@@ -212,7 +216,7 @@ def _time_prefill(artifact: Artifact, engine: DecoderEngine, ids: Ids, repeats: 
     for _ in range(repeats):
         limits.append(gemm.measure())
         seconds.append(_timed(lambda: _prefill(engine, ids)))
-    work = operations(artifact.graph, batch, length, 0)
+    work = operations(graph, batch, length, 0)
     return Timing(tuple(seconds), batch * length, work, float(np.median(limits)))
 
 

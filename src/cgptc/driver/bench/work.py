@@ -34,8 +34,8 @@ def cache_bytes_per_token(graph: Graph, past: int) -> int:
 
 
 def operations(graph: Graph, batch: int, seq: int, past: int) -> int:
-    """Arithmetic operations of one call."""
-    sizes = {"batch": batch, "seq": seq, "past": past}
+    """Arithmetic operations of one call; a graph that keeps logits keeps those of the last token."""
+    sizes = {"batch": batch, "seq": seq, "past": past, "kept": 1}
     return sum(evaluate(node.op.cost(*node.operand_types).flops, sizes) for node in graph.nodes if not isinstance(node.op, Constant))
 
 
