@@ -9,6 +9,9 @@ from cgptc.frontend.readers.input_file import InputFile
 from cgptc.ir.diagnostics import MalformedError, UsageError
 from cgptc.runtime.tokenizer import TOKENIZER_FILES, Tokenizer, can_read
 
+ORIGINAL_NAMES = {"vocab.json": "encoder.json", "merges.txt": "vocab.bpe"}
+"""What GPT-2's own release calls its two files."""
+
 MAXIMUM_BYTES = 64 << 20
 """Size of the largest file that is read; the largest tokenizers in use are under 40 MB."""
 
@@ -30,11 +33,13 @@ def read_companions(found: Mapping[str, Path], given: Path | None) -> dict[str, 
 def _tokenizer_in(given: Path) -> dict[str, Path]:
     folder = given
     if given.is_file():
-        if given.name not in ("tokenizer.json", "vocab.json", "merges.txt"):
+        if given.name not in ("tokenizer.json", *ORIGINAL_NAMES, *ORIGINAL_NAMES.values()):
             fix = "give tokenizer.json, or the folder of vocab.json and merges.txt"
             raise UsageError("no-tokenizer", f"'{given.name}' is not the name of a tokenizer's file", file=str(given), fix=fix)
         folder = given.parent
     found = {name: folder / name for name in TOKENIZER_FILES if (folder / name).is_file()}
+    if not can_read(found):
+        found |= {name: folder / original for name, original in ORIGINAL_NAMES.items() if (folder / original).is_file()}
     if not can_read(found):
         raise UsageError(
             "no-tokenizer", "there is no tokenizer.json, nor vocab.json and merges.txt", file=str(given), fix="give their folder"
