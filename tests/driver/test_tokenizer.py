@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from cgptc.driver.companions import read_companions
 from cgptc.ir.diagnostics import MalformedError
 from cgptc.runtime.tokenizer import Tokenizer, can_read
 
@@ -100,6 +102,26 @@ def test_vocabulary_and_merges_read_as_the_same_tokenizer() -> None:
     files = {"vocab.json": json.dumps(model["vocab"]).encode(), "merges.txt": merges.encode()}
     assert Tokenizer(files).encode(TEXT) == tokenizer().encode(TEXT)
     assert Tokenizer(files).decode(tokenizer().encode(TEXT)) == TEXT
+
+
+def test_a_continuation_keeps_the_space_before_its_first_word() -> None:
+    """Decoded alone, the first word has none in LLaMA's manner."""
+    pieces = sentence_pieces()
+    prompt, new = [1], [2, 3]
+    assert pieces.decode(new) == "earthand"
+    assert pieces.continued(prompt, new) == " earthand"
+    stream = pieces.stream(prompt)
+    assert [*(stream.push(token) for token in new), stream.finish()] == [" earth", "and", ""]
+
+
+def test_gpt2s_own_file_names_are_known(tmp_path: Path) -> None:
+    """The names of OpenAI's release; an artifact has them under the names that runtimes look for."""
+    (tmp_path / "encoder.json").write_bytes(b'{"a": 0, "b": 1, "ab": 2}')
+    (tmp_path / "vocab.bpe").write_bytes(b"#version: 0.2\na b\n")
+    for place in (tmp_path, tmp_path / "vocab.bpe"):
+        files = read_companions({}, place)
+        assert Tokenizer(files).encode("aba") == [2, 0]
+        assert sorted(files) == ["merges.txt", "vocab.json"]
 
 
 @pytest.mark.parametrize(

@@ -172,9 +172,11 @@ class Artifact:
                 if token is not None:
                     row.append(token)
         stop, tokenizer = self.text_model.stop, self.tokenizer
-        return [
-            Generation(tuple(row), tokenizer.decode(row) if tokenizer is not None else None, bool(row) and row[-1] in stop) for row in rows
+        texts = [
+            tokenizer.continued(self._ids(prompt), row) if tokenizer is not None else None
+            for prompt, row in zip(prompts, rows, strict=True)
         ]
+        return [Generation(tuple(row), text, bool(row) and row[-1] in stop) for row, text in zip(rows, texts, strict=True)]
 
     @overload
     def stream(self, prompt: str, *, max_new_tokens: int | None = None, sampling: Sampling | None = None) -> Iterator[str]: ...
@@ -187,7 +189,7 @@ class Artifact:
     ) -> Iterator[str] | Iterator[int]:
         """Continue a prompt piece by piece: whole characters for a text, ids for ids."""
         steps = self._steps([prompt], max_new_tokens, sampling)
-        return self._text(steps) if isinstance(prompt, str) else (token for (token,) in steps if token is not None)
+        return self._text(self._ids(prompt), steps) if isinstance(prompt, str) else (token for (token,) in steps if token is not None)
 
     def save(self, path: Path | str) -> Artifact:
         """Write a copy to another place, whole or not at all, and open it."""
@@ -203,12 +205,15 @@ class Artifact:
     def _steps(
         self, prompts: Sequence[str | Sequence[int]], max_new_tokens: int | None, sampling: Sampling | None
     ) -> Iterator[tuple[int | None, ...]]:
-        rows = [self.encode(prompt) if isinstance(prompt, str) else list(prompt) for prompt in prompts]
+        rows = [self._ids(prompt) for prompt in prompts]
         return generate(self.engine(), self.text_model, rows, sampling or Sampling(), max_new_tokens)
 
-    def _text(self, steps: Iterator[tuple[int | None, ...]]) -> Iterator[str]:
+    def _ids(self, prompt: str | Sequence[int]) -> list[int]:
+        return self.encode(prompt) if isinstance(prompt, str) else list(prompt)
+
+    def _text(self, prompt: Sequence[int], steps: Iterator[tuple[int | None, ...]]) -> Iterator[str]:
         assert self.tokenizer is not None
-        stream = self.tokenizer.stream()
+        stream = self.tokenizer.stream(prompt)
         for (token,) in steps:
             if token is not None and (piece := stream.push(token)):
                 yield piece

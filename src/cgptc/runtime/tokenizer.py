@@ -42,9 +42,17 @@ class Tokenizer:
         """Number of tokens, added ones included."""
         return int(self._tokenizer.get_vocab_size(with_added_tokens=True))
 
-    def stream(self) -> TextStream:
-        """A decoder for ids that come one by one."""
-        return TextStream(self)
+    def continued(self, prompt: Sequence[int], ids: Sequence[int]) -> str:
+        """What ``ids`` add to the text of ``prompt``, the space between words included that some tokenizers give to no first token."""
+        stream = self.stream(prompt)
+        return stream.push(*ids) + stream.finish()
+
+    def stream(self, prompt: Sequence[int] = ()) -> TextStream:
+        """A decoder for ids that come one by one, after those of a prompt, whose text it does not give."""
+        stream = TextStream(self)
+        if prompt:
+            stream.push(*prompt)
+        return stream
 
 
 def can_read(names: Iterable[str]) -> bool:
