@@ -30,10 +30,10 @@ def test_the_seed_follows_the_commit() -> None:
 
 
 class Options:
-    """The two options of pytest's configuration that the plugin reads."""
+    """The options of pytest's configuration that the plugin reads."""
 
     def __init__(self, profile: str | None, seed: str | None) -> None:
-        self.values = {"--hypothesis-profile": profile, "--hypothesis-seed": seed}
+        self.values = {"--hypothesis-profile": profile, "--hypothesis-seed": seed, "--seeded-bug": None}
         self.option = SimpleNamespace(hypothesis_seed=seed)
 
     def getoption(self, name: str) -> str | None:

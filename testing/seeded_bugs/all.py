@@ -1,0 +1,8 @@
+"""Every seeded bug by name: one module for each part of the compiler."""
+
+from collections.abc import Mapping
+
+from cgptc.testing.seeded_bugs.bug import SeededBug
+from cgptc.testing.seeded_bugs.ops import OPS_BUGS
+
+SEEDED_BUGS: Mapping[str, SeededBug] = {bug.name: bug for bug in (*OPS_BUGS,)}
