@@ -90,6 +90,14 @@ class FastEngine:
                 return self._read(binding)
         raise KeyError(name)
 
+    def set_state(self, name: str, tensor: Array) -> None:
+        """Write the logical tensor of a state, as a host does that swaps caches. KeyError where there is none of that name."""
+        for binding in self.program.bindings:
+            if binding.tensor == name and binding.role == "state":
+                self._write(binding, tensor)
+                return
+        raise KeyError(name)
+
     def tiles(self, region: str, buffer: str) -> Array:
         """A buffer's content ``[rows, columns, elements]``: for tests."""
         planes = self._memory[region, buffer]

@@ -168,6 +168,27 @@ class PeEngine:
         run.complete(schedule)
         return run.result()
 
+    def tensor(self, name: str) -> Array:
+        """The logical tensor of a binding as it stands: for hosts and tests. KeyError where there is none of that name."""
+        for binding in self.program.bindings:
+            if binding.tensor == name:
+                box, placed, layout = self.program.region(binding.region).rectangle, self._bound(binding), binding.layout
+                tiles = np.empty((box.height, box.width, *layout.local_shape), format_of(placed.buffer.dtype).storage)
+                for one in self._of(self.program.region(binding.region)):
+                    tiles[one.row, one.column] = one.memory.read(placed).reshape(layout.local_shape)
+                return layout.gather(tiles)
+        raise KeyError(name)
+
+    def set_state(self, name: str, tensor: Array) -> None:
+        """Write the logical tensor of a state, as a host does that swaps caches. KeyError where there is none of that name."""
+        for binding in self.program.bindings:
+            if binding.tensor == name and binding.role == "state":
+                tiles = self._tiles(binding, tensor)
+                for one in self._of(self.program.region(binding.region)):
+                    self._put(binding, one, tiles)
+                return
+        raise KeyError(name)
+
     def _of(self, region: Region) -> Iterator[_Place]:
         return (place for place in self._places.values() if place.region is region)
 

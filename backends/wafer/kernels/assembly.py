@@ -67,7 +67,7 @@ def _renamed_step(step: Step, names: Mapping[str, str]) -> Step:
 
 
 @dataclass(frozen=True)
-class _Joined:
+class Joined:
     """Fragments of one region, joined by the names of their buffers."""
 
     buffers: dict[str, Buffer]
@@ -78,7 +78,11 @@ class _Joined:
     steps: tuple[Step, ...]
 
 
-def _join(fragments: Sequence[Fragment], kept: Sequence[str]) -> _Joined:
+def join(fragments: Sequence[Fragment], kept: Sequence[str] = ()) -> Joined:
+    """Fragments that run in turn, sharing the buffers that they name alike; outputs of ``kept`` stay though a later one takes them.
+
+    Raises ProgramError where they disagree about a buffer.
+    """
     buffers: dict[str, Buffer] = {}
     given: dict[str, Slot] = {}
     inputs: dict[str, Slot] = {}
@@ -93,7 +97,7 @@ def _join(fragments: Sequence[Fragment], kept: Sequence[str]) -> _Joined:
             if known.layout != slot.layout:
                 raise ProgramError("assembly", f"'{slot.buffer}' is given as {known.layout} and taken as {slot.layout}")
         given.update({slot.buffer: slot for slot in fragment.outputs})
-    return _Joined(
+    return Joined(
         buffers,
         inputs,
         {name: slot for name, slot in given.items() if name not in taken or name in kept},
@@ -152,7 +156,7 @@ def pipeline(
 
     What no stage gives is the program's input, what no later stage takes its output. Streams are coloured in turn.
     """
-    joined = [_join(stage.fragments, stage.outputs) for stage in stages]
+    joined = [join(stage.fragments, stage.outputs) for stage in stages]
     makers: dict[str, int] = {}
     for number, one in enumerate(joined):
         makers.update(dict.fromkeys(one.outputs, number))
@@ -196,7 +200,7 @@ def pipeline(
     return Program(machine, tuple(regions), tuple(streams), (Entry(entry, tuple(scalars), items, tuple(limits)),), tuple(bindings))
 
 
-def _later(joined: Sequence[_Joined], makers: Mapping[str, int], number: int, later: int, stages: Sequence[Stage]) -> list[tuple[str, str]]:
+def _later(joined: Sequence[Joined], makers: Mapping[str, int], number: int, later: int, stages: Sequence[Stage]) -> list[tuple[str, str]]:
     """``(buffer, stream)`` of what a stage sends to a later one."""
     return [(name, f"{name}>{stages[later].name}") for name in joined[later].inputs if makers.get(name) == number]
 

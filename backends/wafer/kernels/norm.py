@@ -36,7 +36,10 @@ Statistics = Literal["packed", "two-pass", "rms"]
 
 @dataclass(frozen=True)
 class Norm:
-    """``(x − mean) · rsqrt(variance + eps) · weight + bias`` per row of ``x [m, d]``, d along ``along``; ``rms`` has no mean."""
+    """``(x − mean) · rsqrt(variance + eps) · weight + bias`` per row of ``x [m, d]``, d along ``along``; ``rms`` has no mean.
+
+    ``block`` fixes the block of a line where a neighbour needs another than the smallest.
+    """
 
     m: int
     d: int
@@ -48,12 +51,13 @@ class Norm:
     eps: float = 1e-5
     weight: bool = True
     bias: bool = True
+    block: int = 0
 
     name: ClassVar[str] = "norm"
 
     @property
     def layout(self) -> Layout:
-        return self.grid.spread((self.m, self.d), self.along)
+        return self.grid.spread((self.m, self.d), self.along, self.block)
 
     @property
     def form(self) -> str:
@@ -109,7 +113,7 @@ class Norm:
         weights: list[Slot] = []
         target = all_of(wide) if self.weight or self.bias else all_of(y)
         steps.append(run("mul", target, all_of(wide), repeated(second, 1, local), form=form))
-        parameters = self.grid.spread((self.d,), self.along)
+        parameters = self.grid.spread((self.d,), self.along, self.block)
         for role, instruction, present in (("weight", "mul", self.weight), ("bias", "add", self.bias)):
             if not present:
                 continue

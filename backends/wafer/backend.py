@@ -1,0 +1,56 @@
+"""The wafer backend: a placed, routed and cycle-counted program for a modelled machine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cgptc.backends.registry import Emitted, Refusal
+from cgptc.backends.wafer.cost import WaferCostModel
+from cgptc.backends.wafer.options import WaferOptions
+from cgptc.backends.wafer.session import WaferSession
+from cgptc.ir.graph import Graph
+from cgptc.ir.op import Op
+
+DEFAULT_PIPELINE = (
+    "canonicalize,fuse-linear,fuse-activations,fuse-norms,fuse-attention,canonicalize,cse,normalize-masks,canonicalize,cse,dead-code,"
+    "add-cache,canonicalize,cse,dead-code,legalise"
+)
+"""What runs where the user names no passes: whole kernels, masks understood, then the cache, whose tokens the regions keep."""
+
+
+@dataclass(frozen=True)
+class WaferBackend:
+    """Writes ``program.json``, ``weights.safetensors`` and ``host.json``."""
+
+    name: str = "wafer"
+    options: type[WaferOptions] = WaferOptions
+
+    def default_pipeline(self, options: WaferOptions) -> str:
+        return DEFAULT_PIPELINE
+
+    def legal_ops(self, options: WaferOptions) -> frozenset[type[Op]]:
+        import cgptc.backends.wafer.plan.rules  # noqa: F401  (declares the rules)
+        from cgptc.backends.wafer.plan.lift import RULES
+
+        return frozenset(RULES)
+
+    def check(self, graph: Graph, options: WaferOptions) -> Sequence[Refusal]:
+        from cgptc.backends.wafer.emission import refusals_of
+
+        return refusals_of(graph)
+
+    def emit(self, graph: Graph, folder: Path, options: WaferOptions) -> Emitted:
+        from cgptc.backends.wafer.emission import emit_program
+
+        return emit_program(graph, folder, options)
+
+    def load(self, folder: Path, options: WaferOptions) -> WaferSession:
+        return WaferSession.open(folder)
+
+    def cost_model(self, options: WaferOptions) -> WaferCostModel:
+        return WaferCostModel()
+
+
+BACKEND = WaferBackend()

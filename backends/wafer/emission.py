@@ -1,0 +1,105 @@
+"""From a legal graph to a wafer artifact's files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from cgptc.backends.registry import Emitted, Refusal
+from cgptc.backends.wafer.faults import MachineError, WaferError
+from cgptc.backends.wafer.host import HOST_FILE, Host, HostCache, HostInput, HostOutput, write_host
+from cgptc.backends.wafer.layout import Array
+from cgptc.backends.wafer.machine import find_machine
+from cgptc.backends.wafer.options import WaferOptions
+from cgptc.backends.wafer.plan.choose import DoesNotFitError
+from cgptc.backends.wafer.plan.lift import Refused, lift
+from cgptc.backends.wafer.plan.planner import ENTRY, Aim, Plan, plan
+from cgptc.backends.wafer.plan.select import buffer_of
+from cgptc.backends.wafer.plan.tasks import AttendWork, Tasks
+from cgptc.backends.wafer.serial import program_text
+from cgptc.backends.wafer.summary import facts_of
+from cgptc.backends.wafer.weights_file import WEIGHTS_FILE, write_weights_file
+from cgptc.ir.diagnostics import CompileError, Exit, UsageError
+from cgptc.ir.dtypes import DTYPES
+from cgptc.ir.graph import Graph
+from cgptc.ir.weight_expressions import converted
+
+PROGRAM_FILE = "program.json"
+
+
+def refusals_of(graph: Graph) -> list[Refusal]:
+    """Every node that has no place on the wafer."""
+    return _shown(lift(graph)[1])
+
+
+def plan_graph(graph: Graph, options: WaferOptions) -> tuple[Tasks, Plan]:
+    """The plan of a legal graph. Reads no weight.
+
+    Raises `CompileError` with exit 5 for nodes that have no place, exit 6 where the machine has no room, `UsageError` for a wrong machine.
+    """
+    tasks, refused = lift(graph)
+    if tasks is None:
+        shown = _shown(refused)
+        what = f"wafer cannot lower {len(shown)} node{'s' if len(shown) != 1 else ''}"
+        fix = "cgptc compile … --target onnx supports it"
+        raise CompileError("unsupported-op", what, fix=fix, details=[line for one in shown for line in one.lines()])
+    if options.context is not None:
+        tasks = replace(tasks, context=min(tasks.context, options.context))
+    try:
+        machine = find_machine(options.machine)
+    except MachineError as error:
+        raise UsageError(error.code, error.what, fix=error.fix) from None
+    aim = Aim(machine, options.execution_strategy, options.objective, options.chosen_grid)
+    try:
+        return tasks, plan(tasks, aim, dtype_of(tasks, options))
+    except DoesNotFitError as error:
+        raise CompileError(error.code, error.what, exit=Exit.DOES_NOT_FIT, fix=error.fix, details=error.lines) from None
+    except WaferError as error:
+        raise CompileError(error.code, error.what, fix=error.fix) from None
+
+
+def dtype_of(tasks: Tasks, options: WaferOptions) -> str:
+    """The program's element type."""
+    if options.dtype is not None:
+        return options.dtype
+    return tasks.dtype if tasks.dtype in ("f32", "f16") else "f32"
+
+
+def emit_program(graph: Graph, folder: Path, options: WaferOptions) -> Emitted:
+    """Write program, weights and host description. The errors are `plan_graph`'s."""
+    tasks, planned = plan_graph(graph, options)
+    dtype = dtype_of(tasks, options)
+    (folder / PROGRAM_FILE).write_text(program_text(planned.program), encoding="ascii")
+    write_host(host_of(tasks, dtype), folder)
+
+    def blocks(name: str) -> Iterable[Array]:
+        return converted(planned.weights[name], DTYPES[dtype]).blocks(graph.store)
+
+    shapes = {name: weight.shape for name, weight in planned.weights.items()}
+    weight_bytes = write_weights_file(folder, shapes, dtype, blocks)
+    return Emitted((PROGRAM_FILE, WEIGHTS_FILE, HOST_FILE), {**facts_of(tasks, planned, dtype), "weight_bytes": weight_bytes})
+
+
+def host_of(tasks: Tasks, dtype: str) -> Host:
+    """What the host must know to feed the program."""
+    feeds = {feed.value: feed.width for feed in tasks.feeds}
+    works = {task.name: task.work for task in tasks.tasks}
+    caches: list[HostCache] = []
+    for cache in tasks.caches:
+        work = works[cache.task]
+        assert isinstance(work, AttendWork)
+        caches.append(HostCache(f"{cache.task}.keys", work.kv_heads, work.head_dim, cache.past_key, cache.present_key))
+        caches.append(HostCache(f"{cache.task}.values", work.kv_heads, work.head_dim, cache.past_value, cache.present_value))
+    return Host(
+        tuple(HostInput(feed.name, feed.value, feed.width == 0) for feed in tasks.feeds),
+        tuple(HostOutput(name, buffer_of(value, feeds), tasks.dtype if tasks.dtype != "bf16" else dtype) for name, value in tasks.outputs),
+        tuple(caches),
+        tasks.mask,
+        tasks.context,
+        ENTRY,
+    )
+
+
+def _shown(refused: Sequence[Refused]) -> list[Refusal]:
+    return [Refusal(one.node.location, repr(one.node), one.reason) for one in refused]

@@ -1,0 +1,115 @@
+"""Which grid every group gets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cgptc.backends.wafer.faults import ProgramError
+from cgptc.backends.wafer.machine import Machine
+from cgptc.backends.wafer.plan.pack import Place, pack
+from cgptc.backends.wafer.plan.size import Cost, Sizer, grids, prices
+from cgptc.backends.wafer.plan.stages import Group
+
+
+class DoesNotFitError(ProgramError):
+    """A model that the machine has no room for: ``lines`` say what is needed where, and what would change it."""
+
+    def __init__(self, what: str, fix: str, lines: Sequence[str]) -> None:
+        super().__init__("does-not-fit", what, fix=fix)
+        self.lines = tuple(lines)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A grid and a place for every group."""
+
+    costs: tuple[Cost, ...]
+    places: tuple[Place, ...]
+
+    @property
+    def bottleneck(self) -> int:
+        """Cycles of the slowest group: what an item costs once the pipeline is full."""
+        return max(cost.cycles for cost in self.costs)
+
+    @property
+    def latency(self) -> int:
+        """Cycles of an item through all groups, streams not counted."""
+        return sum(cost.cycles for cost in self.costs)
+
+    @property
+    def area(self) -> int:
+        return sum(cost.area for cost in self.costs)
+
+
+def choose(sizer: Sizer, groups: Sequence[Group], objective: str) -> Choice:
+    """Grids by bisection on the bottleneck (``throughput``), the fastest each (``latency``), or the smallest (``area``).
+
+    Raises DoesNotFitError.
+    """
+    machine = sizer.machine
+    candidates = grids(machine)
+    tables = [prices(sizer, group, candidates) for group in groups]
+    for group, table in zip(groups, tables, strict=True):
+        if not table:
+            raise _too_large(sizer, group)
+    smallest = [table[0] for table in tables]
+    if _packed(smallest, machine) is None:
+        raise _too_many(smallest, groups, machine)
+    if objective == "area":
+        chosen = smallest
+    else:
+        limits = sorted({cost.cycles for table in tables for cost in table})
+        low, high = 0, len(limits) - 1
+        # The slowest of the smallest grids is known to fit; every limit below is tried by halves.
+        while low < high:
+            middle = (low + high) // 2
+            within = _within(tables, limits[middle])
+            if within is not None and _packed(within, machine) is not None:
+                high = middle
+            else:
+                low = middle + 1
+        bounded = _within(tables, limits[high])
+        chosen = bounded if bounded is not None and _packed(bounded, machine) is not None else smallest
+        fastest = [table[-1] for table in tables]
+        if objective == "latency" and _packed(fastest, machine) is not None:
+            chosen = fastest
+    places = _packed(chosen, machine)
+    assert places is not None
+    return Choice(tuple(chosen), tuple(places))
+
+
+def _within(tables: Sequence[Sequence[Cost]], cycles: int) -> list[Cost] | None:
+    """For each group the smallest grid that takes at most so many cycles."""
+    found = [next((cost for cost in table if cost.cycles <= cycles), None) for table in tables]
+    return [cost for cost in found if cost is not None] if None not in found else None
+
+
+def _packed(costs: Sequence[Cost], machine: Machine) -> list[Place] | None:
+    return pack([cost.grid for cost in costs], machine)
+
+
+def _too_large(sizer: Sizer, group: Group) -> DoesNotFitError:
+    machine = sizer.machine
+    whole = grids(machine)[-1]
+    cost = sizer.cost(group, whole)
+    limit = machine.usable_bytes
+    if cost is None:
+        return DoesNotFitError(f"region '{group.name}' has no layout on {whole.width} × {whole.height} PEs", "take a larger machine", ())
+    lines = [f"region '{group.name}': {cost.bytes} bytes per PE on all {whole.width} × {whole.height} PEs, {limit} are there"]
+    return DoesNotFitError(
+        f"'{group.name}' needs {cost.bytes} bytes of SRAM per PE and has {limit}, on all {cost.area} PEs",
+        "halve the bytes (--dtype f16), shorten the rows (--context N), or take a larger --machine",
+        lines,
+    )
+
+
+def _too_many(smallest: Sequence[Cost], groups: Sequence[Group], machine: Machine) -> DoesNotFitError:
+    need, have = sum(cost.area for cost in smallest), machine.width * machine.height
+    ranked = sorted(zip(smallest, groups, strict=True), key=lambda pair: -pair[0].area)[:3]
+    lines = [f"region '{group.name}' needs at least {cost.grid.width} × {cost.grid.height} PEs" for cost, group in ranked]
+    what = f"the regions need {need} PEs and {machine.name} has {have}"
+    if need <= have:
+        what = f"the regions need {need} of {have} PEs, and their rectangles do not fit on {machine.width} × {machine.height}"
+    fix = "halve the bytes (--dtype f16), shorten the rows (--context N), or take a larger --machine"
+    return DoesNotFitError(what, fix, lines)

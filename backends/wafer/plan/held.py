@@ -1,0 +1,106 @@
+"""What lifting knows of a graph's values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cgptc.ir.weights import Weight
+
+Columns: TypeAlias = NDArray[np.int64]
+
+BATCH, TIME, ROWS, FEATURE = "batch", "time", "rows", "feature"
+"""Kinds of a value's axes; rows are batch and time in one."""
+
+
+class RefusedError(Exception):
+    """Why a node has no place on the wafer."""
+
+
+@dataclass(frozen=True, eq=False)
+class Product:
+    """A linear layer that no task stands for yet: which of its columns are wanted is known when they are used."""
+
+    x: str
+    weight: Weight
+    bias: Weight | None
+    path: str
+    stage: int | None
+
+
+@dataclass(frozen=True, eq=False)
+class Features:
+    """A value of features per item: of a task's output, or of a linear layer, the elements ``columns``.
+
+    ``axes`` are the kinds of the graph value's axes; ``columns`` has one axis per feature axis, in the graph value's order.
+    """
+
+    source: str | Product
+    columns: Columns
+    axes: tuple[str, ...]
+
+    @property
+    def flat(self) -> bool:
+        """Whether the value is ``[batch, time, features]``, or ``[rows, features]``."""
+        return self.axes in ((BATCH, TIME, FEATURE), (ROWS, FEATURE))
+
+
+@dataclass(frozen=True)
+class Held:
+    """A constant."""
+
+    weight: Weight
+
+
+@dataclass(frozen=True)
+class Ids:
+    """An index per item that the host gives."""
+
+    value: str
+
+
+@dataclass(frozen=True)
+class Padding:
+    """The padding mask, or with ``count`` the running count of its tokens."""
+
+    count: bool = False
+
+
+@dataclass(frozen=True)
+class Places:
+    """Each item's position in its row plus ``offset``."""
+
+    offset: int = 0
+
+
+@dataclass(frozen=True)
+class Past:
+    """Keys or values from before, an input of the model."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Present:
+    """Keys or values of an attention task: ``key`` says which."""
+
+    task: str
+    key: bool
+
+
+Item: TypeAlias = Features | Held | Ids | Padding | Places | Past | Present
+
+
+def plain(source: str, width: int, axes: Sequence[str] = (BATCH, TIME, FEATURE)) -> Features:
+    """All features of a task's output in their own order."""
+    return Features(source, np.arange(width), tuple(axes))
+
+
+def shaped(source: str, like: Features) -> Features:
+    """All features of a task's output, seen with the axes and shape of another value."""
+    return Features(source, np.arange(like.columns.size).reshape(like.columns.shape), like.axes)
+

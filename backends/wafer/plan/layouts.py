@@ -1,0 +1,138 @@
+"""How every value lies: along which direction of the grid, in which blocks, in which order of features.
+
+Linear layers turn a vector from one direction to the other, everything else keeps it; where two operands of a task lie differently, a turn
+is inserted. Blocks and orders come from attention, which needs whole heads, or equal parts of them, on a line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+
+from cgptc.backends.wafer.affine import Affine, var
+from cgptc.backends.wafer.faults import ProgramError
+from cgptc.backends.wafer.kernels.attention import CachedAttention
+from cgptc.backends.wafer.kernels.fragment import Direction, Grid, other
+from cgptc.backends.wafer.plan.tasks import AttendWork, ConstantWork, LinearWork, LookupWork, MapWork, NormWork, Task, TurnWork
+
+PAST, LENGTH, ITEM = "past", "length", "item"
+POSITION: Affine = var(PAST) + var(ITEM)
+"""An item's position in its row."""
+
+
+@dataclass(frozen=True)
+class Lie:
+    """How a value lies on its region. ``block`` 0 is the smallest; ``order`` gives for each place the model's feature there."""
+
+    along: Direction
+    block: int = 0
+    order: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Directed:
+    """Tasks with turns inserted, and the direction of every value."""
+
+    tasks: tuple[Task, ...]
+    along: dict[str, Direction]
+
+
+def direct(tasks: Iterable[Task], widths: dict[str, int], feeds: Iterable[str] = ()) -> Directed:
+    """Choose directions in order: a task takes its first operand as it lies, and the others are turned to it.
+
+    ``widths`` gains the widths of turned values. Features from the host lie along x, as those of embeddings do.
+    """
+    along: dict[str, Direction] = dict.fromkeys(feeds, "x")
+    made: list[Task] = []
+    turned: dict[str, str] = {}
+    for task in tasks:
+        if isinstance(task.work, LookupWork):
+            along[task.name] = "x"
+            made.append(task)
+            continue
+        first = along[task.inputs[0]]
+        inputs: list[str] = []
+        for name in task.inputs:
+            if along[name] == first:
+                inputs.append(name)
+                continue
+            if name not in turned:
+                turned[name] = f"{name}~turned"
+                made.append(Task(turned[name], TurnWork(widths[name]), (name,), (), task.path, task.stage))
+                along[turned[name]], widths[turned[name]] = first, widths[name]
+            inputs.append(turned[name])
+        made.append(replace(task, inputs=tuple(inputs)))
+        along[task.name] = other(first) if isinstance(task.work, LinearWork) else first
+    return Directed(tuple(made), along)
+
+
+@dataclass
+class _Spaces:
+    """Values whose features lie alike, as disjoint sets."""
+
+    parents: dict[str, str] = field(default_factory=dict)
+
+    def find(self, name: str) -> str:
+        while self.parents.setdefault(name, name) != name:
+            self.parents[name] = self.parents[self.parents[name]]
+            name = self.parents[name]
+        return name
+
+    def join(self, one: str, another: str) -> None:
+        self.parents[self.find(one)] = self.find(another)
+
+
+def attention_of(task: Task, grid: Grid, along: Direction, context: int, dtype: str) -> CachedAttention:
+    """The attention kernel of a task, its reduction still the default."""
+    work = task.work
+    assert isinstance(work, AttendWork)
+    return CachedAttention(
+        1,
+        work.heads,
+        work.kv_heads,
+        work.head_dim,
+        context,
+        work.scale,
+        grid,
+        POSITION,
+        along,
+        dtype,
+        window=work.window or 0,
+    )
+
+
+def arrange(tasks: Sequence[Task], along: dict[str, Direction], grid: Grid, context: int, dtype: str) -> dict[str, Lie]:
+    """How every value of a region's tasks lies on a grid. Raises ProgramError where two attentions want one value differently."""
+    spaces = _Spaces()
+    wanted: dict[str, tuple[Lie, str]] = {}
+    demands: list[tuple[str, Lie]] = []
+    for task in tasks:
+        match task.work:
+            case NormWork() | MapWork() | ConstantWork() | TurnWork():
+                for name in task.inputs:
+                    spaces.join(name, task.name)
+            case AttendWork():
+                direction = along[task.name]
+                kernel = attention_of(task, grid, direction, context, dtype)
+                order = kernel.query_order()
+                queries = Lie(direction, kernel.q_layout.local_shape[1], None if order == tuple(range(len(order))) else order)
+                keys = Lie(direction, kernel.kv_layout.local_shape[1])
+                q, k, v = task.inputs
+                demands += [(q, queries), (task.name, queries), (k, keys), (v, keys)]
+            case _:
+                pass
+    for name, lie in demands:
+        space = spaces.find(name)
+        if space in wanted and wanted[space][0] != lie:
+            raise ProgramError("layout", f"'{name}' and '{wanted[space][1]}' would have to lie differently, and are one value")
+        wanted[space] = (lie, name)
+    found: dict[str, Lie] = {}
+    for name in dict.fromkeys(name for task in tasks for name in (*task.inputs, task.name)):
+        if name not in along:
+            continue
+        direction = along[name]
+        lie = wanted.get(spaces.find(name), (Lie(direction), ""))[0]
+        # Blocks are those of a direction's lines; turned, a value takes the smallest again.
+        found[name] = lie if lie.along == direction else Lie(direction, 0, lie.order)
+    return found
+

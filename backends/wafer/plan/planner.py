@@ -1,0 +1,113 @@
+"""The planner: tasks and a machine in, a placed program out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from cgptc.backends.wafer.affine import var
+from cgptc.backends.wafer.kernels.assembly import Stage, pipeline
+from cgptc.backends.wafer.kernels.fragment import Grid
+from cgptc.backends.wafer.machine import Machine
+from cgptc.backends.wafer.plan.choose import Choice, DoesNotFitError, choose
+from cgptc.backends.wafer.plan.layouts import LENGTH, PAST, direct
+from cgptc.backends.wafer.plan.pack import pack
+from cgptc.backends.wafer.plan.select import buffer_of, ordered_weights
+from cgptc.backends.wafer.plan.size import DEPTH, Fitted, Sizer
+from cgptc.backends.wafer.plan.stages import Group, groups, one_group
+from cgptc.backends.wafer.plan.tasks import Tasks, width_of
+from cgptc.backends.wafer.program import Program, Scalar
+from cgptc.backends.wafer.verify import check
+from cgptc.ir.weights import Weight
+
+ENTRY = "run"
+STRATEGIES = ("auto", "pipeline", "resident")
+OBJECTIVES = ("throughput", "latency", "area")
+
+
+@dataclass(frozen=True)
+class Aim:
+    """What to plan for. ``grid`` fixes the grid of every region."""
+
+    machine: Machine
+    strategy: str = "auto"
+    objective: str = "throughput"
+    grid: Grid | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A program and what it needs of the model: a weight expression for every tensor that it loads."""
+
+    program: Program
+    strategy: str
+    choice: Choice
+    fitted: tuple[Fitted, ...]
+    weights: dict[str, Weight]
+
+
+def plan(tasks: Tasks, aim: Aim, dtype: str) -> Plan:
+    """Place a model. Raises DoesNotFitError, and InvalidProgramError where the planner is wrong."""
+    feeds = {feed.value: feed.width for feed in tasks.feeds}
+    widths = feeds | {task.name: width_of(task.work) for task in tasks.tasks}
+    directed = direct(tasks.tasks, widths, [feed.value for feed in tasks.feeds if feed.width])
+    outputs = [value for _, value in tasks.outputs]
+    sizer = Sizer(aim.machine, directed, feeds, dtype, tasks.context, outputs)
+    strategy, regions, choice = _best(sizer, aim)
+    fitted = tuple(sizer.fit(group, cost.grid) for group, cost in zip(regions, choice.costs, strict=True))
+    stages = [
+        Stage(one.group.name, place, one.fragments, tuple(buffer_of(name, feeds) for name in outputs))
+        for one, place in zip(fitted, choice.places, strict=True)
+    ]
+    scalars = [Scalar(PAST, 0, tasks.context - 1), Scalar(LENGTH, 1, tasks.context)]
+    limits = [tasks.context - var(PAST) - var(LENGTH)]
+    program = pipeline(aim.machine, stages, scalars=scalars, items=var(LENGTH), entry=ENTRY, limits=limits, depth=DEPTH)
+    weights = {
+        name: weight for one in fitted for task in one.group.tasks for name, weight in ordered_weights(task, one.ground).items()
+    }
+    return Plan(check(program), strategy, choice, fitted, weights)
+
+
+def _best(sizer: Sizer, aim: Aim) -> tuple[str, tuple[Group, ...], Choice]:
+    """The strategy asked for, or the better one by the objective; the first where both are equal."""
+    ways: dict[str, tuple[Group, ...]] = {"pipeline": groups(sizer.directed.tasks), "resident": one_group(sizer.directed.tasks)}
+    names = list(ways) if aim.strategy == "auto" else [aim.strategy]
+    found: list[tuple[str, tuple[Group, ...], Choice]] = []
+    fault: DoesNotFitError | None = None
+    for name in names:
+        try:
+            found.append((name, ways[name], _choice(sizer, ways[name], aim)))
+        except DoesNotFitError as error:
+            fault = fault or error
+    if not found:
+        assert fault is not None
+        raise fault
+    return min(found, key=lambda one: _merit(aim.objective)(one[2]))
+
+
+def _merit(objective: str) -> Callable[[Choice], tuple[int, int]]:
+    match objective:
+        case "latency":
+            return lambda choice: (choice.latency, choice.area)
+        case "area":
+            return lambda choice: (choice.area, choice.bottleneck)
+        case _:
+            return lambda choice: (choice.bottleneck, choice.area)
+
+
+def _choice(sizer: Sizer, regions: tuple[Group, ...], aim: Aim) -> Choice:
+    if aim.grid is None:
+        return choose(sizer, regions, aim.objective)
+    costs = []
+    for group in regions:
+        cost = sizer.cost(group, aim.grid)
+        limit = aim.machine.usable_bytes
+        shown = f"{aim.grid.width}x{aim.grid.height}"
+        if cost is None or cost.bytes > limit:
+            need = f"{cost.bytes} bytes of SRAM per PE and has {limit}" if cost is not None else "a layout that the grid does not give"
+            raise DoesNotFitError(f"'{group.name}' on a grid of {shown} needs {need}", "give a larger --grid, or none", ())
+        costs.append(cost)
+    places = pack([cost.grid for cost in costs], aim.machine)
+    if places is None:
+        raise DoesNotFitError(f"{len(costs)} regions of {shown} PEs do not fit on {aim.machine.name}", "give a smaller --grid, or none", ())
+    return Choice(tuple(costs), tuple(places))

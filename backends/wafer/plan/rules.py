@@ -1,0 +1,341 @@
+"""How each op reads as work on one item."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+
+from cgptc.backends.wafer.plan.held import (
+    BATCH,
+    FEATURE,
+    ROWS,
+    TIME,
+    Features,
+    Held,
+    Ids,
+    Item,
+    Padding,
+    Past,
+    Places,
+    Present,
+    Product,
+    RefusedError,
+    plain,
+    shaped,
+)
+from cgptc.backends.wafer.plan.lift import Lift, lifts
+from cgptc.backends.wafer.plan.tasks import AttendWork, Cache, ConstantWork, LookupWork, MapWork, NormWork
+from cgptc.ir.graph import Node
+from cgptc.ir.op import Op
+from cgptc.ir.ops.attention import Attention
+from cgptc.ir.ops.binary import Add, Div, Maximum, Minimum, Mul, NotEqual, Sub
+from cgptc.ir.ops.constant import Constant, Iota
+from cgptc.ir.ops.elementwise import Abs, Cast, Exp, Gelu, Neg, Reciprocal, Relu, Rsqrt, Sigmoid, Silu, Sqrt, Tanh
+from cgptc.ir.ops.embedding import Embedding, Positions
+from cgptc.ir.ops.indexing import Gather
+from cgptc.ir.ops.matmul import Linear
+from cgptc.ir.ops.norm import LayerNorm, RmsNorm
+from cgptc.ir.ops.reduction import CumSum
+from cgptc.ir.ops.shape import Expand, Reshape, Slice, Split, Transpose
+from cgptc.ir.weights import Dense, Weight
+
+Results = tuple[Item, ...]
+
+UNARY: dict[type[Op], str] = {
+    Abs: "abs",
+    Exp: "exp",
+    Neg: "neg",
+    Reciprocal: "reciprocal",
+    Relu: "relu",
+    Rsqrt: "rsqrt",
+    Sigmoid: "sigmoid",
+    Silu: "silu",
+    Sqrt: "sqrt",
+    Tanh: "tanh",
+}
+BINARY: dict[type[Op], str] = {Add: "add", Sub: "sub", Mul: "mul", Maximum: "max", Minimum: "min"}
+
+
+@lifts(Constant)
+def _constant(lift: Lift, op: Constant, node: Node) -> Results:
+    return (Held(op.weight),)
+
+
+@lifts(Linear)
+def _linear(lift: Lift, op: Linear, node: Node) -> Results:
+    x, weight = lift.flat(node, 0), lift.weight(node, 1)
+    bias = lift.weight(node, 2) if lift.optional(node, 2) is not None else None
+    product = Product(lift.value(x), weight, bias, node.location.path or node.op.name, node.stage)
+    return (Features(product, np.arange(weight.shape[1]), x.axes),)
+
+
+@lifts(LayerNorm)
+def _layer_norm(lift: Lift, op: LayerNorm, node: Node) -> Results:
+    return _norm(lift, node, op.eps, rms=False)
+
+
+@lifts(RmsNorm)
+def _rms_norm(lift: Lift, op: RmsNorm, node: Node) -> Results:
+    return _norm(lift, node, op.eps, rms=True)
+
+
+def _norm(lift: Lift, node: Node, eps: float, *, rms: bool) -> Results:
+    x = lift.flat(node, 0)
+    weights = [(role, lift.weight(node, index)) for index, role in ((1, "weight"), (2, "bias")) if lift.optional(node, index) is not None]
+    roles = [role for role, _ in weights]
+    work = NormWork(x.columns.size, eps, rms, "weight" in roles, "bias" in roles)
+    return (shaped(lift.add(node, work, [lift.value(x)], weights), x),)
+
+
+def _unary(lift: Lift, op: Op, node: Node) -> Results:
+    x = lift.features(node, 0)
+    work = MapWork(UNARY[type(op)], x.columns.size)
+    return (shaped(lift.add(node, work, [lift.value(x)]), x),)
+
+
+for _kind in UNARY:
+    lifts(_kind)(_unary)
+
+
+@lifts(Gelu)
+def _gelu(lift: Lift, op: Gelu, node: Node) -> Results:
+    x = lift.features(node, 0)
+    work = MapWork("gelu" if op.approximate == "none" else "gelu_tanh", x.columns.size)
+    return (shaped(lift.add(node, work, [lift.value(x)]), x),)
+
+
+def _binary(lift: Lift, op: Op, node: Node) -> Results:
+    left, right = lift.operand(node, 0), lift.operand(node, 1)
+    name = BINARY[type(op)]
+    match left, right:
+        case Features(), Features():
+            if left.axes != right.axes or left.columns.shape != right.columns.shape:
+                raise RefusedError(f"its operands have shapes {left.columns.shape} and {right.columns.shape} per token")
+            inputs = [lift.value(left), lift.value(right)]
+            return (shaped(lift.add(node, MapWork(name, left.columns.size), inputs), left),)
+        case Features(), Held():
+            return _with_constant(lift, node, name, left, right.weight, reverse=False)
+        case Held(), Features():
+            return _with_constant(lift, node, name, right, left.weight, reverse=True)
+        case Held(), Held():
+            raise RefusedError("its operands are constants: run canonicalize")
+        case _:
+            return (_counted(lift, op, left, right),)
+
+
+for _kind in BINARY:
+    lifts(_kind)(_binary)
+
+
+@lifts(Div)
+def _div(lift: Lift, op: Div, node: Node) -> Results:
+    left, right = lift.features(node, 0), lift.operand(node, 1)
+    if isinstance(right, Held) and right.weight.shape == ():
+        divisor = _number(lift, right.weight)
+        # Exact for powers of two, and for others one more rounding than a division.
+        work = ConstantWork("mul", left.columns.size, 1.0 / divisor)
+        return (shaped(lift.add(node, work, [lift.value(left)]), left),)
+    if isinstance(right, Features) and right.columns.shape == left.columns.shape and right.axes == left.axes:
+        width = left.columns.size
+        inverse = lift.add(node, MapWork("reciprocal", width), [lift.value(right)])
+        return (shaped(lift.add(node, MapWork("mul", width), [lift.value(left), inverse]), left),)
+    raise RefusedError("it divides by something other than a number or a value of the same shape")
+
+
+def _with_constant(lift: Lift, node: Node, op: str, x: Features, weight: Weight, *, reverse: bool) -> Results:
+    width = x.columns.size
+    if math.prod(weight.shape) == 1:
+        work = ConstantWork(op, width, _number(lift, weight), reverse)
+        return (shaped(lift.add(node, work, [lift.value(x)]), x),)
+    if len(weight.shape) == 1 and x.flat and weight.shape[0] == width:
+        work = ConstantWork(op, width, None, reverse)
+        return (shaped(lift.add(node, work, [lift.value(x)], [("weight", weight)]), x),)
+    raise RefusedError(f"a constant of shape {list(weight.shape)} does not belong to the features of a token")
+
+
+def _number(lift: Lift, weight: Weight) -> float:
+    try:
+        return float(np.asarray(weight.read(lift.graph.store)).reshape(-1)[0])
+    except KeyError:
+        raise RefusedError("it needs a number that the model's file holds, and only shapes are known") from None
+
+
+def _counted(lift: Lift, op: Op, left: Item, right: Item) -> Item:
+    """Arithmetic on positions."""
+    constant, place = (left, right) if isinstance(left, Held) else (right, left)
+    if isinstance(constant, Held) and math.prod(constant.weight.shape) == 1 and isinstance(place, (Places, Padding)):
+        number = _number(lift, constant.weight)
+        if isinstance(place, Padding) and place.count and isinstance(op, (Sub, Add)) and number == (1 if isinstance(op, Sub) else -1):
+            return Places()
+        if isinstance(place, Places) and isinstance(op, Maximum) and number <= place.offset:
+            return place
+        if isinstance(place, Places) and isinstance(op, (Add, Sub)) and place is not right and number.is_integer():
+            return Places(place.offset + int(number if isinstance(op, Add) else -number))
+        if isinstance(place, Places) and isinstance(op, Add) and number.is_integer():
+            return Places(place.offset + int(number))
+    if isinstance(op, Mul) and isinstance(left, Padding) and isinstance(right, Padding) and left.count != right.count:
+        return Padding(count=True)
+    raise RefusedError("the wafer computes with indices and masks only to find positions")
+
+
+@lifts(NotEqual)
+def _not_equal(lift: Lift, op: NotEqual, node: Node) -> Results:
+    for item, constant in ((lift.operand(node, 0), lift.operand(node, 1)), (lift.operand(node, 1), lift.operand(node, 0))):
+        if item == Padding() and isinstance(constant, Held) and _is_zero(lift, constant.weight):
+            return (item,)
+    raise RefusedError("the wafer compares nothing but the padding mask with 0")
+
+
+def _is_zero(lift: Lift, weight: Weight) -> bool:
+    return isinstance(weight, Dense) and not np.any(weight.array)
+
+
+@lifts(Cast)
+def _cast(lift: Lift, op: Cast, node: Node) -> Results:
+    item = lift.operand(node, 0)
+    source = node.inputs[0].type.dtype
+    if isinstance(item, (Padding, Places, Ids)) and (op.dtype.is_integer or op.dtype.name == "bool"):
+        return (item,)
+    if isinstance(item, Features) and op.dtype is source:
+        return (item,)
+    raise RefusedError(f"the wafer computes in one type, and this converts {source} to {op.dtype}")
+
+
+@lifts(CumSum)
+def _cum_sum(lift: Lift, op: CumSum, node: Node) -> Results:
+    if lift.operand(node, 0) != Padding() or op.axis != 1:
+        raise RefusedError("the wafer counts nothing but the tokens of the padding mask")
+    return (Padding(count=True),)
+
+
+@lifts(Positions)
+def _positions(lift: Lift, op: Positions, node: Node) -> Results:
+    return (Places(),)
+
+
+@lifts(Iota)
+def _iota(lift: Lift, op: Iota, node: Node) -> Results:
+    if op.size != lift.time or lift.past != 0:
+        raise RefusedError("the wafer counts nothing but a row's tokens")
+    return (Places(),)
+
+
+@lifts(Expand)
+def _expand(lift: Lift, op: Expand, node: Node) -> Results:
+    item = lift.operand(node, 0)
+    if isinstance(item, Places) and lift.is_rows(op.shape):
+        return (item,)
+    raise RefusedError("the wafer repeats nothing but positions")
+
+
+@lifts(Embedding)
+def _embedding(lift: Lift, op: Embedding, node: Node) -> Results:
+    return _lookup(lift, node, lift.weight(node, 0), lift.operand(node, 1))
+
+
+@lifts(Gather)
+def _gather(lift: Lift, op: Gather, node: Node) -> Results:
+    table = lift.weight(node, 0)
+    if op.axis != 0 or len(table.shape) != 2:
+        raise RefusedError("the wafer takes rows of a table only")
+    return _lookup(lift, node, table, lift.operand(node, 1))
+
+
+def _lookup(lift: Lift, node: Node, table: Weight, index: Item) -> Results:
+    rows, width = table.shape
+    match index:
+        case Ids(value):
+            name = lift.add(node, LookupWork(rows, width), [value], [("table", table)])
+        case Places(offset):
+            name = lift.add(node, LookupWork(rows, width, offset), [], [("table", table)])
+        case _:
+            raise RefusedError("the wafer takes rows of a table by ids or positions only")
+    # A table looked up by positions that are the same for every row has no batch axis of its own; it is added to what has one.
+    return (plain(name, width),)
+
+
+@lifts(Attention)
+def _attention(lift: Lift, op: Attention, node: Node) -> Results:
+    q, k, v = (lift.features(node, index) for index in range(3))
+    mask, past_key, past_value = (lift.optional(node, index) for index in (3, 4, 5))
+    if not op.causal:
+        raise RefusedError("the wafer has no attention yet that sees tokens still to come")
+    if any(one.axes != (BATCH, FEATURE, TIME, FEATURE) for one in (q, k, v)):
+        raise RefusedError("its operands must be [batch, heads, time, features]")
+    if mask is not None and mask != Padding():
+        raise RefusedError("its mask is explicit: the wafer takes a padding mask only (cgptc explain says why it is not understood)")
+    for one in (past_key, past_value):
+        if one is not None and not isinstance(one, Past):
+            raise RefusedError("its past must be an input of the model")
+    (heads, head_dim), (kv_heads, _) = q.columns.shape, k.columns.shape
+    if v.columns.shape != k.columns.shape:
+        raise RefusedError(f"values of {v.columns.shape} for keys of {k.columns.shape}")
+    work = AttendWork(heads, kv_heads, head_dim, op.scale, op.window)
+    name = lift.add(node, work, [lift.value(q), lift.value(k), lift.value(v)])
+    names = [one.name if isinstance(one, Past) else "" for one in (past_key, past_value)]
+    lift.caches[name] = Cache(name, *names)
+    return shaped(name, q), Present(name, True), Present(name, False)
+
+
+# Axes
+
+
+@lifts(Reshape)
+def _reshape(lift: Lift, op: Reshape, node: Node) -> Results:
+    item = lift.operand(node, 0)
+    if isinstance(item, (Ids, Places)):
+        if lift.is_rows(op.shape) or op.shape == (lift.batch * lift.time,):
+            return (item,)
+        raise RefusedError("the wafer keeps one index per token")
+    x = lift.features(node, 0)
+    lead = {(BATCH, TIME): 2, (ROWS,): 1}
+    kinds = x.axes[: x.axes.index(FEATURE)]
+    if kinds not in lead or set(x.axes[len(kinds) :]) != {FEATURE}:
+        raise RefusedError("it mixes tokens with features")
+    for axes, count, dims in (((BATCH, TIME), 2, (lift.batch, lift.time)), ((ROWS,), 1, (lift.batch * lift.time,))):
+        rest = op.shape[count:]
+        sizes = tuple(dim for dim in rest if isinstance(dim, int))
+        if tuple(op.shape[:count]) == dims and len(sizes) == len(rest) and math.prod(sizes) == x.columns.size:
+            return (Features(x.source, x.columns.reshape(sizes), (*axes, *(FEATURE for _ in sizes))),)
+    raise RefusedError(f"it mixes tokens with features: {node.inputs[0].type} to {list(map(str, op.shape))}")
+
+
+@lifts(Transpose)
+def _transpose(lift: Lift, op: Transpose, node: Node) -> Results:
+    x = lift.features(node, 0)
+    axes = tuple(x.axes[axis] for axis in op.permutation)
+    order = [_feature_axis(x, axis) for axis in op.permutation if x.axes[axis] == FEATURE]
+    return (Features(x.source, x.columns.transpose(order), axes),)
+
+
+@lifts(Split)
+def _split(lift: Lift, op: Split, node: Node) -> Results:
+    x = lift.features(node, 0)
+    if x.axes[op.axis] != FEATURE:
+        raise RefusedError("it separates tokens")
+    found, start = [], 0
+    for size in op.sizes:
+        assert isinstance(size, int)
+        found.append(_cut(x, op.axis, start, start + size, 1))
+        start += size
+    return tuple(found)
+
+
+@lifts(Slice)
+def _slice(lift: Lift, op: Slice, node: Node) -> Results:
+    x = lift.features(node, 0)
+    if x.axes[op.axis] != FEATURE or not isinstance(op.start, int) or not isinstance(op.stop, int):
+        raise RefusedError("it separates tokens")
+    return (_cut(x, op.axis, op.start, op.stop, op.step),)
+
+
+def _cut(x: Features, axis: int, start: int, stop: int, step: int) -> Features:
+    indices = np.arange(start, stop, step)
+    return replace(x, columns=np.take(x.columns, indices, _feature_axis(x, axis)))
+
+
+def _feature_axis(x: Features, axis: int) -> int:
+    """Which axis of ``columns`` a feature axis of the value is."""
+    return x.axes[:axis].count(FEATURE)

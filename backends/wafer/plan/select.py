@@ -1,0 +1,182 @@
+"""A kernel for every task. A kernel is added by one function and one line of `KERNELS`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from cgptc.backends.wafer.arithmetic.formats import format_of
+from cgptc.backends.wafer.kernels.assembly import renamed
+from cgptc.backends.wafer.kernels.constant import WithConstant
+from cgptc.backends.wafer.kernels.elementwise import Elementwise
+from cgptc.backends.wafer.kernels.embedding import Embedding
+from cgptc.backends.wafer.kernels.fragment import Direction, Fragment, Grid, Kernel, best_reduction, other, reductions
+from cgptc.backends.wafer.kernels.linear import Linear
+from cgptc.backends.wafer.kernels.norm import Norm
+from cgptc.backends.wafer.kernels.turn import Turn
+from cgptc.backends.wafer.layout import Layout
+from cgptc.backends.wafer.machine import Machine
+from cgptc.backends.wafer.plan.layouts import ITEM, PAST, POSITION, Lie, attention_of
+from cgptc.backends.wafer.plan.tasks import (
+    AttendWork,
+    ConstantWork,
+    LinearWork,
+    LookupWork,
+    MapWork,
+    NormWork,
+    Task,
+    TurnWork,
+    Work,
+)
+from cgptc.backends.wafer.program import Step
+from cgptc.ir.weight_expressions import taken
+from cgptc.ir.weights import Weight
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What kernels stand on: a grid of a machine, how values lie there, the element type, and the most tokens of a row."""
+
+    machine: Machine
+    grid: Grid
+    lies: Mapping[str, Lie]
+    dtype: str
+    context: int
+
+    @property
+    def accumulate(self) -> str:
+        """The format of products and sums."""
+        return format_of(self.dtype).wide.name
+
+    @property
+    def scalars(self) -> dict[str, int]:
+        """Where kernels are priced: at the last position of a full row."""
+        return {PAST: self.context - 1, ITEM: 0}
+
+    def block(self, name: str) -> int:
+        return self.lies[name].block
+
+    def cheapest(self, candidates: Iterable[Kernel]) -> Kernel:
+        """The first of the candidates with the fewest cycles."""
+        return min(candidates, key=lambda kernel: kernel.cycles(self.machine, self.scalars))
+
+    def spread(self, name: str, width: int) -> Layout:
+        lie = self.lies[name]
+        return self.grid.spread((1, width), lie.along, lie.block)
+
+
+Selector = Callable[[Task, Any, Ground], Kernel]
+
+
+def _linear(task: Task, work: LinearWork, ground: Ground) -> Kernel:
+    along = ground.lies[task.inputs[0]].along
+    accumulate = ground.accumulate
+    kernel = Linear(1, work.k, work.n, ground.grid, along, ground.dtype, accumulate, bias=work.bias)
+    kernel = replace(kernel, k_block=ground.block(task.inputs[0]), n_block=ground.block(task.name))
+    words = format_of(accumulate).words(kernel.y_layout.local_shape[1])
+    return replace(kernel, reduction=best_reduction(ground.grid.lines(along), words, ground.machine))
+
+
+def _norm(task: Task, work: NormWork, ground: Ground) -> Kernel:
+    lie = ground.lies[task.name]
+    kernel = Norm(
+        1,
+        work.width,
+        ground.grid,
+        lie.along,
+        ground.dtype,
+        "rms" if work.rms else "two-pass",
+        eps=work.eps,
+        weight=work.weight,
+        bias=work.bias,
+        block=lie.block,
+    )
+    words = format_of(kernel.form).words(1)
+    return replace(kernel, reduction=best_reduction(ground.grid.lines(lie.along), words, ground.machine))
+
+
+def _map(task: Task, work: MapWork, ground: Ground) -> Kernel:
+    return Elementwise(work.op, ground.spread(task.name, work.width), ground.dtype)
+
+
+def _constant(task: Task, work: ConstantWork, ground: Ground) -> Kernel:
+    return WithConstant(work.op, ground.spread(task.name, work.width), work.value, ground.dtype, work.reverse)
+
+
+def _lookup(task: Task, work: LookupWork, ground: Ground) -> Kernel:
+    along: Direction = ground.lies[task.name].along
+    position = None if work.offset is None else POSITION + work.offset
+    kernel = Embedding(1, work.rows, work.width, ground.grid, along, ground.dtype, position=position)
+    words = format_of(ground.dtype).words(kernel.y_layout.local_shape[1])
+    return replace(kernel, reduction=best_reduction(ground.grid.lines(other(along)), words, ground.machine))
+
+
+def _attend(task: Task, work: AttendWork, ground: Ground) -> Kernel:
+    kernel = attention_of(task, ground.grid, ground.lies[task.name].along, ground.context, ground.dtype)
+    return ground.cheapest(replace(kernel, reduction=reduction) for reduction in reductions(kernel.token_lines))
+
+
+def _turn(task: Task, work: TurnWork, ground: Ground) -> Kernel:
+    source, target = ground.lies[task.inputs[0]], ground.lies[task.name]
+    kernel = Turn(1, work.width, ground.grid, source.along, ground.dtype, x_block=source.block, y_block=target.block)
+    words = format_of(ground.dtype).words(kernel.y_layout.local_shape[1])
+    return replace(kernel, reduction=best_reduction(ground.grid.lines(source.along), words, ground.machine))
+
+
+KERNELS: dict[type[Work], Selector] = {
+    LinearWork: _linear,
+    NormWork: _norm,
+    MapWork: _map,
+    ConstantWork: _constant,
+    LookupWork: _lookup,
+    AttendWork: _attend,
+    TurnWork: _turn,
+}
+
+ROLES: dict[type[Work], tuple[str, ...]] = {
+    LinearWork: ("x",),
+    NormWork: ("x",),
+    MapWork: ("x", "z"),
+    ConstantWork: ("x",),
+    LookupWork: ("ids",),
+    AttendWork: ("q", "k", "v"),
+    TurnWork: ("x",),
+}
+"""By which roles a kernel knows a task's inputs, in order. Every output is ``y``."""
+
+
+def kernel_of(task: Task, ground: Ground) -> Kernel:
+    """The kernel that serves a task."""
+    return KERNELS[type(task.work)](task, task.work, ground)
+
+
+def buffer_of(name: str, feeds: Mapping[str, int]) -> str:
+    """The buffer that holds a value: that of a host's input has its name."""
+    return name if name in feeds else f"{name}.y"
+
+
+def fragment_of(task: Task, kernel: Kernel, feeds: Mapping[str, int]) -> Fragment:
+    """The kernel's fragment, its inputs named as their makers' outputs, its steps as part of the model."""
+    fragment = kernel.fragment(task.name)
+    names = {f"{task.name}.{role}": buffer_of(name, feeds) for role, name in zip(ROLES[type(task.work)], task.inputs, strict=False)}
+    part = f"{task.path or task.name}: {fragment.kernel}"
+    steps: tuple[Step, ...] = tuple(replace(step, part=part) for step in fragment.steps)
+    return renamed(replace(fragment, steps=steps), names)
+
+
+def ordered_weights(task: Task, ground: Ground) -> dict[str, Weight]:
+    """A task's weights by buffer, their rows and columns in the order in which features lie."""
+    into = ground.lies[task.inputs[0]].order if task.inputs and task.inputs[0] in ground.lies else None
+    out = ground.lies[task.name].order
+    found: dict[str, Weight] = {}
+    for role, weight in task.weights:
+        ordered = weight
+        if isinstance(task.work, LinearWork) and role == "weight" and into is not None:
+            ordered = taken(ordered, 0, into)
+        if out is not None:
+            ordered = taken(ordered, len(weight.shape) - 1, out)
+        found[f"{task.name}.{role}"] = ordered
+    return found
+
+

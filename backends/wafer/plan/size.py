@@ -1,0 +1,138 @@
+"""What a group of tasks costs on a grid, and which grids are worth pricing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from cgptc.backends.wafer.allocation import allocate
+from cgptc.backends.wafer.faults import ProgramError
+from cgptc.backends.wafer.kernels.assembly import join
+from cgptc.backends.wafer.kernels.fragment import Fragment, Grid, Kernel
+from cgptc.backends.wafer.machine import Machine
+from cgptc.backends.wafer.plan.layouts import Directed, arrange
+from cgptc.backends.wafer.plan.select import Ground, buffer_of, fragment_of, kernel_of
+from cgptc.backends.wafer.plan.stages import Group
+from cgptc.backends.wafer.plan.tasks import Task
+from cgptc.backends.wafer.program import Code
+
+DEPTH = 2
+"""Items that wait in a stream's queue."""
+
+ROOMY = 1 << 40
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Cycles of an item at the last position, and SRAM per PE without the reserve."""
+
+    grid: Grid
+    cycles: int
+    bytes: int
+
+    @property
+    def area(self) -> int:
+        return self.grid.height * self.grid.width
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A group with a kernel for each of its tasks."""
+
+    group: Group
+    ground: Ground
+    kernels: tuple[Kernel, ...]
+    fragments: tuple[Fragment, ...]
+
+
+@dataclass
+class Sizer:
+    """Prices groups on grids. Groups of the same shape are priced once."""
+
+    machine: Machine
+    directed: Directed
+    feeds: Mapping[str, int]
+    dtype: str
+    context: int
+    outputs: Sequence[str]
+    _known: dict[tuple[object, ...], Cost | None] = field(default_factory=dict)
+
+    def fit(self, group: Group, grid: Grid) -> Fitted:
+        """The group's kernels on that grid. Raises ProgramError where a layout does not exist on it."""
+        lies = arrange(group.tasks, self.directed.along, grid, self.context, self.dtype)
+        ground = Ground(self.machine, grid, lies, self.dtype, self.context)
+        kernels = tuple(kernel_of(task, ground) for task in group.tasks)
+        return Fitted(group, ground, kernels, tuple(map(self._fragment, group.tasks, kernels)))
+
+    def _fragment(self, task: Task, kernel: Kernel) -> Fragment:
+        return fragment_of(task, kernel, self.feeds)
+
+    def cost(self, group: Group, grid: Grid) -> Cost | None:
+        """The group's price; None where it cannot be laid out on the grid at all."""
+        key = (self._shape(group), grid)
+        if key not in self._known:
+            self._known[key] = self._price(group, grid)
+        return self._known[key]
+
+    def _price(self, group: Group, grid: Grid) -> Cost | None:
+        try:
+            fitted = self.fit(group, grid)
+        except ProgramError:
+            return None
+        cycles = sum(kernel.cycles(self.machine, fitted.ground.scalars) for kernel in fitted.kernels)
+        return Cost(grid, cycles, self._bytes(fitted))
+
+    def _bytes(self, fitted: Fitted) -> int:
+        """SRAM of the group's buffers and queues, laid out as the assembly will."""
+        kept = [buffer_of(name, self.feeds) for name in self.outputs]
+        joined = join(fitted.fragments, kept)
+        taken = 0
+        step = self.machine.alignment_bytes
+        for name in joined.inputs:
+            if name not in self.feeds:
+                taken += -(-DEPTH * joined.buffers[name].bytes // step) * step
+        bound = {*joined.weights, *joined.states, *(name for name in joined.inputs if name in self.feeds)}
+        bound |= {name for name in joined.outputs if name in kept}
+        roomy = replace(self.machine, sram_bytes=ROOMY)
+        buffers = [replace(one, resident=one.name in bound) for one in joined.buffers.values()]
+        placed = allocate(buffers, (Code("run", joined.steps),), roomy, taken=taken)
+        return max((one.address + one.bytes for one in placed), default=taken)
+
+    def _shape(self, group: Group) -> tuple[object, ...]:
+        """What a group's price depends on: its works, how they hang together, directions; not names."""
+        numbers: dict[str, int] = {}
+        shape: list[object] = []
+        for task in group.tasks:
+            taken = tuple(numbers.setdefault(name, len(numbers)) for name in task.inputs)
+            made = numbers.setdefault(task.name, len(numbers))
+            shape.append((task.work, taken, made, self.directed.along[task.name], task.name in self.outputs))
+            shape.append(tuple((role, weight.shape) for role, weight in task.weights))
+        return tuple(shape)
+
+
+def sides(largest: int) -> list[int]:
+    """Sides of square grids worth pricing, the largest included: about six per doubling."""
+    found = {largest}
+    side = 1.0
+    while side <= largest:
+        found.add(round(side))
+        side *= 1.125
+    return sorted(found)
+
+
+def grids(machine: Machine) -> list[Grid]:
+    """Square grids that the machine holds, and its whole rectangle, from small to large."""
+    squares = [Grid(side, side) for side in sides(min(machine.width, machine.height))]
+    whole = Grid(machine.height, machine.width)
+    return squares if whole in squares else [*squares, whole]
+
+
+def prices(sizer: Sizer, group: Group, candidates: Iterable[Grid]) -> list[Cost]:
+    """The grids on which a group fits: the cheapest for their area first where areas are equal, none dearer than a smaller one."""
+    fitting = [cost for grid in candidates if (cost := sizer.cost(group, grid)) is not None]
+    fitting = [cost for cost in fitting if cost.bytes <= sizer.machine.usable_bytes]
+    found: list[Cost] = []
+    for cost in sorted(fitting, key=lambda one: (one.area, one.cycles)):
+        if not found or cost.cycles < found[-1].cycles:
+            found.append(cost)
+    return found

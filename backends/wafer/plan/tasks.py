@@ -1,0 +1,143 @@
+"""A model as work on one item, between the tensor graph and the kernels.
+
+An item is one token of one row: the graph's batch and sequence axes are gone, what is left of a value is its features, a vector. Weights
+are expressions, so that a model is planned without reading a byte.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from cgptc.ir.weights import Weight
+
+IDS_WIDTH = 0
+"""The width of a value that holds an index."""
+
+
+@dataclass(frozen=True)
+class LinearWork:
+    """``y [n] = x [k] @ weight (+ bias)``."""
+
+    k: int
+    n: int
+    bias: bool
+
+
+@dataclass(frozen=True)
+class NormWork:
+    """LayerNorm over all features, or RMSNorm where ``rms``."""
+
+    width: int
+    eps: float
+    rms: bool
+    weight: bool
+    bias: bool
+
+
+@dataclass(frozen=True)
+class MapWork:
+    """An element-wise operation of one or two values."""
+
+    op: str
+    width: int
+
+
+@dataclass(frozen=True)
+class ConstantWork:
+    """An element-wise operation with a number, or with a weight of one number per feature where ``value`` is None."""
+
+    op: str
+    width: int
+    value: float | None
+    reverse: bool = False
+
+
+@dataclass(frozen=True)
+class LookupWork:
+    """A row of a table: that of the item's id, or where ``offset`` is given that of its position plus the offset."""
+
+    rows: int
+    width: int
+    offset: int | None = None
+
+
+@dataclass(frozen=True)
+class AttendWork:
+    """Causal attention of the item's query to all keys so far; the region keeps them."""
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+    scale: float
+    window: int | None
+
+
+@dataclass(frozen=True)
+class TurnWork:
+    """The same values along the other direction of the grid; the planner inserts it."""
+
+    width: int
+
+
+Work: TypeAlias = LinearWork | NormWork | MapWork | ConstantWork | LookupWork | AttendWork | TurnWork
+
+
+def width_of(work: Work) -> int:
+    """Features of what a task makes."""
+    match work:
+        case LinearWork():
+            return work.n
+        case AttendWork():
+            return work.heads * work.head_dim
+        case _:
+            return work.width
+
+
+@dataclass(frozen=True)
+class Task:
+    """One kernel's work. ``name`` is unique and names its output; ``path`` is the module that it comes from."""
+
+    name: str
+    work: Work
+    inputs: tuple[str, ...]
+    weights: tuple[tuple[str, Weight], ...] = ()
+    path: str = ""
+    stage: int | None = None
+
+
+@dataclass(frozen=True)
+class Feed:
+    """A model input that the host gives item by item: an index where ``width`` is `IDS_WIDTH`, else that many features."""
+
+    name: str
+    value: str
+    width: int = IDS_WIDTH
+
+
+@dataclass(frozen=True)
+class Cache:
+    """The keys and values of an attention task, and by which names the model takes and gives them (empty where it does not)."""
+
+    task: str
+    past_key: str = ""
+    past_value: str = ""
+    present_key: str = ""
+    present_value: str = ""
+
+
+@dataclass(frozen=True)
+class Tasks:
+    """All work on an item, in an order that can be run.
+
+    ``outputs`` pairs the model's names with values; ``context`` is the most tokens of a row; ``mask`` the name of the padding mask's
+    input, where there is one.
+    """
+
+    tasks: tuple[Task, ...]
+    feeds: tuple[Feed, ...]
+    outputs: tuple[tuple[str, str], ...]
+    caches: tuple[Cache, ...]
+    context: int
+    dtype: str
+    mask: str = ""

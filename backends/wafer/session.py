@@ -1,0 +1,163 @@
+"""Running a wafer artifact: program, weights and host description alone, never the graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cgptc.backends.wafer.faults import ProgramError
+from cgptc.backends.wafer.host import Host, HostCache, read_host
+from cgptc.backends.wafer.interpret.account import Account, Run
+from cgptc.backends.wafer.interpret.fast import FastEngine
+from cgptc.backends.wafer.interpret.pe import PeEngine
+from cgptc.backends.wafer.program import Program
+from cgptc.backends.wafer.serial import read_program
+from cgptc.backends.wafer.verify import check
+from cgptc.backends.wafer.weights_file import WeightsFile
+
+Array = NDArray[Any]
+Fidelity = Literal["fast", "pe"]
+
+ENGINES: dict[str, Callable[[Program], FastEngine | PeEngine]] = {"fast": FastEngine, "pe": PeEngine}
+"""Engines by name: the same meaning, region by region or PE by PE."""
+
+
+@dataclass
+class Usage:
+    """What a session's runs took: items (tokens) and the cycles until the last one was done, and the account of the last run."""
+
+    items: int = 0
+    cycles: int = 0
+    account: Account | None = None
+
+
+class WaferSession:
+    """A loaded program. Weights stay on the PEs between runs; so do the caches, but each run says how much of them it goes on from."""
+
+    def __init__(self, program: Program, host: Host, weights: Mapping[str, Array], fidelity: Fidelity = "fast") -> None:
+        self.program = check(program)
+        self.host = host
+        self.engine = ENGINES[fidelity](program)
+        self.engine.load(weights)
+        self.usage = Usage()
+
+    @classmethod
+    def open(cls, folder: Path, fidelity: Fidelity = "fast") -> WaferSession:
+        """Load what a folder holds. Raises WaferError."""
+        return cls(read_program(folder), read_host(folder), WeightsFile(folder), fidelity)
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        host = self.host
+        mask = (host.mask,) if host.mask else ()
+        return (*(one.name for one in host.inputs), *mask, *(cache.past for cache in host.caches if cache.past))
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        return (*(one.name for one in self.host.outputs), *(cache.present for cache in self.host.caches if cache.present))
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Outputs by name. Rows of a batch run one after another, each without its padding; outputs at padding are 0."""
+        host = self.host
+        first = inputs[host.inputs[0].name]
+        rows, time = first.shape[:2]
+        past = next((inputs[cache.past].shape[2] for cache in host.caches if cache.past in inputs), 0)
+        mask = self._mask(inputs, rows, past + time)
+        outputs: dict[str, Array] = {}
+        for row in range(rows):
+            kept = np.flatnonzero(mask[row, :past])
+            if past:
+                for cache in host.caches:
+                    self.set_cache(cache, inputs[cache.past][row][:, kept])
+            new = np.flatnonzero(mask[row, past:])
+            found = self.read({one.name: inputs[one.name][row][new] for one in host.inputs}, len(kept)) if len(new) else {}
+            for name, values in found.items():
+                whole = outputs.setdefault(name, np.zeros((rows, time, *values.shape[1:]), values.dtype))
+                whole[row, new] = values
+            places = np.flatnonzero(mask[row])
+            for cache in host.caches:
+                if cache.present:
+                    held = self.cache(cache, len(places))
+                    whole = outputs.setdefault(cache.present, np.zeros((rows, cache.heads, past + time, cache.features), held.dtype))
+                    whole[row][:, places] = held
+        return {name: outputs[name] for name in self.output_names}
+
+    def _mask(self, inputs: Mapping[str, Array], rows: int, total: int) -> Array:
+        given = inputs.get(self.host.mask) if self.host.mask else None
+        return np.ones((rows, total), np.bool_) if given is None else given.astype(np.bool_)
+
+    def read(self, inputs: Mapping[str, Array], past: int) -> dict[str, Array]:
+        """Outputs ``[tokens, features]`` of one row's new tokens, after ``past`` tokens that the caches hold."""
+        host = self.host
+        length = len(inputs[host.inputs[0].name])
+        items = {
+            one.tensor: inputs[one.name].astype(np.int32)[:, None] if one.ids else inputs[one.name][:, None] for one in host.inputs
+        }
+        run: Run = self.engine.run(host.entry, items, {"past": past, "length": length})
+        self.usage.items += length
+        self.usage.cycles += run.account.timeline.cycles
+        self.usage.account = run.account
+        return {one.name: run.outputs[one.tensor][:, 0].astype(_NUMPY[one.dtype]) for one in host.outputs}
+
+    def cache(self, cache: HostCache, count: int) -> Array:
+        """The first ``count`` tokens of a cache ``[heads, count, features]``."""
+        held = self.engine.tensor(cache.tensor)[:count]
+        return np.swapaxes(held.reshape(count, cache.heads, cache.features), 0, 1)
+
+    def set_cache(self, cache: HostCache, values: Array) -> None:
+        """Write the first tokens of a cache, ``values [heads, count, features]``."""
+        count = values.shape[1]
+        held = self.engine.tensor(cache.tensor).copy()
+        held[:count] = np.swapaxes(values, 0, 1).reshape(count, cache.heads * cache.features)
+        self.engine.set_state(cache.tensor, held)
+
+    def decoder(self) -> WaferDecoder:
+        """A decoder that keeps the caches on the PEs. Raises ProgramError where the program makes no logits."""
+        return WaferDecoder(self)
+
+    @property
+    def seconds(self) -> float:
+        """Time at the machine's clock of all runs so far."""
+        return self.program.machine.seconds(self.usage.cycles)
+
+
+class WaferDecoder:
+    """Reads rows token by token. One row's cache stays on the PEs; of several, the host swaps them in and out."""
+
+    def __init__(self, session: WaferSession) -> None:
+        names = [one.name for one in session.host.outputs]
+        if len(session.host.inputs) != 1 or not session.host.inputs[0].ids or "logits" not in names:
+            raise ProgramError("no-decoder", "the program does not make logits from ids")
+        self._session = session
+        self._lengths: list[int] = []
+        self._caches: list[list[Array]] = []
+
+    def prefill(self, ids: Array, mask: Array) -> Array:
+        """Forget everything and read ``ids [batch, seq]``, of which ``mask`` is False on padding; logits after the last token."""
+        self._lengths = [0] * len(ids)
+        self._caches = [[] for _ in ids]
+        return np.stack([self._read(row, ids[row][mask[row].astype(np.bool_)]) for row in range(len(ids))])
+
+    def step(self, ids: Array) -> Array:
+        """One more token per row, ``ids [batch]``; logits after it."""
+        return np.stack([self._read(row, ids[row : row + 1]) for row in range(len(ids))])
+
+    def _read(self, row: int, ids: Array) -> Array:
+        session, several = self._session, len(self._lengths) > 1
+        caches = session.host.caches
+        for cache, held in zip(caches, self._caches[row], strict=False):
+            session.set_cache(cache, held)
+        name = session.host.inputs[0].name
+        logits = session.read({name: ids}, self._lengths[row])["logits"][-1]
+        self._lengths[row] += len(ids)
+        if several:
+            self._caches[row] = [session.cache(cache, self._lengths[row]) for cache in caches]
+        return logits
+
+
+_NUMPY: dict[str, type[np.floating[Any]]] = {"f64": np.float64, "f32": np.float32, "f16": np.float16}

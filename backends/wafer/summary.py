@@ -1,0 +1,66 @@
+"""What a plan comes to, as the manifest and the command line give it. All figures are of the modelled machine, none is measured."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from cgptc.backends.wafer.clock import timeline
+from cgptc.backends.wafer.plan.layouts import LENGTH, PAST
+from cgptc.backends.wafer.plan.planner import ENTRY, Plan
+from cgptc.backends.wafer.plan.tasks import LinearWork, Tasks
+from cgptc.backends.wafer.verify import peak_bytes
+
+STREAMED = 8
+"""Items after which a pipeline's steady state is read off."""
+
+
+def facts_of(tasks: Tasks, plan: Plan, dtype: str) -> Mapping[str, object]:
+    """Machine, strategy, regions, SRAM, and the cycles of a token at the last positions of a full row."""
+    program = plan.program
+    machine = program.machine
+    count = min(STREAMED, tasks.context)
+    scalars = {PAST: tasks.context - count, LENGTH: count}
+    clock = timeline(program, ENTRY, scalars)
+    alone = timeline(program, ENTRY, {PAST: tasks.context - 1, LENGTH: 1})
+    interval = clock.initiation_interval() if count > 1 else float(clock.cycles)
+    used = {region.name: peak_bytes(program, region) for region in program.regions}
+    areas = {region.name: region.rectangle.area for region in program.regions}
+    total = sum(areas.values())
+    slowest = max(program.regions, key=lambda region: clock.busy(region.name))
+    macs = sum(task.work.k * task.work.n for task in tasks.tasks if isinstance(task.work, LinearWork))
+    lanes = dict(machine.mac_lanes).get("f32" if dtype == "f16" else dtype, 1.0)
+    return {
+        "machine": machine.name,
+        "clock_hz": machine.clock_hz,
+        "strategy": plan.strategy,
+        "dtype": dtype,
+        "context": tasks.context,
+        "pe_count": total,
+        "pe_share": total / (machine.width * machine.height),
+        "sram_limit_bytes": machine.usable_bytes,
+        "sram_bytes": {
+            "min": min(used.values()),
+            "mean": round(sum(used[name] * area for name, area in areas.items()) / total),
+            "max": max(used.values()),
+        },
+        "cycles_per_token": math.ceil(interval),
+        "latency_cycles": alone.cycles,
+        "bound_cycles": math.ceil(macs / lanes / total),
+        "tokens_per_second": machine.clock_hz / interval,
+        "single_tokens_per_second": machine.clock_hz / alone.cycles,
+        "slowest": slowest.name,
+        "regions": [
+            {
+                "name": region.name,
+                "x": region.rectangle.x,
+                "y": region.rectangle.y,
+                "width": region.rectangle.width,
+                "height": region.rectangle.height,
+                "cycles": clock.busy(region.name) // count,
+                "sram_bytes": used[region.name],
+                "kernels": len(fitted.kernels),
+            }
+            for region, fitted in zip(program.regions, plan.fitted, strict=True)
+        ],
+    }

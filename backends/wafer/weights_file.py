@@ -1,0 +1,64 @@
+"""Weights as a safetensors file, written and read a tensor at a time: the file's size never matters to memory."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from cgptc.backends.wafer.faults import ProgramError
+from cgptc.backends.wafer.layout import Array
+
+WEIGHTS_FILE = "weights.safetensors"
+_CODES = {"f16": "F16", "f32": "F32", "f64": "F64"}
+_BYTES = {"f16": 2, "f32": 4, "f64": 8}
+
+
+def write_weights_file(
+    folder: Path, shapes: Mapping[str, tuple[int, ...]], dtype: str, blocks: Callable[[str], Iterable[Array]]
+) -> int:
+    """Write tensors of one type in order of name, each from its blocks of rows; their bytes."""
+    header: dict[str, object] = {}
+    offset = 0
+    for name in sorted(shapes):
+        end = offset + _BYTES[dtype] * int(np.prod(shapes[name], dtype=np.int64))
+        header[name] = {"dtype": _CODES[dtype], "shape": list(shapes[name]), "data_offsets": [offset, end]}
+        offset = end
+    text = json.dumps(header, separators=(",", ":")).encode("utf-8")
+    text += b" " * (-len(text) % 8)
+    with (folder / WEIGHTS_FILE).open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for name in sorted(shapes):
+            for block in blocks(name):
+                file.write(np.ascontiguousarray(block).tobytes())
+        if file.tell() != 8 + len(text) + offset:
+            raise AssertionError("a weight's blocks do not make its shape")
+    return offset
+
+
+class WeightsFile(Mapping[str, Array]):
+    """The tensors of a folder's `WEIGHTS_FILE`, each read when it is asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            self._file = safe_open(folder / WEIGHTS_FILE, framework="numpy")
+        except SafetensorError as error:
+            raise ProgramError("program-weights", f"'{WEIGHTS_FILE}' cannot be read ({error})") from None
+        self._names = frozenset(self._file.keys())
+
+    def __getitem__(self, name: str) -> Array:
+        if name not in self._names:
+            raise KeyError(name)
+        tensor: Array = self._file.get_tensor(name)
+        return tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(self._names))
+
+    def __len__(self) -> int:
+        return len(self._names)
