@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cgptc.backends.registry import Emitted, Refusal
+from cgptc.backends.wafer.boundary import loading
 from cgptc.backends.wafer.cost import WaferCostModel
 from cgptc.backends.wafer.options import WaferOptions
 from cgptc.backends.wafer.session import WaferSession
@@ -47,7 +48,8 @@ class WaferBackend:
         return emit_program(graph, folder, options)
 
     def load(self, folder: Path, options: WaferOptions) -> WaferSession:
-        return WaferSession.open(folder)
+        with loading(str(folder)):
+            return WaferSession.open(folder)
 
     def cost_model(self, options: WaferOptions) -> WaferCostModel:
         return WaferCostModel()

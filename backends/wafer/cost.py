@@ -19,7 +19,7 @@ AREA = 4096
 
 @dataclass(frozen=True)
 class WaferCostModel:
-    """Streaming multiply-accumulates in the format of sums, all PEs busy. The planner prices kernels for real; this only balances stages."""
+    """Streaming multiply-accumulates in the format of sums, all PEs busy. It only balances stages: the planner prices kernels for real."""
 
     machine: Machine = WSE2
     unit: str = "cycles"

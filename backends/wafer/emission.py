@@ -7,12 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from cgptc.backends.registry import Emitted, Refusal
-from cgptc.backends.wafer.faults import MachineError, WaferError
+from cgptc.backends.wafer.boundary import planning
 from cgptc.backends.wafer.host import HOST_FILE, Host, HostCache, HostInput, HostOutput, write_host
 from cgptc.backends.wafer.layout import Array
 from cgptc.backends.wafer.machine import find_machine
 from cgptc.backends.wafer.options import WaferOptions
-from cgptc.backends.wafer.plan.choose import DoesNotFitError
 from cgptc.backends.wafer.plan.lift import Refused, lift
 from cgptc.backends.wafer.plan.planner import ENTRY, Aim, Plan, plan
 from cgptc.backends.wafer.plan.select import buffer_of
@@ -20,7 +19,7 @@ from cgptc.backends.wafer.plan.tasks import AttendWork, Tasks
 from cgptc.backends.wafer.serial import program_text
 from cgptc.backends.wafer.summary import facts_of
 from cgptc.backends.wafer.weights_file import WEIGHTS_FILE, write_weights_file
-from cgptc.ir.diagnostics import CompileError, Exit, UsageError
+from cgptc.ir.diagnostics import CompileError
 from cgptc.ir.dtypes import DTYPES
 from cgptc.ir.graph import Graph
 from cgptc.ir.weight_expressions import converted
@@ -46,17 +45,9 @@ def plan_graph(graph: Graph, options: WaferOptions) -> tuple[Tasks, Plan]:
         raise CompileError("unsupported-op", what, fix=fix, details=[line for one in shown for line in one.lines()])
     if options.context is not None:
         tasks = replace(tasks, context=min(tasks.context, options.context))
-    try:
-        machine = find_machine(options.machine)
-    except MachineError as error:
-        raise UsageError(error.code, error.what, fix=error.fix) from None
-    aim = Aim(machine, options.execution_strategy, options.objective, options.chosen_grid)
-    try:
+    with planning():
+        aim = Aim(find_machine(options.machine), options.execution_strategy, options.objective, options.chosen_grid)
         return tasks, plan(tasks, aim, dtype_of(tasks, options))
-    except DoesNotFitError as error:
-        raise CompileError(error.code, error.what, exit=Exit.DOES_NOT_FIT, fix=error.fix, details=error.lines) from None
-    except WaferError as error:
-        raise CompileError(error.code, error.what, fix=error.fix) from None
 
 
 def dtype_of(tasks: Tasks, options: WaferOptions) -> str:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cgptc.backends.wafer.faults import ProgramError
+from cgptc.backends.wafer.boundary import running
 from cgptc.backends.wafer.host import Host, HostCache, read_host
 from cgptc.backends.wafer.interpret.account import Account, Run
 from cgptc.backends.wafer.interpret.fast import FastEngine
@@ -19,6 +19,7 @@ from cgptc.backends.wafer.program import Program
 from cgptc.backends.wafer.serial import read_program
 from cgptc.backends.wafer.verify import check
 from cgptc.backends.wafer.weights_file import WeightsFile
+from cgptc.ir.diagnostics import UsageError
 
 Array = NDArray[Any]
 Fidelity = Literal["fast", "pe"]
@@ -95,10 +96,12 @@ class WaferSession:
         """Outputs ``[tokens, features]`` of one row's new tokens, after ``past`` tokens that the caches hold."""
         host = self.host
         length = len(inputs[host.inputs[0].name])
-        items = {
-            one.tensor: inputs[one.name].astype(np.int32)[:, None] if one.ids else inputs[one.name][:, None] for one in host.inputs
-        }
-        run: Run = self.engine.run(host.entry, items, {"past": past, "length": length})
+        items = {one.tensor: inputs[one.name].astype(np.int32)[:, None] if one.ids else inputs[one.name][:, None] for one in host.inputs}
+        if past + length > host.context:
+            what = f"{past + length} tokens in a row, and the program holds {host.context}"
+            raise UsageError("context", what, fix="give fewer, or compile with a larger --context")
+        with running():
+            run: Run = self.engine.run(host.entry, items, {"past": past, "length": length})
         self.usage.items += length
         self.usage.cycles += run.account.timeline.cycles
         self.usage.account = run.account
@@ -117,7 +120,7 @@ class WaferSession:
         self.engine.set_state(cache.tensor, held)
 
     def decoder(self) -> WaferDecoder:
-        """A decoder that keeps the caches on the PEs. Raises ProgramError where the program makes no logits."""
+        """A decoder that keeps the caches on the PEs. `UsageError` where the program makes no logits."""
         return WaferDecoder(self)
 
     @property
@@ -132,7 +135,7 @@ class WaferDecoder:
     def __init__(self, session: WaferSession) -> None:
         names = [one.name for one in session.host.outputs]
         if len(session.host.inputs) != 1 or not session.host.inputs[0].ids or "logits" not in names:
-            raise ProgramError("no-decoder", "the program does not make logits from ids")
+            raise UsageError("no-decoder", "the program does not make logits from ids", fix="use run with --inputs")
         self._session = session
         self._lengths: list[int] = []
         self._caches: list[list[Array]] = []
@@ -153,7 +156,7 @@ class WaferDecoder:
         for cache, held in zip(caches, self._caches[row], strict=False):
             session.set_cache(cache, held)
         name = session.host.inputs[0].name
-        logits = session.read({name: ids}, self._lengths[row])["logits"][-1]
+        logits: Array = session.read({name: ids}, self._lengths[row])["logits"][-1]
         self._lengths[row] += len(ids)
         if several:
             self._caches[row] = [session.cache(cache, self._lengths[row]) for cache in caches]

@@ -6,6 +6,7 @@ import json
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,9 +18,7 @@ _CODES = {"f16": "F16", "f32": "F32", "f64": "F64"}
 _BYTES = {"f16": 2, "f32": 4, "f64": 8}
 
 
-def write_weights_file(
-    folder: Path, shapes: Mapping[str, tuple[int, ...]], dtype: str, blocks: Callable[[str], Iterable[Array]]
-) -> int:
+def write_weights_file(folder: Path, shapes: Mapping[str, tuple[int, ...]], dtype: str, blocks: Callable[[str], Iterable[Array]]) -> int:
     """Write tensors of one type in order of name, each from its blocks of rows; their bytes."""
     header: dict[str, object] = {}
     offset = 0
@@ -46,7 +45,7 @@ class WeightsFile(Mapping[str, Array]):
         from safetensors import SafetensorError, safe_open
 
         try:
-            self._file = safe_open(folder / WEIGHTS_FILE, framework="numpy")
+            self._file: Any = safe_open(folder / WEIGHTS_FILE, framework="numpy")
         except SafetensorError as error:
             raise ProgramError("program-weights", f"'{WEIGHTS_FILE}' cannot be read ({error})") from None
         self._names = frozenset(self._file.keys())

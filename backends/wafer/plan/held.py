@@ -103,4 +103,3 @@ def plain(source: str, width: int, axes: Sequence[str] = (BATCH, TIME, FEATURE))
 def shaped(source: str, like: Features) -> Features:
     """All features of a task's output, seen with the axes and shape of another value."""
     return Features(source, np.arange(like.columns.size).reshape(like.columns.shape), like.axes)
-

@@ -135,4 +135,3 @@ def arrange(tasks: Sequence[Task], along: dict[str, Direction], grid: Grid, cont
         # Blocks are those of a direction's lines; turned, a value takes the smallest again.
         found[name] = lie if lie.along == direction else Lie(direction, 0, lie.order)
     return found
-

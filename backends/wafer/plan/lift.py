@@ -8,7 +8,21 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from cgptc.backends.wafer.plan.held import BATCH, FEATURE, TIME, Features, Held, Ids, Item, Padding, Past, Present, Product, RefusedError, plain
+from cgptc.backends.wafer.plan.held import (
+    BATCH,
+    FEATURE,
+    TIME,
+    Features,
+    Held,
+    Ids,
+    Item,
+    Padding,
+    Past,
+    Present,
+    Product,
+    RefusedError,
+    plain,
+)
 from cgptc.backends.wafer.plan.tasks import Cache, Feed, LinearWork, Task, Tasks, Work, width_of
 from cgptc.ir.dims import Dim, symbols
 from cgptc.ir.graph import Graph, Node, Value
@@ -67,7 +81,9 @@ class Lift:
     @property
     def context(self) -> int:
         """The most tokens of a row."""
-        return max((symbol.high for symbol in symbols([self.time, self.past]).values()), default=self.time if isinstance(self.time, int) else 1)
+        return max(
+            (symbol.high for symbol in symbols([self.time, self.past]).values()), default=self.time if isinstance(self.time, int) else 1
+        )
 
     def operand(self, node: Node, index: int) -> Item:
         """An operand that is present."""

@@ -62,9 +62,7 @@ def plan(tasks: Tasks, aim: Aim, dtype: str) -> Plan:
     scalars = [Scalar(PAST, 0, tasks.context - 1), Scalar(LENGTH, 1, tasks.context)]
     limits = [tasks.context - var(PAST) - var(LENGTH)]
     program = pipeline(aim.machine, stages, scalars=scalars, items=var(LENGTH), entry=ENTRY, limits=limits, depth=DEPTH)
-    weights = {
-        name: weight for one in fitted for task in one.group.tasks for name, weight in ordered_weights(task, one.ground).items()
-    }
+    weights = {name: weight for one in fitted for task in one.group.tasks for name, weight in ordered_weights(task, one.ground).items()}
     return Plan(check(program), strategy, choice, fitted, weights)
 
 

@@ -178,5 +178,3 @@ def ordered_weights(task: Task, ground: Ground) -> dict[str, Weight]:
             ordered = taken(ordered, len(weight.shape) - 1, out)
         found[f"{task.name}.{role}"] = ordered
     return found
-
-

@@ -8,13 +8,18 @@ from typing import Annotated, Any
 
 import typer
 
+from cgptc.cli import wafer_flags
 from cgptc.cli.command import command
 from cgptc.cli.screen import Screen, table
+from cgptc.cli.wafer_rows import wafer_rows
 from cgptc.driver.compilation import Clock, compile_source
 from cgptc.driver.options import CompileOptions, parse_dynamic
 from cgptc.driver.peak_memory import peak_bytes
 from cgptc.frontend.source import Request
 from cgptc.runtime.compiled import Artifact
+
+WRITTEN = ("model", "program", "weights")
+"""How the names of the files begin that a compile shows."""
 
 
 @command("compile")
@@ -37,9 +42,16 @@ def compile_(
     ops: Annotated[str | None, typer.Option("--ops", help="onnx: ort or standard operators.")] = None,
     opset: Annotated[int | None, typer.Option("--opset", help="onnx: version of the operator set.")] = None,
     ep: Annotated[str | None, typer.Option("--ep", help="onnx: execution provider, cpu, cuda or any.")] = None,
+    machine: wafer_flags.Machine = None,
+    execution_strategy: wafer_flags.Strategy = None,
+    objective: wafer_flags.Objective = None,
+    grid: wafer_flags.GridSize = None,
+    context: wafer_flags.Context = None,
+    dtype: wafer_flags.ElementType = None,
 ) -> None:
     """Compile a model for a target."""
-    given: dict[str, Any] = {"ops": ops, "opset": opset, "ep": ep}
+    given: dict[str, Any] = {"ops": ops, "opset": opset, "ep": ep, "machine": machine, "execution_strategy": execution_strategy}
+    given |= {"objective": objective, "grid": grid, "context": context, "dtype": dtype}
     options = CompileOptions(
         target=target,
         cache=cache,
@@ -70,7 +82,7 @@ def _rows(artifact: Artifact, clock: Clock) -> list[tuple[str, ...]]:
     symbols = ", ".join(artifact.interface.symbols) or "no size"
     done, missed = (Counter(each.subject for each in found) for found in (report.fusions.done, report.fusions.missed))
     fusions = [f"{subject} {done[subject]}/{done[subject] + missed[subject]}" for subject in {**done, **missed}]
-    files = " + ".join(f"{name} {size(entry.size)}" for name, entry in manifest.files.items() if name.startswith("model"))
+    files = " + ".join(f"{name} {size(entry.size)}" for name, entry in manifest.files.items() if name.startswith(WRITTEN))
     described = [str(facts["name"])]
     described += [f"{facts['layers']} layers"] if "layers" in facts else []
     parameters = facts.get("parameters")
@@ -81,6 +93,7 @@ def _rows(artifact: Artifact, clock: Clock) -> list[tuple[str, ...]]:
         ("model", "   ".join(described)),
         ("import", f"{clock.seconds.get('import', 0):.1f} s   {symbols} stay symbolic"),
         ("passes", f"{clock.seconds['passes']:.1f} s   {nodes} operations   {' · '.join(fusions)}"),
+        *wafer_rows(report.backend),
         ("write", f"{clock.seconds['write']:.1f} s   {artifact.path}: {files}"),
         ("peak RSS", f"{size(peak_bytes())}   sha256 {artifact.folder.digest[:4]}…{artifact.folder.digest[-2:]}"),
     ]

@@ -1,0 +1,14 @@
+"""The wafer target's flags, for every command that takes them."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+Machine = Annotated[str | None, typer.Option("--machine", help="wafer: wse2, wse3, small-WxH, or a TOML or JSON file.")]
+Strategy = Annotated[str | None, typer.Option("--execution-strategy", help="wafer: auto, pipeline or resident.")]
+Objective = Annotated[str | None, typer.Option("--objective", help="wafer: throughput, latency or area.")]
+GridSize = Annotated[str | None, typer.Option("--grid", help="wafer: columns x rows of every region, such as 16x16.")]
+Context = Annotated[int | None, typer.Option("--context", help="wafer: the most tokens of a row, for which caches are sized.")]
+ElementType = Annotated[str | None, typer.Option("--dtype", help="wafer: f32 or f16, the type of weights and activations.")]

@@ -1,0 +1,27 @@
+"""How a wafer plan is shown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+MODELLED = "modelled machine, not run on hardware, not affiliated with Cerebras"
+
+
+def wafer_rows(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Rows for the facts of a wafer plan; none for another target's."""
+    if "pe_count" not in facts:
+        return []
+    sram, limit = facts["sram_bytes"], facts["sram_limit_bytes"]
+    regions = facts["regions"]
+    cycles, bound = facts["cycles_per_token"], facts["bound_cycles"]
+    plural = "s" if len(regions) > 1 else ""
+    return [
+        ("machine", f"{facts['machine']} at {facts['clock_hz'] / 1e9:g} GHz   {MODELLED}"),
+        ("plan", f"{facts['strategy']}, {len(regions)} region{plural}   {facts['dtype']}   {facts['context']} tokens of cache"),
+        ("PEs", f"{facts['pe_count']:,} used, {facts['pe_share']:.1%} of the machine"),
+        ("SRAM", f"{sram['min']:,} / {sram['mean']:,} / {sram['max']:,} B per PE (min / mean / max) of {limit:,}"),
+        ("cycles", f"{cycles:,} per token, {facts['latency_cycles']:,} for one alone   compute bound {bound:,}"),
+        ("speed", f"{facts['tokens_per_second']:,.0f} tokens/s streamed, {facts['single_tokens_per_second']:,.0f} one after another"),
+        ("slowest", f"region '{facts['slowest']}'"),
+    ]
