@@ -42,13 +42,9 @@ class WeightsFile(Mapping[str, Array]):
     """The tensors of a folder's `WEIGHTS_FILE`, each read when it is asked for."""
 
     def __init__(self, folder: Path) -> None:
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            self._file: Any = safe_open(folder / WEIGHTS_FILE, framework="numpy")
-        except SafetensorError as error:
-            raise ProgramError("program-weights", f"'{WEIGHTS_FILE}' cannot be read ({error})") from None
-        self._names = frozenset(self._file.keys())
+        self._file = _opened(folder / WEIGHTS_FILE)
+        names: list[str] = self._file.keys()
+        self._names = frozenset(names)
 
     def __getitem__(self, name: str) -> Array:
         if name not in self._names:
@@ -61,3 +57,12 @@ class WeightsFile(Mapping[str, Array]):
 
     def __len__(self) -> int:
         return len(self._names)
+
+
+def _opened(path: Path) -> Any:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        return safe_open(path, framework="numpy")
+    except SafetensorError as error:
+        raise ProgramError("program-weights", f"'{path.name}' cannot be read ({error})") from None
