@@ -22,6 +22,8 @@ from cgptc.backends.wafer.machine import Machine
 
 Parameter = int | float | bool | str | Affine | tuple[Affine, ...]
 Shape = tuple[int, ...]
+ShapeRule = Callable[[Shape, tuple[Shape, ...]], str | None]
+"""Why shapes of the output and the inputs do not fit together; None where they do."""
 
 
 @dataclass(frozen=True)
@@ -316,10 +318,20 @@ def _lookup_rule(shape: Shape, inputs: tuple[Shape, ...]) -> str | None:
     return None if fits else f"rows {ids} of a table {table} are not {shape}"
 
 
-_SHAPE_RULES: dict[str, Callable[[Shape, tuple[Shape, ...]], str | None]] = {
+_SHAPE_RULES: dict[str, ShapeRule] = {
     "sum": _reduction_rule,
     "largest": _reduction_rule,
     "dot": _reduction_rule,
     "gemm": _gemm_rule,
     "lookup": _lookup_rule,
 }
+
+
+def shape_rule(name: str) -> Callable[[ShapeRule], ShapeRule]:
+    """Declare the rule of an instruction whose operands do not simply broadcast."""
+
+    def declare(rule: ShapeRule) -> ShapeRule:
+        _SHAPE_RULES[name] = rule
+        return rule
+
+    return declare
