@@ -88,12 +88,12 @@ def _block_gemm(call: Call) -> Array:
         at = np.where(used[..., 0, 0], place, 0).astype(np.int64)[..., None, None]
         columns = at // rows * wide + np.arange(wide)
         inside = used & (columns < result.shape[-1])
-        columns = np.broadcast_to(np.minimum(columns, result.shape[-1] - 1), (*result.shape[:-1], wide))
+        columns = np.broadcast_to(np.where(columns < result.shape[-1], columns, 0), (*result.shape[:-1], wide))
         old = np.take_along_axis(result, columns, -1)
         new = old
         for k in range(deep):
             row = at % rows * deep + k
-            taken = np.take_along_axis(x, np.broadcast_to(np.minimum(row, x.shape[-1] - 1), (*x.shape[:-1], 1)), -1)
+            taken = np.take_along_axis(x, np.broadcast_to(np.where(row < x.shape[-1], row, 0), (*x.shape[:-1], 1)), -1)
             added = formats.multiply_add(call.target, new, taken, values[..., block, k, :][..., None, :])
             new = np.where(row < x.shape[-1], added, new)
         for column in range(wide):
