@@ -33,9 +33,13 @@ class Expression(Weight):
     """Base of all expressions: fields that hold weights are operands, the others are attributes."""
 
     name: ClassVar[str]
+    stays_rounded: ClassVar[bool] = False
+    """Whether its numbers are defined by rounding: evaluated as stored even in float64, and converted afterwards."""
 
-    def __init_subclass__(cls, name: str) -> None:
+    def __init_subclass__(cls, name: str | None = None) -> None:
         super().__init_subclass__()
+        if name is None:  # an intermediate class
+            return
         if name in EXPRESSIONS and EXPRESSIONS[name].__qualname__ != cls.__qualname__:
             raise TypeError(f"weight expression '{name}' is already defined by {EXPRESSIONS[name].__qualname__}")
         cls.name = name
@@ -128,7 +132,7 @@ def widened(weight: Weight) -> Weight:
     if isinstance(weight, Converted) and weight.to.is_float:
         inner = widened(weight.base)
         return inner if inner.dtype is f64 else Converted(inner, f64)
-    if not isinstance(weight, Expression):
+    if not isinstance(weight, Expression) or weight.stays_rounded:
         return Converted(weight, f64) if weight.dtype.is_float and weight.dtype is not f64 else weight
     changes: dict[str, Weight | tuple[Weight, ...]] = {}
     for field in dataclasses.fields(weight):

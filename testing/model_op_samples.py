@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from cgptc.ir import ops
 from cgptc.ir.dims import Dim, Shape, bounds
-from cgptc.ir.dtypes import boolean, i64
+from cgptc.ir.dtypes import boolean, f32, i8, i64
 from cgptc.ir.graph import Value
+from cgptc.ir.quantised_weights import block_count
 from cgptc.ir.types import TensorType
 from cgptc.ir.weights import dense
 from cgptc.testing.arrays import random_array
@@ -223,3 +224,13 @@ def _cross_entropy(pool: Pool, cls: type[Any]) -> Call:
 def _mse(pool: Pool, cls: type[Any]) -> Call:
     x = pool.floating()
     return ops.MseLoss(pool.draw(st.sampled_from(["mean", "sum", "none"]))), (x, pool.like(x.type))
+
+
+@samples(ops.QuantizedLinear)
+def _quantized_linear(pool: Pool, cls: type[Any]) -> Call:
+    x = _features(pool)
+    block = pool.draw(st.sampled_from([0, 2, 4]))
+    width, rows = bounds(x.type.shape[-1])[0], pool.size()
+    weight, scales = pool.like(TensorType(i8, (rows, width))), pool.like(TensorType(f32, (rows, block_count(width, block))))
+    # Exact activations: the others round to integers, and a graph of many nodes would be compared where a rounding falls either way.
+    return ops.QuantizedLinear(block), (x, weight, scales, pool.optional(x.type.with_shape((rows,))))

@@ -14,11 +14,13 @@ from __future__ import annotations
 from hypothesis import strategies as st
 
 from cgptc.ir import ops
-from cgptc.ir.dtypes import DTYPES, FLOATS, DType, boolean, i4, i32, i64
+from cgptc.ir.dtypes import DTYPES, FLOATS, DType, boolean, f32, f64, i4, i8, i32, i64
 from cgptc.ir.op import Op
 from cgptc.ir.ops.binary import Binary, Comparison
 from cgptc.ir.ops.elementwise import Predicate, Unary
+from cgptc.ir.ops.quantized import ACTIVATIONS
 from cgptc.ir.ops.reduction import Reduction
+from cgptc.ir.quantised_weights import block_count
 from cgptc.testing.op_case import CASES, Draw, OpCase, Operand, draws, operand
 
 SIZES = (2, 3, 5, 2, 3, 1, 0)
@@ -268,6 +270,16 @@ def _linear(draw: Draw, op: type[Op]) -> OpCase:
     dtype, inner, outer = draw(FLOAT_DTYPES), draw(sizes()), draw(sizes())
     x = operand(dtype, *draw(shapes(0, 3)), inner)
     return OpCase(ops.Linear(), (x, operand(dtype, inner, outer), _optional(draw, operand(dtype, outer))))
+
+
+@draws(ops.QuantizedLinear)
+def _quantized_linear(draw: Draw, op: type[Op]) -> OpCase:
+    dtype, inner, outer = draw(FLOAT_DTYPES), draw(sizes(1)), draw(sizes())
+    activations = draw(st.sampled_from(ACTIVATIONS))
+    block = draw(st.sampled_from([0, 1, 2, 4])) if activations != "tensor" else 0
+    scales = operand(f64 if dtype is f64 else f32, outer, block_count(inner, block), elements="positive")
+    x, weight = operand(dtype, *draw(shapes(0, 3)), inner), operand(draw(st.sampled_from([i4, i8])), outer, inner)
+    return OpCase(ops.QuantizedLinear(block, activations), (x, weight, scales, _optional(draw, operand(dtype, outer))))
 
 
 @draws(ops.Conv1d)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from hypothesis import strategies as st
 
-from cgptc.ir.dtypes import FLOATS, i8, i64
+from cgptc.ir.dtypes import FLOATS, f32, i4, i8, i64
+from cgptc.ir.quantised_weights import QuantisationScales, Quantised
 from cgptc.ir.types import TensorType
 from cgptc.ir.weight_expressions import Added, Concatenated, Converted, Reshaped, Scaled, Sliced, Taken, Transposed
 from cgptc.ir.weights import MemoryStore, Weight, dense
@@ -45,6 +46,8 @@ def draw_weight(
         forms += ["transposed", "concatenated", "sliced", "taken"] if type.rank else []
         forms += ["added"] if type.dtype.is_float else []
         forms += ["scaled"] if type.dtype.is_float and type.rank else []
+        forms += ["quantised"] if type.dtype in (i4, i8) and type.rank == 2 else []
+        forms += ["quantisation scales"] if type.dtype is f32 and type.rank == 2 and type.static_shape[1] else []
 
     def inner(shape: tuple[int, ...], dtype: TensorType = type) -> Weight:
         return draw_weight(draw, dtype.with_shape(shape), store, generator, kind, levels - 1)
@@ -87,5 +90,11 @@ def draw_weight(
             return Taken(inner((*shape[:axis], size, *shape[axis + 1 :])), axis, indices)
         case "scaled":
             return Scaled(inner(shape), inner((shape[axis],)), axis)
+        case "quantised":
+            bits = draw(st.integers(2, 4) if type.dtype is i4 else st.integers(5, 8))
+            return Quantised(inner(shape, type.with_dtype(draw(st.sampled_from(FLOATS)))), bits, draw(st.integers(0, 3)))
+        case "quantisation scales":
+            block = draw(st.integers(1, 3))
+            return QuantisationScales(inner((shape[0], shape[1] * block)), draw(st.integers(2, 8)), block)
         case _:
             return Added(inner(shape), inner(shape))

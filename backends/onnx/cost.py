@@ -10,6 +10,7 @@ from cgptc.ir.dims import Dim, evaluate
 from cgptc.ir.dtypes import DType, f32, i4, i8
 from cgptc.ir.graph import Node, Value
 from cgptc.ir.ops.constant import Constant
+from cgptc.ir.ops.quantized import QuantizedLinear
 from cgptc.ir.types import TensorType
 
 NODE_SECONDS = 2e-6
@@ -46,7 +47,8 @@ class OnnxCostModel:
                 resident += _size(node.op.weight.type, dims)
                 continue
             cost = node.op.cost(*node.operand_types)
-            seconds += NODE_SECONDS + self._roofline(_number(cost.flops, dims), _number(cost.bytes, dims), node.results[0].type.dtype)
+            dtype = node.inputs[1].type.dtype if isinstance(node.op, QuantizedLinear) else node.results[0].type.dtype
+            seconds += NODE_SECONDS + self._roofline(_number(cost.flops, dims), _number(cost.bytes, dims), dtype)
             peak = max(peak, sum(_size(value.type, dims) for value in {*node.inputs, *node.results} - constants))
             sources.update(dict.fromkeys(value for value in node.inputs if value not in inside))
             for value in node.results:

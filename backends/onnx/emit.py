@@ -50,7 +50,7 @@ class Emit:
         self._at: Node | None = None
         self._types: dict[OnnxValue, TensorType] = {}
         self._casts: dict[tuple[OnnxValue, DType], OnnxValue] = {}
-        self._shared: dict[Hashable, OnnxValue] = {}
+        self._shared: dict[Hashable, tuple[OnnxValue, ...]] = {}
 
     def at(self, node: Node | None) -> None:
         """Emit for this IR node from now on; None for the model as a whole."""
@@ -58,6 +58,10 @@ class Emit:
 
     def once(self, key: Hashable, build: Callable[[], OnnxValue]) -> OnnxValue:
         """What ``build`` gives, emitted the first time this key is asked for. It belongs to the model, not to the node at hand."""
+        return self.once_all(key, lambda: (build(),))[0]
+
+    def once_all(self, key: Hashable, build: Callable[[], tuple[OnnxValue, ...]]) -> tuple[OnnxValue, ...]:
+        """The same for several values."""
         if key not in self._shared:
             node, self._at = self._at, None
             try:

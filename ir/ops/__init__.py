@@ -59,6 +59,7 @@ from cgptc.ir.ops.loss import CrossEntropy, MseLoss
 from cgptc.ir.ops.matmul import Conv1d, Linear, MatMul
 from cgptc.ir.ops.norm import LayerNorm, RmsNorm
 from cgptc.ir.ops.ordering import ArgMax, ArgMin, Sort, TopK
+from cgptc.ir.ops.quantized import QuantizedLinear
 from cgptc.ir.ops.reduction import (
     CumSum,
     LogSoftmax,
@@ -129,6 +130,7 @@ __all__ = [
     "Pad",
     "Positions",
     "Pow",
+    "QuantizedLinear",
     "Reciprocal",
     "ReduceAll",
     "ReduceAny",

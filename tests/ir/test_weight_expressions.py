@@ -13,6 +13,7 @@ from cgptc.ir import weights as weights_module
 from cgptc.ir.diagnostics import OpTypeError
 from cgptc.ir.dtypes import bf16, f16, f32, f64, i4, i8, i64
 from cgptc.ir.op import Array, widen
+from cgptc.ir.quantised_weights import QuantisationScales, Quantised
 from cgptc.ir.types import TensorType
 from cgptc.ir.weight_expressions import (
     EXPRESSIONS,
@@ -68,6 +69,23 @@ def whole(weight: Weight, store: MemoryStore) -> Array:
                 return np.asarray(widen(whole(weight.left, store)) + widen(whole(weight.right, store))).astype(weight.dtype.numpy)
             case Converted():
                 return whole(weight.base, store).astype(weight.to.numpy)
+            case Quantised():
+                rows = whole(weight.base, store).astype(np.float32)
+                scales = whole(QuantisationScales(weight.base, weight.bits, weight.block), store)
+                levels = np.zeros(rows.shape, np.int8)
+                for (row, column), element in np.ndenumerate(rows):
+                    scale = scales[row, column // weight.block if weight.block else 0]
+                    most = 2 ** (weight.bits - 1)
+                    levels[row, column] = min(max(np.rint(element / scale), -most), most - 1) if scale else 0
+                return levels.astype(weight.dtype.numpy)
+            case QuantisationScales():
+                rows = whole(weight.base, store).astype(np.float32)
+                size = weight.block or rows.shape[1]
+                scales = np.zeros(weight.shape, np.float32)
+                for row, block in np.ndindex(*weight.shape):
+                    part = rows[row, block * size : (block + 1) * size]
+                    scales[row, block] = (max(part, key=abs) if part.size else 0) / np.float32(-(2 ** (weight.bits - 1))) + 0.0
+                return scales
     raise AssertionError(weight)
 
 

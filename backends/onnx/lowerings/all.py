@@ -11,6 +11,7 @@ from cgptc.backends.onnx.lowerings import (
     matmul,
     norm,
     ordering,
+    quantized,
     reduction,
     shape,
 )
@@ -26,6 +27,7 @@ __all__ = [
     "matmul",
     "norm",
     "ordering",
+    "quantized",
     "reduction",
     "shape",
 ]

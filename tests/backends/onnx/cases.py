@@ -10,7 +10,7 @@ import numpy as np
 from cgptc.ir.dims import Symbol, evaluate
 from cgptc.ir.dtypes import DType, bf16, boolean, f16, f32, f64, i8, i32, i64, u8
 from cgptc.ir.op import OPS, Array, Op
-from cgptc.ir.ops import attention, binary, elementwise, embedding, indexing, matmul, norm, ordering, reduction, shape
+from cgptc.ir.ops import attention, binary, elementwise, embedding, indexing, matmul, norm, ordering, quantized, reduction, shape
 from cgptc.ir.types import TensorType
 
 BATCH = Symbol("batch", 1, 8).dim
@@ -222,6 +222,12 @@ def product_cases() -> Iterator[Case]:
     for dtype in FLOATS:
         yield Case(matmul.Linear(), _types(dtype, _X, (4, 5)))
         yield Case(matmul.Linear(), _types(dtype, _X, (4, 5), (5,)))
+        wide = f64 if dtype == f64 else f32
+        operands = (TensorType(dtype, _X), TensorType(i8, (5, 4)), TensorType(wide, (5, 2)), TensorType(dtype, (5,)))
+        yield Case(quantized.QuantizedLinear(2), operands)
+        yield Case(quantized.QuantizedLinear(3, "blocks"), operands[:3])
+        if dtype != f64:
+            yield Case(quantized.QuantizedLinear(0, "tensor"), (TensorType(dtype, _X), TensorType(i8, (5, 4)), TensorType(f32, (5, 1))))
         yield Case(matmul.Conv1d(), _types(dtype, (BATCH, 4, SEQ + 2), (6, 4, 3), (6,)))
         yield Case(matmul.Conv1d(2, 1, 2, 2), _types(dtype, (BATCH, 4, SEQ + 4), (6, 2, 3)))
 

@@ -9,6 +9,7 @@ import numpy as np
 from cgptc.ir.dtypes import DType, bf16, f16, f32, from_numpy
 from cgptc.ir.op import Array, Op
 from cgptc.ir.ops import attention, binary, elementwise, matmul, norm, reduction
+from cgptc.ir.ops.quantized import QuantizedLinear
 from cgptc.testing.tolerances import assert_t2
 
 _EXACT = (
@@ -72,6 +73,9 @@ def _sum_of(op: Op, operands: Sequence[Array | None], expected: Array) -> tuple[
             assert weight is not None
             terms = x.shape[-1] if isinstance(op, matmul.Linear) else weight.shape[1] * weight.shape[2]
             return np.asarray(op.evaluate(*magnitudes)), terms + 1
+        case QuantizedLinear():
+            magnitudes = [np.abs(array.astype(np.float64)) if array is not None else None for array in operands]
+            return np.asarray(QuantizedLinear(op.block).evaluate(*magnitudes)), x.shape[-1] + 3
         case norm.LayerNorm() | norm.RmsNorm():
             return _norm_magnitude(op, x, operands[1:]), 2 * x.shape[-1] + 2
         case attention.Rotary():

@@ -6,7 +6,7 @@ import pytest
 
 from cgptc.ir import ops
 from cgptc.ir.dims import Dim, Symbol
-from cgptc.ir.dtypes import f16, f32, i64
+from cgptc.ir.dtypes import f16, f32, i8, i64
 from cgptc.ir.op import OPS, Op
 from cgptc.ir.types import TensorType
 
@@ -27,6 +27,7 @@ def t(*shape: object) -> TensorType:
         (ops.MatMul(), (t(batch, seq, 8), t(8, 16)), 256 * batch * seq),
         (ops.Linear(), (t(5, 7), t(7, 11)), 2 * 5 * 7 * 11),
         (ops.Linear(), (t(5, 7), t(7, 11), t(11)), 2 * 5 * 7 * 11 + 5 * 11),
+        (ops.QuantizedLinear(4), (t(5, 7), TensorType(i8, (11, 7)), t(11, 2), t(11)), 2 * 5 * 7 * 11 + 5 * 11),
         (ops.Conv1d(groups=2), (t(2, 6, 9), t(4, 3, 3)), 2 * (2 * 4 * 7) * (3 * 3)),
         (ops.Attention(1.0, True), (t(2, 4, 3, 8), t(2, 4, 3, 8), t(2, 4, 3, 5)), 2 * 4 * 3 * 3 * (2 * 8 + 2 * 5 + 5)),
         (ops.Rotary(), (t(2, 4, 3, 8), t(1, 3, 2), t(1, 3, 2)), 3 * (2 * 4 * 3 * 4)),

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from cgptc.ir import ops
 from cgptc.ir.builder import Builder
 from cgptc.ir.dims import Symbol
-from cgptc.ir.dtypes import boolean, f16, f32, i64
+from cgptc.ir.dtypes import boolean, f16, f32, i8, i64
 from cgptc.ir.graph import Graph
 from cgptc.ir.interpreter import evaluate_graph
 from cgptc.ir.op import OPS, Op, is_composite, result_arrays, result_types
@@ -80,6 +80,9 @@ SYMBOLIC: list[tuple[Op, tuple[TensorType | None, ...]]] = [
     (ops.Softmax(2), (HIDDEN,)),
     (ops.LogSoftmax(2), (HIDDEN,)),
     (ops.Linear(), (HIDDEN, tensor(6, 5), tensor(5))),
+    (ops.QuantizedLinear(4), (HIDDEN, TensorType(i8, (5, 6)), tensor(5, 2), tensor(5))),
+    (ops.QuantizedLinear(4, "blocks"), (HIDDEN, TensorType(i8, (5, 6)), tensor(5, 2), tensor(5))),
+    (ops.QuantizedLinear(0, "tensor"), (HIDDEN, TensorType(i8, (5, 6)), tensor(5, 1))),
     (ops.LayerNorm(), (HIDDEN, tensor(6), tensor(6))),
     (ops.RmsNorm(), (HIDDEN, tensor(6))),
     (ops.Attention(0.3, causal=True), (HEADS, HEADS, HEADS)),

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from cgptc.ir import ops
 from cgptc.ir.diagnostics import OpTypeError
 from cgptc.ir.dims import Symbol
-from cgptc.ir.dtypes import DTYPES, DType, boolean, f16, f32, i4, i32, i64
+from cgptc.ir.dtypes import DTYPES, DType, boolean, f16, f32, i4, i8, i32, i64
 from cgptc.ir.op import OPS, Op
 from cgptc.ir.ops.binary import Binary, Comparison
 from cgptc.ir.ops.elementwise import Predicate, Unary
@@ -98,6 +98,16 @@ REJECTIONS: list[tuple[Op, tuple[TensorType | None, ...], str]] = [
     (ops.Linear(), (t(2, 3), t(3, 5), t(3)), "'bias' must have shape [5], got f32[3]"),
     (ops.Linear(), (t(2, 3), t(3)), "'weight' must have rank 2, got f32[3]"),
     (ops.Linear(), (integers(2, 3), integers(3, 5)), "'x' must have floating-point elements of at least 8 bits, got i64[2, 3]"),
+    (ops.QuantizedLinear(), (t(2, 3), t(5, 3), t(5, 1)), "'weight' must have elements of type i4 or i8, got f32[5, 3]"),
+    (
+        ops.QuantizedLinear(),
+        (t(2, 4), t(5, 3, dtype=i8), t(5, 1)),
+        "axis 1 of 'weight' i8[5, 3], which meets",
+    ),
+    (ops.QuantizedLinear(2), (t(2, 3), t(5, 3, dtype=i8), t(5, 1)), "'scales' must have shape [5, 2], got f32[5, 1]"),
+    (ops.QuantizedLinear(2, "tensor"), (t(2, 3), t(5, 3, dtype=i8), t(5, 2)), "'block' must be 0 where activations are per tensor, got 2"),
+    (ops.QuantizedLinear(0, "rows"), (t(2, 3), t(5, 3, dtype=i8), t(5, 1)), "'activations' must be one of exact, blocks, tensor"),
+    (ops.QuantizedLinear(), (t(2, 3), t(5, 3, dtype=i8), t(5, 1), t(4)), "'bias' must have shape [5], got f32[4]"),
     (ops.Conv1d(), (t(2, 3), t(5, 3, 3)), "'x' must have rank 3, got f32[2, 3]"),
     (ops.Conv1d(), (t(2, 4, 9), t(5, 3, 3)), "axis 1 of 'x' f32[2, 4, 9] for 1 groups of 'weight' f32[5, 3, 3] must be 3, got 4"),
     (ops.Conv1d(groups=2), (t(2, 6, 9), t(5, 3, 3)), "axis 0 of 'weight' f32[5, 3, 3] must be a multiple of the 2 groups"),

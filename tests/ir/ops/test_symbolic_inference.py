@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from cgptc.ir import ops
 from cgptc.ir.dims import Dim, Shape, Symbol
-from cgptc.ir.dtypes import DType, boolean, f32, i64
+from cgptc.ir.dtypes import DType, boolean, f32, i8, i64
 from cgptc.ir.op import Op, result_types
 from cgptc.ir.ops.broadcast import broadcast_shapes
 from cgptc.ir.types import TensorType
@@ -46,6 +46,7 @@ INFERRED: list[tuple[Op, tuple[TensorType | None, ...], tuple[TensorType, ...]]]
     (ops.Gather(1), (t(batch, 9, 8), t(seq, dtype=i64)), (t(batch, seq, 8),)),
     (ops.MatMul(), (t(batch, 1, seq, 8), t(4, 8, total)), (t(batch, 4, seq, total),)),
     (ops.Linear(), (t(batch, seq, 8), t(8, 5)), (t(batch, seq, 5),)),
+    (ops.QuantizedLinear(4), (t(batch, seq, 8), t(5, 8, dtype=i8), t(5, 2)), (t(batch, seq, 5),)),
     (ops.Conv1d(stride=2, padding=1), (t(batch, 3, 2 * seq), t(5, 3, 3)), (t(batch, 5, seq),)),
     (ops.Embedding(), (t(9, 8), t(batch, seq, dtype=i64)), (t(batch, seq, 8),)),
     (ops.Positions(batch, seq, past), (t(batch, total, dtype=boolean),), (t(batch, seq, dtype=i64),)),
