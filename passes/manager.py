@@ -78,12 +78,15 @@ class PassContext:
 
 @dataclass(frozen=True)
 class Pass:
-    """Base of all passes. ``optional`` passes may run in any order and subset without changing meaning."""
+    """Base of all passes. ``optional`` passes may run in any order and subset without changing meaning; ``lossy`` ones trade some of the
+    model's numbers for speed or size, and are measured rather than checked.
+    """
 
     name: ClassVar[str]
     optional: ClassVar[bool] = True
+    lossy: ClassVar[bool] = False
 
-    def __init_subclass__(cls, name: str | None = None, optional: bool = True, **kwargs: Any) -> None:
+    def __init_subclass__(cls, name: str | None = None, optional: bool = True, lossy: bool = False, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if name is None:
             return
@@ -92,6 +95,7 @@ class Pass:
             raise TypeError(f"pass '{name}' is already defined by {first.__module__}.{first.__qualname__}")
         cls.name = name
         cls.optional = optional
+        cls.lossy = lossy
         PASSES[name] = cls
 
     def run(self, graph: Graph, context: PassContext) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 
 from cgptc.ir.diagnostics import UsageError
-from cgptc.ir.graph import Node
+from cgptc.ir.graph import Graph, Node
 from cgptc.ir.ops.constant import Constant
 from cgptc.ir.weight_expressions import leaves
 from cgptc.ir.weights import Stored, Weight
@@ -21,11 +21,17 @@ def weight_of(node: Node, operand: int) -> Weight | None:
     return value.op.weight if value is not None and isinstance(value.op, Constant) else None
 
 
-def names_of(node: Node) -> tuple[str, ...]:
-    """The modules that a node stands for and the stored tensors that it reads, each once."""
+HEADS = {"logits": "lm_head"}
+"""What the layer that gives an output is called where the model has no module for it, as with a tied head."""
+
+
+def names_of(node: Node, graph: Graph) -> tuple[str, ...]:
+    """The modules that a node stands for, the stored tensors that it reads, and what gives an output by its usual name, each once."""
+    paths = [frame.path for frame in node.location.frames if frame.path]
     weights = [value.op.weight for value in node.inputs if isinstance(value.op, Constant)]
     stored = [leaf.name for weight in weights for leaf in leaves(weight) if isinstance(leaf, Stored)]
-    return tuple(dict.fromkeys([*(frame.path for frame in node.location.frames if frame.path), *stored]))
+    heads = [HEADS[name] for name, value in graph.outputs if value.producer is node and name in HEADS]
+    return tuple(dict.fromkeys([*paths, *stored, *heads]))
 
 
 def matches(names: Iterable[str], glob: str) -> bool:
@@ -36,12 +42,12 @@ def matches(names: Iterable[str], glob: str) -> bool:
     return any(fnmatchcase(name, form) for name in names for form in forms)
 
 
-def chosen(nodes: Iterable[Node], only: Sequence[str], keep: Sequence[str], what: str) -> list[Node]:
+def chosen(graph: Graph, nodes: Iterable[Node], only: Sequence[str], keep: Sequence[str], what: str) -> list[Node]:
     """The nodes that some glob of ``only`` names (all where it is empty) and none of ``keep``.
 
     `UsageError` for a glob that names none of the nodes: it would do nothing.
     """
-    named = [(node, names_of(node)) for node in nodes]
+    named = [(node, names_of(node, graph)) for node in nodes]
     for glob in (*only, *keep):
         if not any(matches(names, glob) for _, names in named):
             known = sorted({name for _, names in named for name in names})

@@ -15,6 +15,7 @@ from cgptc.cli.wafer_rows import wafer_rows
 from cgptc.driver.compilation import Clock, compile_source
 from cgptc.driver.options import CompileOptions, parse_dynamic
 from cgptc.driver.peak_memory import peak_bytes
+from cgptc.driver.shrinking import Shrinking
 from cgptc.frontend.source import Request
 from cgptc.runtime.compiled import Artifact
 
@@ -36,6 +37,9 @@ def compile_(
     dynamic: Annotated[str | None, typer.Option("--dynamic", help="Bounds of sizes, such as batch=1..8,seq=1..2048.")] = None,
     batch: Annotated[int | None, typer.Option("--batch", help="A fixed batch size.")] = None,
     seq: Annotated[int | None, typer.Option("--seq", help="A fixed sequence length.")] = None,
+    dtype: Annotated[str | None, typer.Option("--dtype", help="f32, f16 or bf16: what to compute in.")] = None,
+    quantize: Annotated[str | None, typer.Option("--quantize", help="int8, int8:block=64, int4 or int4:block=32.")] = None,
+    keep: Annotated[list[str] | None, typer.Option("--keep", help="A glob of layers to leave out of --quantize; may be repeated.")] = None,
     passes: Annotated[str | None, typer.Option("--passes", help="A pipeline instead of the target's own.")] = None,
     disable_pass: Annotated[list[str] | None, typer.Option("--disable-pass", help="A pass to leave out; may be repeated.")] = None,
     verify_each: Annotated[str, typer.Option("--verify-each", help="ir, numeric or off: what to check after each pass.")] = "ir",
@@ -62,6 +66,7 @@ def compile_(
             dynamic=parse_dynamic(dynamic) if dynamic is not None else {},
             fixed={name: size for name, size in (("batch", batch), ("seq", seq)) if size is not None},
         ),
+        shrinking=Shrinking(dtype, quantize, tuple(keep or ())),
         passes=passes,
         disabled_passes=tuple(disable_pass or ()),
         verify_each=verify_each,

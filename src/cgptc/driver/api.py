@@ -57,6 +57,9 @@ def compile(  # noqa: A001 (the verb of the command line)
     config: str | Path | None = None,
     weights: str | Path | None = None,
     tokenizer: str | Path | None = None,
+    dtype: str | None = None,
+    quantize: str | None = None,
+    keep: Sequence[str] = (),
     passes: str | None = None,
     disabled_passes: Sequence[str] = (),
     verify_each: str = "ir",
@@ -69,6 +72,7 @@ def compile(  # noqa: A001 (the verb of the command line)
     """
     from cgptc.driver.compilation import compile_captured, compile_source
     from cgptc.driver.options import CompileOptions
+    from cgptc.driver.shrinking import Shrinking
     from cgptc.frontend.source import Request
     from cgptc.ir.diagnostics import UsageError
 
@@ -85,6 +89,7 @@ def compile(  # noqa: A001 (the verb of the command line)
         target=target,
         source=request,
         cache=cache,
+        shrinking=Shrinking(dtype, quantize, tuple(keep)),
         passes=passes,
         disabled_passes=tuple(disabled_passes),
         verify_each=verify_each,

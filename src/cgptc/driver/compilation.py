@@ -50,6 +50,7 @@ class Clock:
 def target_of(options: CompileOptions) -> Target:
     """The target that is asked for. `UsageError` for an unknown one, or an option that it does not have."""
     found = backend(options.target)
+    options.shrinking.require_kernels(options.target, options.target_options.get("ep", "cpu"))
     return Target(found, make_target_options(options.target, found.options, options.target_options))
 
 
@@ -63,7 +64,9 @@ class Optimised:
 
 
 def pipeline_for(target: Target, options: CompileOptions, cached: bool) -> Pipeline:
-    """The passes to run: the user's or the target's own, less the disabled ones, with the cache and legality that every compile needs."""
+    """The passes to run: the user's or the target's own, less the disabled ones, with the cache and legality that every compile needs, and
+    what shrinks the model right before the latter.
+    """
     text = options.passes if options.passes is not None else target.backend.default_pipeline(target.options)
     pipeline = Pipeline.parse(text).without(options.disabled_passes)
     names = [pass_.name for pass_ in pipeline.passes]
@@ -73,7 +76,8 @@ def pipeline_for(target: Target, options: CompileOptions, cached: bool) -> Pipel
         pipeline = Pipeline((*pipeline.passes, *Pipeline.parse(CACHE_PASS).passes))
     if LEGALISE_PASS not in names:
         pipeline = Pipeline((*pipeline.passes, *Pipeline.parse(LEGALISE_PASS).passes))
-    return pipeline
+    place = next(index for index, pass_ in enumerate(pipeline.passes) if pass_.name == LEGALISE_PASS)
+    return Pipeline((*pipeline.passes[:place], *options.shrinking.passes(), *pipeline.passes[place:]))
 
 
 def wants_cache(model: CapturedModel, options: CompileOptions) -> bool:

@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from cgptc.artifact.canonical import Json
+from cgptc.driver.shrinking import Shrinking, manifest_entry
 from cgptc.frontend.source import Request
 from cgptc.ir.diagnostics import UsageError
 
@@ -22,12 +23,14 @@ Bounds = tuple[int, int]
 @dataclass(frozen=True)
 class CompileOptions:
     """``source`` is what the user says of the model; ``cache`` None means dynamic for causal language models and none for others;
-    ``passes`` is a pipeline instead of the target's own; ``target_options`` are the target's.
+    ``shrinking`` is the precision and sparsity asked for; ``passes`` is a pipeline instead of the target's own; ``target_options`` are the
+    target's.
     """
 
     target: str = "onnx"
     source: Request = field(default_factory=Request)
     cache: str | None = None
+    shrinking: Shrinking = field(default_factory=Shrinking)
     passes: str | None = None
     disabled_passes: tuple[str, ...] = ()
     verify_each: str = "ir"
@@ -56,6 +59,7 @@ class CompileOptions:
             "cache": self.cache,
             "dynamic": {name: list(bounds) for name, bounds in self.source.dynamic.items()},
             "fixed": dict(self.source.fixed),
+            **manifest_entry(self.shrinking),
             "passes": self.passes,
             "disabled_passes": list(self.disabled_passes),
             self.target: asdict(resolved),

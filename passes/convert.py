@@ -1,0 +1,154 @@
+"""Another floating-point type for the whole model."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import numpy as np
+
+from cgptc.ir.builder import Builder
+from cgptc.ir.diagnostics import CompileError, UsageError
+from cgptc.ir.dtypes import DTYPES, DType, bf16, f16, f32
+from cgptc.ir.graph import Graph, Node, Use, Value
+from cgptc.ir.ops.binary import Binary
+from cgptc.ir.ops.constant import Constant
+from cgptc.ir.ops.elementwise import Cast, Cos, Sin, Unary
+from cgptc.ir.ops.matmul import MatMul
+from cgptc.ir.ops.quantized import QuantizedLinear
+from cgptc.ir.ops.shape import Concat, Expand, Reshape, Slice, Transpose
+from cgptc.ir.weight_expressions import Converted, Reshaped, Transposed, converted, leaves
+from cgptc.ir.weights import EMPTY_STORE, Stored, Weight, WeightStore
+from cgptc.passes.manager import Pass, PassContext
+
+CONVERTED = (f32, f16, bf16)
+LARGEST = {f16: 65504.0}
+"""The largest finite number, of the types whose range is narrower than that of f32."""
+
+ANGLES = (Cast, Constant, Unary, Binary, Concat, Expand, Reshape, Slice, Transpose, MatMul)
+"""What computes angles from positions."""
+
+
+@dataclass(frozen=True)
+class Convert(Pass, name="convert", optional=False, lossy=True):
+    """Compute in ``dtype`` (f32, f16, bf16): weights, inputs and outputs. Sums and statistics stay in at least f32, as every operation
+    promises; so do the angles of rotary embeddings, up to their sine and cosine. Raises `CompileError` naming a weight that does not fit.
+    """
+
+    dtype: str = "f16"
+
+    def __post_init__(self) -> None:
+        names = [dtype.name for dtype in CONVERTED]
+        if self.dtype not in names:
+            raise UsageError("bad-option", f"'dtype' of 'convert' is '{self.dtype}'", fix=f"choose one of {', '.join(names)}")
+
+    def run(self, graph: Graph, context: PassContext) -> bool:
+        to = DTYPES[self.dtype]
+        changed = False
+        for value in graph.inputs:
+            if self._is_other(value.type.dtype):
+                graph.set_input_type(value, value.type.with_dtype(to))
+                changed = True
+        angles = _angle_nodes(graph)
+        for node in list(graph.nodes):
+            context.count("nodes visited")
+            if node in angles:
+                changed |= self._convert_angles(graph, node, angles)
+                continue
+            changed |= self._convert(graph, node)
+            if changed:
+                graph.reinfer(node)
+        return changed
+
+    def _is_other(self, dtype: DType) -> bool:
+        return dtype in CONVERTED and dtype.name != self.dtype
+
+    def _convert(self, graph: Graph, node: Node) -> bool:
+        to = DTYPES[self.dtype]
+        op = node.op
+        if isinstance(op, Constant):
+            if not self._is_other(op.weight.dtype) or _is_scales(node):
+                return False
+            _require_range(op.weight, to, graph.store, node)
+            graph.set_op(node, Constant(_in_type(op.weight, to)))
+            return True
+        fields = {field.name: getattr(op, field.name) for field in dataclasses.fields(op)}
+        other = {name: to for name, value in fields.items() if isinstance(value, DType) and self._is_other(value)}
+        if other:
+            graph.set_op(node, dataclasses.replace(op, **other))  # type: ignore[arg-type]
+        return bool(other)
+
+    def _convert_angles(self, graph: Graph, node: Node, angles: set[Node]) -> bool:
+        """Leave the node in its type, and convert what goes out of it."""
+        to = DTYPES[self.dtype]
+        value = node.result
+
+        def leaves_angles(use: Use) -> bool:
+            return use.user is None or use.user not in angles
+
+        if not self._is_other(value.type.dtype) or not any(map(leaves_angles, value.uses)):
+            return False
+        narrow = Builder(graph, before=node._next, location=node.location, stage=node.stage).node(Cast(to), value)
+        angles.add(narrow)
+        graph.replace_uses(value, narrow.result, leaves_angles)
+        return True
+
+
+def _angle_nodes(graph: Graph) -> set[Node]:
+    """Sines and cosines, and what computes their angles from integers and constants alone."""
+    found: set[Node] = set()
+    for node in graph.nodes:
+        if isinstance(node.op, Sin | Cos):
+            inside: set[Node] = set()
+            pending: list[Value] = [node.inputs[0]]
+            while pending:
+                producer = pending.pop().producer
+                if producer is None:
+                    inside.clear()
+                    break
+                if producer in inside or not producer.results[0].type.dtype.is_float:
+                    continue
+                if isinstance(producer.op, ANGLES):
+                    inside.add(producer)
+                    pending += producer.inputs
+                else:
+                    inside.clear()
+                    break
+            if inside:
+                found |= inside | {node}
+    return found
+
+
+def _is_scales(node: Node) -> bool:
+    """Whether a constant is the scales of quantised weights, which stay in f32."""
+    return any(use.user is not None and isinstance(use.user.op, QuantizedLinear) and use.index == 2 for use in node.result.uses)
+
+
+def _in_type(weight: Weight, to: DType) -> Weight:
+    """The weight in another type, rounded once where it is a wider number that was converted. What only turns a weight stays outside, so
+    that tied weights stay tied.
+    """
+    if isinstance(weight, Transposed | Reshaped):
+        return dataclasses.replace(weight, base=_in_type(weight.base, to))
+    if isinstance(weight, Converted) and weight.base.dtype.is_float and weight.base.dtype.bits > weight.to.bits:
+        return converted(weight.base, to)
+    return converted(weight, to)
+
+
+def _require_range(weight: Weight, to: DType, store: WeightStore, node: Node) -> None:
+    """`CompileError` where a finite element becomes infinite. A graph without weight bytes is not looked at."""
+    if to not in LARGEST or (weight.dtype.bits <= to.bits and weight.dtype is not bf16):
+        return
+    stored = [leaf.name for leaf in leaves(weight) if isinstance(leaf, Stored)]
+    if stored and store is EMPTY_STORE:
+        return
+    most = 0.0
+    for block in weight.blocks(store):
+        wide = np.abs(np.asarray(block).astype(np.float32, copy=False))
+        most = max(most, float(np.max(wide, initial=0.0, where=np.isfinite(wide))))
+    with np.errstate(over="ignore"):
+        overflows = bool(np.isinf(np.float32(most).astype(to.numpy)))
+    if overflows:
+        name = f"weight '{stored[0]}'" if stored else "a constant"
+        what = f"{name} has an element of magnitude {most:g}, and {to} ends at {LARGEST[to]:g}"
+        raise CompileError("overflow", what, details=[f"  --> {node.location}", f"      {node!r}"], fix="choose --dtype bf16 or f32")

@@ -1,0 +1,73 @@
+"""Linear layers with weights of few bits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cgptc.ir.builder import Builder
+from cgptc.ir.diagnostics import UsageError
+from cgptc.ir.graph import Graph, Node
+from cgptc.ir.ops.matmul import Linear
+from cgptc.ir.ops.quantized import ACTIVATIONS, QuantizedLinear
+from cgptc.ir.quantised_weights import QuantisationScales, Quantised
+from cgptc.ir.weight_expressions import transposed
+from cgptc.passes.manager import Pass, PassContext
+from cgptc.passes.rewrite import erase_dead
+from cgptc.passes.weight_names import chosen, weight_of
+
+SAFE_BITS = 7
+"""With integers from -64 to 63, two products with bytes fit 16 bits: x86 processors without VNNI add them there, and clamp in silence."""
+
+
+@dataclass(frozen=True)
+class Quantize(Pass, name="quantize", optional=False, lossy=True):
+    """Give `linear` a weight of ``bits`` bits, one scale for ``block`` neighbours of an output's row (0: the whole row).
+
+    ``activations`` are those of `quantized_linear`; globs ``only`` choose layers by module or tensor name, globs ``keep`` exempt some.
+    """
+
+    bits: int = SAFE_BITS
+    block: int = 0
+    activations: str = "tensor"
+    only: tuple[str, ...] = ()
+    keep: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.bits <= 8:
+            raise UsageError("bad-option", f"'bits' of 'quantize' is {self.bits}", fix="choose 2 to 8")
+        if self.block < 0:
+            raise UsageError("bad-option", f"'block' of 'quantize' is {self.block}", fix="choose 0 or more, such as 32")
+        if self.activations not in ACTIVATIONS:
+            raise UsageError("bad-option", f"'activations' of 'quantize' is '{self.activations}'", fix=f"choose {', '.join(ACTIVATIONS)}")
+        if self.activations == "tensor" and self.block:
+            raise UsageError("bad-option", "activations per tensor take no blocks", fix="choose activations=blocks, or block=0")
+
+    def run(self, graph: Graph, context: PassContext) -> bool:
+        linears = [node for node in graph.nodes if isinstance(node.op, Linear) and weight_of(node, 1) is not None]
+        picked = chosen(graph, linears, self.only, self.keep, "linear layer")
+        for node in linears:
+            context.count("nodes visited")
+            if node in picked:
+                self._quantise(graph, node)
+                context.done(self.subject, node.location)
+            else:
+                context.missed(self.subject, node.location, "kept as it is, by the choice of layers")
+        return bool(picked)
+
+    @property
+    def subject(self) -> str:
+        """What reports call it: int8 for 5 to 8 bits."""
+        return f"int{8 if self.bits > 4 else 4}"
+
+    def _quantise(self, graph: Graph, node: Node) -> None:
+        x, _, *bias = node.operands
+        weight = weight_of(node, 1)
+        assert weight is not None
+        rows = transposed(weight, (1, 0))
+        build = Builder(graph, before=node, location=node.location, stage=node.stage)
+        integers = build.weight(Quantised(rows, self.bits, self.block))
+        scales = build.weight(QuantisationScales(rows, self.bits, self.block))
+        result = build(QuantizedLinear(self.block, self.activations), x, integers, scales, *bias)
+        result.name = node.result.name
+        graph.replace_uses(node.result, result)
+        erase_dead(graph, [node])

@@ -1,0 +1,97 @@
+"""Precision and sparsity as a user asks for them, made passes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+from cgptc.ir.diagnostics import CompileError, Exit, UsageError
+from cgptc.passes.convert import Convert
+from cgptc.passes.manager import Pass
+from cgptc.passes.quantize import SAFE_BITS, Quantize
+
+DTYPES = ("f32", "f16", "bf16")
+FORMS = ("int8", "int4")
+INT4_BLOCK = 32
+
+
+@dataclass(frozen=True)
+class Shrinking:
+    """``dtype`` to compute in; ``quantize`` as ``int8``, ``int8:block=64``, ``int4:block=32,activations=exact``; globs of layers to
+    ``keep`` out of it.
+    """
+
+    dtype: str | None = None
+    quantize: str | None = None
+    keep: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.dtype is not None and self.dtype not in DTYPES:
+            raise UsageError("bad-value", f"unknown --dtype '{self.dtype}'", fix=f"choose one of {', '.join(DTYPES)}")
+        if self.keep and self.quantize is None:
+            raise UsageError("usage", "--keep names layers that --quantize leaves alone", fix="give --quantize too, or drop --keep")
+        self.passes()
+
+    def passes(self) -> tuple[Pass, ...]:
+        """In the order in which they run. `UsageError` for what is asked in a wrong way."""
+        found: list[Pass] = []
+        if self.dtype is not None:
+            found.append(Convert(self.dtype))
+        if self.quantize is not None:
+            found.append(parse_quantize(self.quantize, self.keep))
+        return tuple(found)
+
+    def require_kernels(self, target: str, provider: str | None) -> None:
+        """`CompileError` where the target has no kernels for what is asked."""
+        if self.dtype == "bf16" and target == "onnx" and provider == "cpu":
+            raise CompileError(
+                "no-kernels",
+                "onnxruntime's cpu provider multiplies no bf16 matrices",
+                exit=Exit.UNSUPPORTED,
+                fix="choose --dtype f32 or f16, --quantize int8, or another --ep",
+            )
+
+
+def parse_quantize(text: str, keep: Sequence[str] = ()) -> Quantize:
+    """``int8`` is dynamic: 7-bit weights that every x86 processor multiplies exactly, a scale for each output; ``int8:range=full`` takes
+    all 8 bits, for processors with VNNI; ``int8:block=B`` and ``int4`` (``:block=32``) have a scale for each block of weights and of
+    activations, ``activations=exact`` leaves the latter alone.
+    """
+    form, _, rest = text.partition(":")
+    if form not in FORMS:
+        close = get_close_matches(form, FORMS, n=1)
+        raise UsageError("bad-value", f"unknown --quantize '{form}'", fix=f"did you mean '{close[0]}'?" if close else "choose int8 or int4")
+    given = _settings(text, rest)
+    block = _block(text, given.pop("block")) if "block" in given else (INT4_BLOCK if form == "int4" else 0)
+    activations = given.pop("activations", "blocks" if block else "tensor")
+    bits = 4 if form == "int4" else 8 if block or activations != "tensor" else SAFE_BITS
+    if form == "int8" and not block and activations == "tensor" and "range" in given:
+        bits = {"full": 8, "safe": SAFE_BITS}.get(given.pop("range"), 0)
+        if not bits:
+            raise UsageError("bad-value", f"--quantize '{text}' has a range that is not known", fix="choose range=safe or range=full")
+    if given:
+        known = "block, activations, range (of int8 without blocks)"
+        raise UsageError("bad-value", f"--quantize '{text}' has no setting '{next(iter(given))}' here", fix=f"it takes {known}")
+    return Quantize(bits, block, activations, keep=tuple(keep))
+
+
+def _settings(text: str, rest: str) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for part in filter(None, rest.split(",")):
+        name, equals, value = part.partition("=")
+        if not equals or not value or name in found:
+            raise UsageError("bad-value", f"--quantize '{text}' has '{part}'", fix="write int4:block=32, each setting once")
+        found[name] = value
+    return found
+
+
+def _block(text: str, value: str) -> int:
+    if not value.isdecimal() or len(value) > 6 or int(value) < 1:
+        raise UsageError("bad-value", f"--quantize '{text}' has a block that is no size", fix="write a whole number, such as block=32")
+    return int(value)
+
+
+def manifest_entry(shrinking: Shrinking) -> Mapping[str, str | list[str] | None]:
+    """As the manifest holds it."""
+    return {"dtype": shrinking.dtype, "quantize": shrinking.quantize, "keep": list(shrinking.keep)}
