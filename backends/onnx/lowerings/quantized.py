@@ -7,13 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from cgptc.backends.onnx.emit import CONTRIB, Emit, OnnxValue
-from cgptc.backends.onnx.kernels import UnlowerableError
 from cgptc.backends.onnx.lowering import lowers
 from cgptc.backends.onnx.precision import rounded, widened
 from cgptc.ir.dtypes import DType, f32, i4, i8, i32, u8
 from cgptc.ir.op import Array
 from cgptc.ir.ops.constant import Constant
-from cgptc.ir.ops.quantized import SIGNED_LEVELS, QuantizedLinear
+from cgptc.ir.ops.quantized import SIGNED_LEVELS, UNSIGNED_LEVELS, QuantizedLinear
 from cgptc.ir.quantised_weights import block_count, in_blocks
 from cgptc.ir.types import TensorType
 from cgptc.ir.weight_expressions import Reshaped, transposed
@@ -60,13 +59,16 @@ class Packed(Weight):
 @lowers(QuantizedLinear)
 def _standard(emit: Emit, op: QuantizedLinear, x: OnnxValue, weight: OnnxValue, scales: OnnxValue, bias: OnnxValue | None) -> OnnxValue:
     wide = widened(emit, x)
-    if op.activations == "tensor":
+    if op.activations == "tensor" and emit.dtype_of(wide) == f32:
         levels, scale, zero = _dynamic(emit, wide)
         product = emit.cast(emit.node("MatMulInteger", (levels, _turned(emit, weight), zero), dtypes=(i32,))[0], f32)
         result = emit.Mul(product, emit.Mul(scale, _flat(emit, scales)))
     else:
-        rows = _as_integers(emit, op.block, wide) if op.activations == "blocks" else wide
-        result = emit.MatMul(rows, _dequantised(emit, op.block, weight, scales, emit.dtype_of(wide)))
+        if op.activations == "blocks":
+            wide = _as_integers(emit, op.block, wide)
+        elif op.activations == "tensor":
+            wide = _as_bytes(emit, wide)
+        result = emit.MatMul(wide, _dequantised(emit, op.block, weight, scales, emit.dtype_of(wide)))
     if bias is not None:
         result = emit.Add(result, emit.cast(bias, emit.dtype_of(result)))
     return rounded(emit, result, x)
@@ -95,8 +97,6 @@ def _fused(emit: Emit, op: QuantizedLinear, x: OnnxValue, weight: OnnxValue, sca
 
 def _dynamic(emit: Emit, x: OnnxValue) -> tuple[OnnxValue, ...]:
     """Integers, scale and zero point of a whole tensor; once for all products with it."""
-    if emit.dtype_of(x) != f32:
-        raise UnlowerableError(f"DynamicQuantizeLinear takes f32, not {emit.dtype_of(x)}")
     return emit.once_all(("quantised", x), lambda: emit.node("DynamicQuantizeLinear", (x,), dtypes=(u8, f32, u8)))
 
 
@@ -148,3 +148,15 @@ def _as_integers(emit: Emit, block: int, x: OnnxValue) -> OnnxValue:
     whole = emit.Mul(emit.Round(emit.Mul(blocks, inverse)), scales)
     whole = emit.Reshape(whole, emit.shape((*leading, count * size)))
     return emit.Slice(whole, emit.ints([0]), emit.ints([width]), emit.ints([len(leading)])) if missing else whole
+
+
+def _as_bytes(emit: Emit, x: OnnxValue) -> OnnxValue:
+    """``x`` rounded to its integers at one scale, as DynamicQuantizeLinear would, which takes f32 alone."""
+    zero, one, most = (emit.scalar(number, x) for number in (0, 1, UNSIGNED_LEVELS))
+    with_zero = emit.Concat(emit.Reshape(x, emit.ints([-1])), emit.Reshape(zero, emit.ints([1])), axis=0)
+    low, high = emit.ReduceMin(with_zero, keepdims=0), emit.ReduceMax(with_zero, keepdims=0)
+    step = emit.Div(emit.Sub(high, low), most)
+    scale = emit.Where(emit.Equal(step, zero), one, step)
+    place = emit.Round(emit.Min(emit.Max(emit.Div(emit.Neg(low), scale), zero), most))
+    levels = emit.Max(emit.Min(emit.Round(emit.Div(x, scale)), emit.Sub(most, place)), emit.Neg(place))
+    return emit.Mul(levels, scale)

@@ -7,12 +7,11 @@ import pytest
 from tests.backends.onnx.execution import ORT, STANDARD, model_of, run, run_reference, session_of
 from tests.backends.onnx.precision import check_op
 
-from cgptc.backends.onnx.lowering import lower
 from cgptc.backends.onnx.lowerings.quantized import Packed
 from cgptc.backends.onnx.options import OnnxOptions
 from cgptc.ir.builder import Builder
 from cgptc.ir.dims import Symbol
-from cgptc.ir.dtypes import f32, f64
+from cgptc.ir.dtypes import f32
 from cgptc.ir.graph import Graph
 from cgptc.ir.interpreter import evaluate_graph
 from cgptc.ir.op import Array
@@ -89,13 +88,3 @@ def test_integers_are_packed_as_the_kernel_reads_them() -> None:
     weight = Quantised(dense(levels.astype(np.float32)), 4, 4)
     packed = Packed(weight, 4).read(MemoryStore({}))
     assert packed.tolist() == [[[0xF0, 0x98], [0x80, 0x88]]]  # the second block holds -8 alone: the last element is an extreme
-
-
-def test_double_precision_has_no_integer_kernel_and_is_refused() -> None:
-    graph = Graph("wide")
-    build = Builder(graph)
-    x = graph.add_input("x", TensorType(f64, (ROWS, 2)))
-    scales = build.weight(dense(np.ones((3, 1))))
-    graph.add_output("y", build(QuantizedLinear(0, "tensor"), x, build.weight(dense(np.ones((3, 2), np.int8))), scales))
-    (refusal,) = lower(graph, ORT).refusals
-    assert "takes f32" in refusal.reason
