@@ -75,7 +75,7 @@ class Convert(Pass, name="convert", optional=False, lossy=True):
         fields = {field.name: getattr(op, field.name) for field in dataclasses.fields(op)}
         other = {name: to for name, value in fields.items() if isinstance(value, DType) and self._is_other(value)}
         if other:
-            graph.set_op(node, dataclasses.replace(op, **other))  # type: ignore[arg-type]
+            graph.set_op(node, dataclasses.replace(op, **other))
         return bool(other)
 
     def _convert_angles(self, graph: Graph, node: Node, angles: set[Node]) -> bool:

@@ -89,9 +89,9 @@ def _fused(emit: Emit, op: QuantizedLinear, x: OnnxValue, weight: OnnxValue, sca
     if fits and integers is not None:
         packed = Packed(integers, op.block)
         rows, width = integers.shape
-        inputs = (wide, emit.initializers.weight(packed), _flat(emit, scales), None, None, wide_bias)
+        operands = (wide, emit.initializers.weight(packed), _flat(emit, scales), None, None, wide_bias)
         attributes = {"K": width, "N": rows, "bits": packed.bits, "block_size": op.block, "accuracy_level": LEVELS[op.activations]}
-        return rounded(emit, emit.node("MatMulNBits", inputs, attributes, domain=CONTRIB, dtypes=(f32,))[0], x)
+        return rounded(emit, emit.node("MatMulNBits", operands, attributes, domain=CONTRIB, dtypes=(f32,))[0], x)
     return _standard(emit, op, x, weight, scales, bias)
 
 

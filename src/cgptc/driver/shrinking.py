@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 
+from cgptc.artifact.canonical import Json
 from cgptc.ir.diagnostics import CompileError, Exit, UsageError
 from cgptc.passes.convert import Convert
 from cgptc.passes.manager import Pass
@@ -92,6 +93,6 @@ def _block(text: str, value: str) -> int:
     return int(value)
 
 
-def manifest_entry(shrinking: Shrinking) -> Mapping[str, str | list[str] | None]:
+def manifest_entry(shrinking: Shrinking) -> dict[str, Json]:
     """As the manifest holds it."""
     return {"dtype": shrinking.dtype, "quantize": shrinking.quantize, "keep": list(shrinking.keep)}
