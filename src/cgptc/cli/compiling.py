@@ -15,7 +15,7 @@ from cgptc.cli.wafer_rows import wafer_rows
 from cgptc.driver.compilation import Clock, compile_source
 from cgptc.driver.options import CompileOptions, parse_dynamic
 from cgptc.driver.peak_memory import peak_bytes
-from cgptc.driver.shrinking import Shrinking
+from cgptc.driver.shrinking import Shrinking, element_type
 from cgptc.frontend.source import Request
 from cgptc.runtime.compiled import Artifact
 
@@ -37,7 +37,7 @@ def compile_(
     dynamic: Annotated[str | None, typer.Option("--dynamic", help="Bounds of sizes, such as batch=1..8,seq=1..2048.")] = None,
     batch: Annotated[int | None, typer.Option("--batch", help="A fixed batch size.")] = None,
     seq: Annotated[int | None, typer.Option("--seq", help="A fixed sequence length.")] = None,
-    dtype: Annotated[str | None, typer.Option("--dtype", help="f32, f16 or bf16: what to compute in.")] = None,
+    dtype: Annotated[str | None, typer.Option("--dtype", help="f32, f16 or bf16 (wafer: f32 or f16): what to compute in.")] = None,
     quantize: Annotated[str | None, typer.Option("--quantize", help="int8, int8:block=64, int4 or int4:block=32.")] = None,
     keep: Annotated[list[str] | None, typer.Option("--keep", help="A glob of layers to leave out of --quantize; may be repeated.")] = None,
     passes: Annotated[str | None, typer.Option("--passes", help="A pipeline instead of the target's own.")] = None,
@@ -51,11 +51,11 @@ def compile_(
     objective: wafer_flags.Objective = None,
     grid: wafer_flags.GridSize = None,
     context: wafer_flags.Context = None,
-    dtype: wafer_flags.ElementType = None,
 ) -> None:
     """Compile a model for a target."""
     given: dict[str, Any] = {"ops": ops, "opset": opset, "ep": ep, "machine": machine, "execution_strategy": execution_strategy}
-    given |= {"objective": objective, "grid": grid, "context": context, "dtype": dtype}
+    given |= {"objective": objective, "grid": grid, "context": context}
+    own_dtype, given["dtype"] = element_type(target, dtype)
     options = CompileOptions(
         target=target,
         cache=cache,
@@ -66,7 +66,7 @@ def compile_(
             dynamic=parse_dynamic(dynamic) if dynamic is not None else {},
             fixed={name: size for name, size in (("batch", batch), ("seq", seq)) if size is not None},
         ),
-        shrinking=Shrinking(dtype, quantize, tuple(keep or ())),
+        shrinking=Shrinking(own_dtype, quantize, tuple(keep or ())),
         passes=passes,
         disabled_passes=tuple(disable_pass or ()),
         verify_each=verify_each,

@@ -11,4 +11,3 @@ Strategy = Annotated[str | None, typer.Option("--execution-strategy", help="wafe
 Objective = Annotated[str | None, typer.Option("--objective", help="wafer: throughput, latency or area.")]
 GridSize = Annotated[str | None, typer.Option("--grid", help="wafer: columns x rows of every region, such as 16x16.")]
 Context = Annotated[int | None, typer.Option("--context", help="wafer: the most tokens of a row, for which caches are sized.")]
-ElementType = Annotated[str | None, typer.Option("--dtype", help="wafer: f32 or f16, the type of weights and activations.")]

@@ -72,7 +72,7 @@ def compile(  # noqa: A001 (the verb of the command line)
     """
     from cgptc.driver.compilation import compile_captured, compile_source
     from cgptc.driver.options import CompileOptions
-    from cgptc.driver.shrinking import Shrinking
+    from cgptc.driver.shrinking import Shrinking, element_type
     from cgptc.frontend.source import Request
     from cgptc.ir.diagnostics import UsageError
 
@@ -85,11 +85,14 @@ def compile(  # noqa: A001 (the verb of the command line)
         dynamic={name: limits for name, limits in (dynamic or {}).items() if limits is not None} if is_named else {},
         fixed=fixed or {},
     )
+    own_dtype, target_dtype = element_type(target, dtype)
+    if target_dtype is not None:
+        target_options["dtype"] = target_dtype
     options = CompileOptions(
         target=target,
         source=request,
         cache=cache,
-        shrinking=Shrinking(dtype, quantize, tuple(keep)),
+        shrinking=Shrinking(own_dtype, quantize, tuple(keep)),
         passes=passes,
         disabled_passes=tuple(disabled_passes),
         verify_each=verify_each,

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from difflib import get_close_matches
 
 from cgptc.artifact.canonical import Json
+from cgptc.backends.registry import backend
 from cgptc.ir.diagnostics import CompileError, Exit, UsageError
 from cgptc.passes.convert import Convert
 from cgptc.passes.manager import Pass
@@ -52,6 +53,12 @@ class Shrinking:
                 exit=Exit.UNSUPPORTED,
                 fix="choose --dtype f32 or f16, --quantize int8, or another --ep",
             )
+
+
+def element_type(target: str, dtype: str | None) -> tuple[str | None, str | None]:
+    """``--dtype`` for the passes, and for the target: one that has a ``dtype`` among its options converts for itself."""
+    takes_it = dtype is not None and any(option.name == "dtype" for option in fields(backend(target).options))
+    return (None, dtype) if takes_it else (dtype, None)
 
 
 def parse_quantize(text: str, keep: Sequence[str] = ()) -> Quantize:
