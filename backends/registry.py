@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from cgptc.ir.cost import CostModel
 from cgptc.ir.diagnostics import UsageError
@@ -96,10 +96,31 @@ class Backend(Protocol[OptionsT]):
         ...
 
 
+class Stage(Protocol):
+    """One stage of a model, loaded to run, with the caches of its layers."""
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """All outputs from all inputs, pasts and presents included."""
+        ...
+
+    def read(self, slot: int, rows: int, fresh: bool, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """The outputs but for presents, from the inputs but for pasts, for ``rows`` rows: the stage keeps those under ``slot``, and
+        forgets them first where ``fresh``.
+        """
+        ...
+
+
+@runtime_checkable
+class StagedBackend(Protocol):
+    """A backend that takes staged graphs: `Backend.emit` writes an `ir.stage_plan.StagePlan` beside what each stage needs."""
+
+    def load_stage(self, folder: Path, index: int, options: Any) -> Stage:
+        """Open one stage of what `Backend.emit` wrote."""
+        ...
+
+
 BUILT_IN = {"onnx": "cgptc.backends.onnx.backend", "wafer": "cgptc.backends.wafer.backend"}
 """The project's own backends: the module that holds each as ``BACKEND``."""
-
-"""Backends of cgptc itself: the module that holds each as ``BACKEND``."""
 
 _GROUP = "cgptc.backends"
 

@@ -101,7 +101,7 @@ def _stage(graph: Graph, index: int, nodes: list[Node], edges: tuple[Edge, ...])
     sent = tuple(edge for edge in edges if edge.producer == index)
     outputs = tuple((name, value) for name, value in graph.outputs if _maker(value) == index)
     used = {operand for node in nodes for operand in node.inputs} | {value for _, value in outputs}
-    inputs = {value for value in graph.inputs if value in used}
+    inputs = {value for value in graph.inputs if value in used or (index == 0 and not value.use_count)}
     wanted = _symbols_of(nodes)
     for value in graph.inputs:
         known = determined_symbols(dim for one in (*inputs, *(edge.value for edge in received)) for dim in one.type.shape)

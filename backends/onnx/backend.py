@@ -9,9 +9,12 @@ from pathlib import Path
 from cgptc.backends.onnx.cost import OnnxCostModel
 from cgptc.backends.onnx.options import OnnxOptions
 from cgptc.backends.onnx.session import OnnxSession
+from cgptc.backends.onnx.staged_session import OnnxStage, StagedOnnxSession
 from cgptc.backends.registry import Emitted, Refusal
 from cgptc.ir.graph import Graph
 from cgptc.ir.op import Op
+from cgptc.ir.stage_plan import PLAN_FILE
+from cgptc.ir.staged import is_staged
 
 MODEL_FILE, DATA_FILE = "model.onnx", "model.onnx.data"
 DEFAULT_PIPELINE = (
@@ -23,7 +26,7 @@ DEFAULT_PIPELINE = (
 
 @dataclass(frozen=True)
 class OnnxBackend:
-    """Writes ``model.onnx``, and ``model.onnx.data`` where the weights are not small."""
+    """Writes ``model.onnx``, and ``model.onnx.data`` where the weights are not small; a staged graph as ``stage-0.onnx`` and so on."""
 
     name: str = "onnx"
     options: type[OnnxOptions] = OnnxOptions
@@ -42,12 +45,21 @@ class OnnxBackend:
         return lower(graph, options).refusals
 
     def emit(self, graph: Graph, folder: Path, options: OnnxOptions) -> Emitted:
+        if is_staged(graph):
+            from cgptc.backends.onnx.staged_emission import emit_stages
+
+            return emit_stages(graph, folder, options)
         from cgptc.backends.onnx.emission import emit_model
 
         return emit_model(graph, folder / MODEL_FILE, options)
 
-    def load(self, folder: Path, options: OnnxOptions) -> OnnxSession:
+    def load(self, folder: Path, options: OnnxOptions) -> OnnxSession | StagedOnnxSession:
+        if (folder / PLAN_FILE).is_file():
+            return StagedOnnxSession.open(folder, options.ep)
         return OnnxSession.open(folder / MODEL_FILE, provider=options.ep)
+
+    def load_stage(self, folder: Path, index: int, options: OnnxOptions) -> OnnxStage:
+        return OnnxStage.open(folder, index, options.ep)
 
     def cost_model(self, options: OnnxOptions) -> OnnxCostModel:
         return OnnxCostModel()

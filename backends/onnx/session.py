@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -134,8 +134,8 @@ class OnnxSession:
 
         A call that the model's form of attention refuses is made token by token; the results are the same.
         """
-        given = self._complete(inputs)
-        if GROUPED_QUERY in self._forms and self._exceeds_grouped_query(given):
+        given = complete(self.inputs, inputs)
+        if self.refuses(given):
             return run_in_single_steps(self, given)
         return self.run_once(given)
 
@@ -144,32 +144,36 @@ class OnnxSession:
         feeds = {port.name: self.value(port.name, inputs[port.name]) for port in self.inputs}
         return dict(zip(self.output_names, map(to_array, self.session.run_with_ort_values(self.output_names, feeds)), strict=True))
 
-    def _exceeds_grouped_query(self, inputs: Mapping[str, Array]) -> bool:
-        if IDS not in inputs or not self.pasts:
+    def refuses(self, inputs: Mapping[str, Array]) -> bool:
+        """Whether the model's form of attention takes no such call: several new tokens after a past, in a batch."""
+        if GROUPED_QUERY not in self._forms or IDS not in inputs or not self.pasts:
             return False
         batch, seq = inputs[IDS].shape[:2]
         return bool(batch > 1 and seq > 1 and inputs[self.pasts[0].name].shape[2] > 0)
 
-    def _complete(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        unknown = [name for name in inputs if name not in self.input_names]
-        if unknown:
-            raise UsageError("unknown-input", f"the model has no input '{unknown[0]}'", fix=f"it has {', '.join(self.input_names)}")
-        complete: dict[str, Array] = {}
-        for port in self.inputs:
-            if port.name in inputs:
-                complete[port.name] = np.asarray(inputs[port.name])
-                if complete[port.name].ndim != len(port.shape):
-                    shape = ", ".join(map(str, port.shape))
-                    raise UsageError("wrong-shape", f"input '{port.name}' must be [{shape}], got {list(complete[port.name].shape)}")
-            elif port.name.startswith(PAST_PREFIX) and IDS in inputs:
-                complete[port.name] = empty_past(port, len(inputs[IDS]), 0)
-            elif port.name == MASK and IDS in inputs:
-                past = next((inputs[name].shape[2] for name in inputs if name.startswith(PAST_PREFIX)), 0)
-                batch, seq = inputs[IDS].shape[:2]
-                complete[port.name] = np.ones((batch, past + seq), port.dtype.numpy)
-            else:
-                raise UsageError("missing-input", f"input '{port.name}' is not given and has no natural default")
-        return complete
+
+def complete(ports: Sequence[Port], inputs: Mapping[str, Array]) -> dict[str, Array]:
+    """An array for every input. An absent mask is all ones, an absent past is empty; `UsageError` names what else is missing or unknown."""
+    names = [port.name for port in ports]
+    unknown = [name for name in inputs if name not in names]
+    if unknown:
+        raise UsageError("unknown-input", f"the model has no input '{unknown[0]}'", fix=f"it has {', '.join(names)}")
+    found: dict[str, Array] = {}
+    for port in ports:
+        if port.name in inputs:
+            found[port.name] = np.asarray(inputs[port.name])
+            if found[port.name].ndim != len(port.shape):
+                shape = ", ".join(map(str, port.shape))
+                raise UsageError("wrong-shape", f"input '{port.name}' must be [{shape}], got {list(found[port.name].shape)}")
+        elif port.name.startswith(PAST_PREFIX) and IDS in inputs:
+            found[port.name] = empty_past(port, len(inputs[IDS]), 0)
+        elif port.name == MASK and IDS in inputs:
+            past = next((inputs[name].shape[2] for name in inputs if name.startswith(PAST_PREFIX)), 0)
+            batch, seq = inputs[IDS].shape[:2]
+            found[port.name] = np.ones((batch, past + seq), port.dtype.numpy)
+        else:
+            raise UsageError("missing-input", f"input '{port.name}' is not given and has no natural default")
+    return found
 
 
 def empty_past(port: Port, batch: int, length: int) -> Array:

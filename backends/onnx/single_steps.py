@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -12,10 +12,25 @@ from cgptc.ir.diagnostics import UsageError
 from cgptc.ir.op import Array
 
 if TYPE_CHECKING:
-    from cgptc.backends.onnx.session import OnnxSession
+    from cgptc.backends.onnx.session import Port
 
 
-def run_in_single_steps(session: OnnxSession, inputs: Mapping[str, Array]) -> dict[str, Array]:
+class Stepwise(Protocol):
+    """A cached model, in one piece or in stages."""
+
+    @property
+    def inputs(self) -> Sequence[Port]: ...
+
+    @property
+    def outputs(self) -> Sequence[Port]: ...
+
+    @property
+    def pasts(self) -> Sequence[Port]: ...
+
+    def run_once(self, inputs: Mapping[str, Array]) -> dict[str, Array]: ...
+
+
+def run_in_single_steps(session: Stepwise, inputs: Mapping[str, Array]) -> dict[str, Array]:
     """What one call would give: outputs of each token side by side, presents of the last. `UsageError` for inputs of an unknown meaning."""
     known = {IDS, MASK, *(port.name for port in session.pasts)}
     for port in session.inputs:
