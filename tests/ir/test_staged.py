@@ -68,9 +68,9 @@ def test_stages_one_after_the_other_give_what_the_graph_gives() -> None:
         np.testing.assert_array_equal(found[name], array)
 
 
-def test_a_stage_takes_an_input_that_it_needs_for_a_size_alone() -> None:
+def test_a_stage_takes_an_input_for_its_size_and_the_first_takes_what_nobody_uses() -> None:
     staged = Staged.of(three_stages())
-    assert [[value.name for value in stage.inputs] for stage in staged.stages] == [["x"], [], ["cache"]]
+    assert [[value.name for value in stage.inputs] for stage in staged.stages] == [["x", "cache"], [], ["cache"]]
 
 
 def test_stages_survive_the_text_form() -> None:

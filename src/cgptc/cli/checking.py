@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -9,8 +10,9 @@ import typer
 
 from cgptc.cli.command import command
 from cgptc.cli.screen import Screen, table
-from cgptc.driver.options import CompileOptions
+from cgptc.driver.options import CompileOptions, require_choice
 from cgptc.frontend.source import Request
+from cgptc.ir.diagnostics import UsageError
 from cgptc.runtime.compiled import Artifact
 from cgptc.runtime.report import Finding, Report
 
@@ -19,6 +21,8 @@ Preset = Annotated[str | None, typer.Option("--preset", help="What the weights a
 Config = Annotated[Path | None, typer.Option("--config", help="A config.json that says what the weights are.")]
 TargetName = Annotated[str, typer.Option("--target", help="What to compile for.")]
 Cache = Annotated[str | None, typer.Option("--cache", help="none or dynamic: inputs for past keys and values.")]
+
+TOPICS = ("fusions", "stages")
 
 
 @command("check")
@@ -34,12 +38,20 @@ def check(
 def explain(
     screen: Screen,
     model: Annotated[str, typer.Argument(metavar="ARTIFACT|MODEL", help="An artifact, a model file or folder, or a preset.")],
+    topic: Annotated[str, typer.Argument(metavar="[fusions|stages]", help="What to explain.")] = "fusions",
     target: TargetName = "onnx",
     preset: Preset = None,
     config: Config = None,
     cache: Cache = None,
+    stages: Annotated[str | None, typer.Option("--stages", help="stages of a model: auto, or how many.")] = None,
 ) -> None:
-    """Show which fusions were made, and which were nearly made and why not."""
+    """Show what was done with a model, and why: fusions made and nearly made, or the stages it was cut into."""
+    require_choice("topic", topic, TOPICS)
+    if topic == "stages":
+        _explain_stages(screen, model, CompileOptions(target, Request(preset=preset, config=config), cache, stages=stages))
+        return
+    if stages is not None:
+        raise UsageError("usage", "--stages is for the topic 'stages'", fix="drop it, or explain stages")
     if (Path(model) / "manifest.json").is_file():
         report = Artifact.open(Path(model)).report
     else:
@@ -47,6 +59,26 @@ def explain(
     fusions = report.fusions
     rows = [("done", *_cells(each)) for each in fusions.done] + [("missed", *_cells(each)) for each in fusions.missed]
     screen.result(table(rows) or "  no pass had anything to report", report.to_json()["fusions"])
+
+
+def _explain_stages(screen: Screen, model: str, options: CompileOptions) -> None:
+    from cgptc.driver.examination import explain_artifact_stages, explain_stages
+
+    if (Path(model) / "manifest.json").is_file():
+        if options.stages is not None:
+            raise UsageError("usage", "an artifact has the stages that it was compiled with", file=model, fix="drop --stages")
+        survey = explain_artifact_stages(Artifact.open(Path(model)))
+    else:
+        with screen.progress(f"cutting {model}"):
+            survey = explain_stages(model, replace(options, stages=options.stages or "auto"))
+    rows: list[tuple[str, ...]] = [("stage", "operations", "time", "busy", "weights", "in all", "where", "receives")]
+    for row in survey.rows:
+        time = f"{row.time:.3g} {survey.unit}"
+        memory = f"{row.weight_bytes / 1e6:.2f} MB", f"{row.bytes / 1e6:.2f} MB"
+        rows.append((str(row.stage), str(row.operations), time, f"{row.busy:.0%}", *memory, row.where, "; ".join(row.received)))
+    sizes = ", ".join(f"{name}={size}" for name, size in survey.sizes.items())
+    gain = f"  {survey.throughput_gain:.2f} times the throughput of one piece once all stages are busy, for {sizes}"
+    screen.result(f"{table(rows)}\n{gain}", survey.to_json())
 
 
 def _examine(screen: Screen, model: str, target: str, preset: str | None, config: Path | None, cache: str | None) -> Report:

@@ -19,7 +19,7 @@ from cgptc.driver.shrinking import Shrinking, element_type
 from cgptc.frontend.source import Request
 from cgptc.runtime.compiled import Artifact
 
-WRITTEN = ("model", "program", "weights")
+WRITTEN = ("model", "stage-", "program", "weights")
 """How the names of the files begin that a compile shows."""
 
 
@@ -43,6 +43,7 @@ def compile_(
     passes: Annotated[str | None, typer.Option("--passes", help="A pipeline instead of the target's own.")] = None,
     disable_pass: Annotated[list[str] | None, typer.Option("--disable-pass", help="A pass to leave out; may be repeated.")] = None,
     verify_each: Annotated[str, typer.Option("--verify-each", help="ir, numeric or off: what to check after each pass.")] = "ir",
+    stages: Annotated[str | None, typer.Option("--stages", help="auto, or how many stages to cut the model into.")] = None,
     ops: Annotated[str | None, typer.Option("--ops", help="onnx: ort or standard operators.")] = None,
     opset: Annotated[int | None, typer.Option("--opset", help="onnx: version of the operator set.")] = None,
     ep: Annotated[str | None, typer.Option("--ep", help="onnx: execution provider, cpu, cuda or any.")] = None,
@@ -70,6 +71,7 @@ def compile_(
         passes=passes,
         disabled_passes=tuple(disable_pass or ()),
         verify_each=verify_each,
+        stages=stages,
         target_options={name: value for name, value in given.items() if value is not None},
     )
     place = output if output is not None else Path(f"{Path(model).resolve().stem}.{target}.cgptc")

@@ -63,6 +63,7 @@ def compile(  # noqa: A001 (the verb of the command line)
     passes: str | None = None,
     disabled_passes: Sequence[str] = (),
     verify_each: str = "ir",
+    stages: int | str | None = None,
     **target_options: Any,
 ) -> Artifact:
     """Compile a module with example inputs ``args``, or what the command line takes as MODEL, into an artifact at ``output``.
@@ -96,6 +97,7 @@ def compile(  # noqa: A001 (the verb of the command line)
         passes=passes,
         disabled_passes=tuple(disabled_passes),
         verify_each=verify_each,
+        stages=str(stages) if stages is not None else None,
         target_options=target_options,
     )
     if isinstance(model, (str, Path)):

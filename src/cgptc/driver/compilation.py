@@ -20,6 +20,7 @@ from cgptc.driver.environment import library_versions
 from cgptc.driver.numeric_check import numeric_check
 from cgptc.driver.options import CompileOptions, make_target_options
 from cgptc.frontend.source import CapturedModel, TextModel, open_model
+from cgptc.ir.diagnostics import UsageError
 from cgptc.ir.graph import Graph
 from cgptc.ir.ops.constant import Constant
 from cgptc.passes.instruments import VerifyEach
@@ -28,7 +29,7 @@ from cgptc.runtime.compiled import GRAPH_FILE, REPORT_FILE, Artifact, Target
 from cgptc.runtime.interface import Interface
 from cgptc.runtime.report import Finding, Fusions, Report
 
-CACHE_PASS, LEGALISE_PASS = "add-cache", "legalise"
+CACHE_PASS, LEGALISE_PASS, STAGES_PASS = "add-cache", "legalise", "pipeline"
 
 
 @dataclass
@@ -64,8 +65,8 @@ class Optimised:
 
 
 def pipeline_for(target: Target, options: CompileOptions, cached: bool) -> Pipeline:
-    """The passes to run: the user's or the target's own, less the disabled ones, with the cache and legality that every compile needs, and
-    what shrinks the model right before the latter.
+    """The passes to run: the user's or the target's own, less the disabled ones, with the cache and legality that every compile needs, what
+    shrinks the model right before the latter, and the cut into stages behind them all.
     """
     text = options.passes if options.passes is not None else target.backend.default_pipeline(target.options)
     pipeline = Pipeline.parse(text).without(options.disabled_passes)
@@ -77,7 +78,13 @@ def pipeline_for(target: Target, options: CompileOptions, cached: bool) -> Pipel
     if LEGALISE_PASS not in names:
         pipeline = Pipeline((*pipeline.passes, *Pipeline.parse(LEGALISE_PASS).passes))
     place = next(index for index, pass_ in enumerate(pipeline.passes) if pass_.name == LEGALISE_PASS)
-    return Pipeline((*pipeline.passes[:place], *options.shrinking.passes(), *pipeline.passes[place:]))
+    passes = (*pipeline.passes[:place], *options.shrinking.passes(), *pipeline.passes[place:])
+    stages = [pass_ for pass_ in passes if pass_.name == STAGES_PASS]
+    if stages and options.stages is not None:
+        raise UsageError("usage", f"--stages and the pass '{STAGES_PASS}' exclude each other", fix="give one of them")
+    if options.stages is not None:
+        stages = [*Pipeline.parse(f"{STAGES_PASS}{{stages={options.stages}}}").passes]
+    return Pipeline((*(pass_ for pass_ in passes if pass_.name != STAGES_PASS), *stages))
 
 
 def wants_cache(model: CapturedModel, options: CompileOptions) -> bool:

@@ -7,12 +7,16 @@ from pathlib import Path
 
 from cgptc.driver.compilation import Optimised, make_report, optimise, target_of
 from cgptc.driver.options import CompileOptions
+from cgptc.driver.stage_survey import StageSurvey, survey_stages
 from cgptc.frontend.source import Request, open_model
-from cgptc.ir.diagnostics import CompileError, FileError, MalformedError
+from cgptc.ir.diagnostics import CompileError, FileError, MalformedError, UsageError
 from cgptc.ir.graph import Graph
 from cgptc.ir.parser import parse_graph
+from cgptc.ir.staged import is_staged
 from cgptc.passes.instruments import VerifyEach
 from cgptc.passes.manager import PassContext, Pipeline
+from cgptc.passes.pipeline import CutIntoStages
+from cgptc.runtime.compiled import Artifact, Target
 from cgptc.runtime.report import Report
 
 SHOWN = 20
@@ -34,6 +38,26 @@ def check_model(source: str, options: CompileOptions) -> Report:
             what = f"{options.target} cannot lower {len(refusals)} node{'s' if len(refusals) > 1 else ''}"
             raise CompileError("unsupported-op", what, file=source, fix="choose another --target or --ops", details=[*lines, *more])
         return make_report(model, optimised, {})
+
+
+def explain_stages(source: str, options: CompileOptions) -> StageSurvey:
+    """How a model, a preset's shape included, would be cut. No weight is read."""
+    target = target_of(options)
+    with open_model(source, options.source, shape_only=True) as model:
+        optimised = optimise(model, target, options)
+        return _survey(optimised.graph, optimised.pipeline, target)
+
+
+def explain_artifact_stages(artifact: Artifact) -> StageSurvey:
+    """How an artifact was cut. `UsageError` where it is in one piece."""
+    if not is_staged(artifact.graph):
+        raise UsageError("not-staged", "the model is in one piece", file=str(artifact.path), fix="compile it with --stages auto")
+    return _survey(artifact.graph, Pipeline.parse(artifact.folder.manifest.pipeline), artifact.load_target())
+
+
+def _survey(graph: Graph, pipeline: Pipeline, target: Target) -> StageSurvey:
+    priced = next(pass_ for pass_ in pipeline.passes if isinstance(pass_, CutIntoStages))
+    return survey_stages(graph, target.backend.cost_model(target.options), priced)
 
 
 def read_graph(path: Path) -> Graph:

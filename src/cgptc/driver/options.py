@@ -23,8 +23,8 @@ Bounds = tuple[int, int]
 @dataclass(frozen=True)
 class CompileOptions:
     """``source`` is what the user says of the model; ``cache`` None means dynamic for causal language models and none for others;
-    ``shrinking`` is the precision and sparsity asked for; ``passes`` is a pipeline instead of the target's own; ``target_options`` are the
-    target's.
+    ``shrinking`` is the precision and sparsity asked for; ``passes`` is a pipeline instead of the target's own; ``stages`` is "auto" or
+    their number, None for a model in one piece; ``target_options`` are the target's.
     """
 
     target: str = "onnx"
@@ -34,12 +34,15 @@ class CompileOptions:
     passes: str | None = None
     disabled_passes: tuple[str, ...] = ()
     verify_each: str = "ir"
+    stages: str | None = None
     target_options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.cache is not None:
             require_choice("--cache", self.cache, CACHES)
         require_choice("--verify-each", self.verify_each, VERIFY_EACH)
+        if self.stages is not None and self.stages != "auto" and not re.fullmatch("[1-9][0-9]{0,3}", self.stages):
+            raise UsageError("bad-value", f"--stages {self.stages} is no number of stages", fix="give auto, or 1 or more")
         source = self.source
         if source.preset is not None and source.config is not None:
             raise UsageError("usage", "--preset and --config exclude each other", fix="give one of them")
@@ -62,6 +65,7 @@ class CompileOptions:
             **manifest_entry(self.shrinking),
             "passes": self.passes,
             "disabled_passes": list(self.disabled_passes),
+            "stages": self.stages,
             self.target: asdict(resolved),
         }
 

@@ -1,0 +1,107 @@
+"""Models in stages, from the command line to the tokens."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import cgptc
+from cgptc.cli.entry import run
+from cgptc.driver.compilation import pipeline_for, target_of
+from cgptc.driver.options import CompileOptions
+from cgptc.frontend.new_model import write_model
+from cgptc.frontend.presets import preset
+from cgptc.ir.diagnostics import UsageError
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model, compiled in one piece and in four."""
+    place = tmp_path_factory.mktemp("stages")
+    write_model(preset("tiny"), place / "model.pt")
+    cgptc.compile(place / "model.pt", output=place / "whole")
+    cgptc.compile(place / "model.pt", output=place / "staged", stages=4)
+    return place
+
+
+def answer(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
+    capsys.readouterr()
+    assert run([*arguments, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_a_staged_artifact_lists_its_stages_and_edges(folder: Path) -> None:
+    manifest = cgptc.load(folder / "staged").folder.manifest
+    assert sorted(name for name in manifest.files if name.startswith("stage-") and name.endswith(".onnx")) == [
+        f"stage-{index}.onnx" for index in range(4)
+    ]
+    facts: Any = manifest.backend
+    assert [edge["depth"] for edge in facts["edges"] if edge["consumers"] == [edge["producer"] + 1]]
+    assert len(facts["stages"]) == 4
+    assert manifest.pipeline.endswith("legalise,pipeline{stages=4}")
+
+
+def test_stages_give_the_tokens_and_the_logits_of_one_piece(folder: Path) -> None:
+    whole, staged = cgptc.load(folder / "whole"), cgptc.load(folder / "staged")
+    prompts = [[7, 8, 9, 10], [3], [100, 200]]
+    expected = whole.generate_batch(prompts, max_new_tokens=12)
+    assert staged.generate_batch(prompts, max_new_tokens=12) == expected
+    ids = np.array([[5, 6, 7], [8, 9, 10]])
+    left, right = whole.run(input_ids=ids), staged.run(input_ids=ids)
+    assert list(left) == list(right)
+    assert (left["logits"].argmax(-1) == right["logits"].argmax(-1)).all()
+
+
+def test_a_staged_artifact_is_verified_against_its_model(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = answer(capsys, "verify", str(folder / "staged"), "--against", str(folder / "model.pt"), "--lengths", "1,3")
+    assert found["checks"]
+    assert all(check["passed"] for check in found["checks"])
+
+
+def test_explain_shows_what_each_stage_takes(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = answer(capsys, "explain", str(folder / "staged"), "stages")
+    assert [row["stage"] for row in found["stages"]] == [0, 1, 2, 3]
+    assert max(row["busy"] for row in found["stages"]) == 1.0
+    assert all(row["received"] for row in found["stages"][1:])
+    assert run(["explain", str(folder / "staged"), "stages"]) == 0
+    assert "times the throughput of one piece" in capsys.readouterr().out
+
+
+def test_explain_cuts_the_shape_of_a_preset(capsys: pytest.CaptureFixture[str]) -> None:
+    found = answer(capsys, "explain", "tiny-untied", "stages", "--stages", "2")
+    assert len(found["stages"]) == 2
+    assert found["throughput_gain"] > 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["explain", "{}/whole", "stages"], "the model is in one piece"),
+        (["explain", "{}/staged", "stages", "--stages", "2"], "drop --stages"),
+        (["explain", "{}/staged", "stags"], "did you mean 'stages'"),
+        (["compile", "{}/model.pt", "--stages", "0"], "no number of stages"),
+        (["compile", "{}/model.pt", "--stages", "2", "--passes", "pipeline"], "exclude each other"),
+    ],
+)
+def test_wrong_words_about_stages_are_usage_errors(
+    arguments: list[str], part: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([argument.format(folder) for argument in arguments]) == 2
+    assert part in capsys.readouterr().err
+
+
+def test_more_stages_than_cuts_do_not_fit(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["explain", "tiny", "stages", "--stages", "999"]) == 6
+    assert "999 stages need 998 cuts" in capsys.readouterr().err
+
+
+def test_the_cut_comes_behind_all_other_passes() -> None:
+    options = CompileOptions(passes="pipeline{stages=2},canonicalize")
+    names = [pass_.name for pass_ in pipeline_for(target_of(options), options, cached=True).passes]
+    assert names == ["canonicalize", "add-cache", "legalise", "pipeline"]
+    with pytest.raises(UsageError):
+        CompileOptions(stages="many")
