@@ -2,6 +2,20 @@
 
 from __future__ import annotations
 
-from cgptc.cli import benching, checking, compiling, demo, doctor, evaluating, inspecting, listing, new, optimising, running, verifying
+from cgptc.cli import (
+    benching,
+    checking,
+    compiling,
+    demo,
+    doctor,
+    evaluating,
+    inspecting,
+    listing,
+    new,
+    optimising,
+    reporting,
+    running,
+    verifying,
+)
 
-COMMANDS = (benching, checking, compiling, demo, doctor, evaluating, inspecting, listing, new, optimising, running, verifying)
+COMMANDS = (benching, checking, compiling, demo, doctor, evaluating, inspecting, listing, new, optimising, reporting, running, verifying)
