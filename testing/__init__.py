@@ -14,6 +14,7 @@ from cgptc.testing.arrays import KINDS, random_array
 from cgptc.testing.equivalence import assert_equivalent
 from cgptc.testing.input_data import random_inputs
 from cgptc.testing.noise import random_orders
+from cgptc.testing.preservation import assert_lowering_preserves, assert_pass_preserves
 from cgptc.testing.tolerances import (
     Agreement,
     Fault,
@@ -33,6 +34,9 @@ from cgptc.testing.tolerances import (
 if TYPE_CHECKING:
     from cgptc.testing.gpt_strategies import gpt_configs
     from cgptc.testing.graph_strategies import Feed, feeds, graphs, graphs_with_inputs
+    from cgptc.testing.module_strategies import gpt_modules
+    from cgptc.testing.pipeline_strategies import pipelines
+    from cgptc.testing.sparsity_strategies import SparsityMask, sparsity_masks
     from cgptc.testing.type_strategies import dtypes, float_dtypes, shapes, tensor_types
     from cgptc.testing.weight_strategies import WeightSample, weights
 
@@ -42,8 +46,11 @@ __all__ = [
     "Fault",
     "Feed",
     "NoiseFloor",
+    "SparsityMask",
     "WeightSample",
     "assert_equivalent",
+    "assert_lowering_preserves",
+    "assert_pass_preserves",
     "assert_t0",
     "assert_t1",
     "assert_t2",
@@ -52,13 +59,16 @@ __all__ = [
     "feeds",
     "float_dtypes",
     "gpt_configs",
+    "gpt_modules",
     "graphs",
     "graphs_with_inputs",
     "noise_floor",
+    "pipelines",
     "random_array",
     "random_inputs",
     "random_orders",
     "shapes",
+    "sparsity_masks",
     "t0_fault",
     "t1_fault",
     "t2_fault",
@@ -70,14 +80,18 @@ __all__ = [
 
 _NEEDS_HYPOTHESIS = {
     "Feed": "graph_strategies",
+    "SparsityMask": "sparsity_strategies",
     "WeightSample": "weight_strategies",
     "dtypes": "type_strategies",
     "feeds": "graph_strategies",
     "float_dtypes": "type_strategies",
     "gpt_configs": "gpt_strategies",
+    "gpt_modules": "module_strategies",
     "graphs": "graph_strategies",
     "graphs_with_inputs": "graph_strategies",
+    "pipelines": "pipeline_strategies",
     "shapes": "type_strategies",
+    "sparsity_masks": "sparsity_strategies",
     "tensor_types": "type_strategies",
     "weights": "weight_strategies",
 }

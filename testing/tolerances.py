@@ -138,17 +138,18 @@ def assert_t0(expected: Array, actual: Array, *, where: str = "", seed: int | No
     _raise(t0_fault(expected, actual), where, seed)
 
 
-def t1_fault(expected: Array, actual: Array, *, depth: int, magnitude: float | None = None) -> Fault | None:
+def t1_fault(expected: Array, actual: Array, *, depth: int, magnitude: float | None = None, unit: DType = f64) -> Fault | None:
     """T1: at most ``64 · depth · 2⁻⁵³ · S`` apart, both evaluated in float64. Results that are not floating point fall under T0.
 
     ``depth`` counts the nodes on the longest path. S is the largest magnitude of the expected result, or ``magnitude`` where that is
-    larger, such as the magnitude of terms that cancel.
+    larger, such as the magnitude of terms that cancel. ``unit`` is what the actual result was computed in, whose roundoff then stands in
+    the place of 2⁻⁵³.
     """
     if expected.dtype.kind in "iub":
         return t0_fault(expected, actual)
     finite = np.abs(_wide(expected)[np.isfinite(_wide(expected))])
     scale = max(float(finite.max(initial=0.0)), magnitude or 0.0)
-    bound = T1_FACTOR * max(depth, 1) * UNIT_ROUNDOFF[f64] * scale
+    bound = T1_FACTOR * max(depth, 1) * UNIT_ROUNDOFF[unit] * scale
     return _bounded_fault("T1", expected, actual, bound, (f"depth {depth}, S {scale:.3e}",))
 
 

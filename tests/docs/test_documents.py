@@ -60,3 +60,23 @@ def test_a_class_of_ones_own_compiles_with_its_weights(tmp_path: Path, monkeypat
 
     ids = torch.tensor([[1, 2, 3]])
     torch.testing.assert_close(cgptc.load("out").module()(ids), module(ids))
+
+
+def test_the_examples_of_the_testing_kit_run(tmp_path: Path) -> None:
+    found = blocks("docs/testing.md", "python")
+    script = "\n".join(found)
+    tests = re.findall(r"^def (test_\w+)", script, re.MULTILINE)
+    assert len(tests) == 5
+    file = tmp_path / "kit.py"
+    # Four examples each show that the code is right; that the properties hold is tested where they belong.
+    few = "from hypothesis import settings\nsettings.register_profile('few', max_examples=4, deadline=None, database=None)\n"
+    file.write_text(few + "settings.load_profile('few')\n" + script + "".join(f"\n{test}()" for test in tests))
+    import runpy
+
+    from hypothesis import settings
+
+    before = settings.get_current_profile_name()
+    try:
+        runpy.run_path(str(file))
+    finally:
+        settings.load_profile(before)

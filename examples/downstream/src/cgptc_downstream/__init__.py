@@ -1,0 +1,1 @@
+"""A pass and a backend of one's own."""
