@@ -30,12 +30,14 @@ class Request:
     """What the user says of a model that its file does not.
 
     ``config`` is a JSON file, ``preset`` a name; ``dynamic`` bounds of sizes that stay symbolic, ``fixed`` sizes that do not.
-    ``weights`` is the file for a model of the user's own class.
+    ``weights`` is the file for a model of the user's own class; ``unsafe_load_pickle`` lets a pickled module be unpickled, which runs
+    whatever code its file names.
     """
 
     preset: str | None = None
     config: Path | None = None
     weights: Path | None = None
+    unsafe_load_pickle: bool = False
     dynamic: Mapping[str, Bounds] = field(default_factory=dict)
     fixed: Mapping[str, int] = field(default_factory=dict)
 
@@ -102,6 +104,10 @@ def open_model(model: str, request: Request = Request(), *, shape_only: bool = F
     kind = sniff(path)
     if kind is Kind.EXPORTED:
         return capture_exported(path, request)
+    if kind is Kind.PICKLED_MODULE and request.unsafe_load_pickle:
+        from cgptc.frontend.unsafe_pickle import capture_pickled
+
+        return capture_pickled(path, request)
     return capture_checkpoint(path, request)
 
 

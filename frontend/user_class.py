@@ -40,7 +40,7 @@ def capture_user_class(name: str, request: Request) -> CapturedModel:
     module.eval()
     checkpoint = open_checkpoint(request.weights) if request.weights is not None else None
     try:
-        return _captured(name, module, inputs, dynamic, checkpoint, request)
+        return capture_class(name, module, inputs, dynamic, checkpoint, request)
     except BaseException:
         if checkpoint is not None:
             checkpoint.close()
@@ -99,7 +99,7 @@ def _parts(name: str, given: Any) -> tuple[torch.nn.Module, tuple[Any, ...] | No
     )
 
 
-def _captured(
+def capture_class(
     name: str,
     module: torch.nn.Module,
     inputs: tuple[Any, ...] | None,
@@ -107,6 +107,7 @@ def _captured(
     checkpoint: Checkpoint | None,
     request: Request,
 ) -> CapturedModel:
+    """The module with the checkpoint's weights, else with its own; without ``inputs`` int64 ids of `TRIED_SHAPE` are tried."""
     import torch
 
     from cgptc.frontend.capture import capture

@@ -17,6 +17,9 @@ METHODS = {"from_pretrained"}
 FUNCTIONS = {"torch.load", "torch.export.load", "torch.jit.load", "torch.hub.load", "os.system", "yaml.load"}
 ENDINGS = METHODS | {name.rpartition(".")[2] for name in FUNCTIONS}
 MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "runpy"}
+UNSAFE = ["frontend/unsafe_pickle.py: torch.load"]
+"""The one exception: what ``--unsafe-load-pickle`` asks for."""
+
 WORDS = BUILTINS | KEYWORDS | ENDINGS | MODULES
 """A source without any of these words needs no parsing."""
 
@@ -55,9 +58,9 @@ def forbidden(source: str) -> Iterator[tuple[int, str]]:
 
 def test_no_source_executes_what_a_model_file_says() -> None:
     paths = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
-    found = [f"{path.relative_to(ROOT)}:{line}: {name}" for path in paths for line, name in forbidden(path.read_text(encoding="utf-8"))]
+    found = [f"{path.relative_to(ROOT)}: {name}" for path in paths for _, name in forbidden(path.read_text(encoding="utf-8"))]
     assert len(paths) > 50
-    assert found == []
+    assert found == UNSAFE
 
 
 @pytest.mark.parametrize(

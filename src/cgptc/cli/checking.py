@@ -31,6 +31,8 @@ def check(
 ) -> None:
     """List all that a target cannot lower, without reading weights or writing anything."""
     report = _examine(screen, model, target, preset, config, cache)
+    for line in report.warnings:
+        screen.note(line)
     screen.result(table([("ok", f"{target} lowers all {report.graph['nodes']} nodes")]), {"ok": True, "graph": dict(report.graph)})
 
 

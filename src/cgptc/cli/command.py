@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import time
 from collections.abc import Callable
 from functools import wraps
 from typing import Annotated, Concatenate, ParamSpec, get_type_hints
@@ -10,6 +11,7 @@ from typing import Annotated, Concatenate, ParamSpec, get_type_hints
 import typer
 
 from cgptc.cli.screen import Screen
+from cgptc.driver.peak_memory import peak_bytes
 
 P = ParamSpec("P")
 
@@ -43,7 +45,9 @@ def command(name: str) -> Callable[[Callable[Concatenate[Screen, P], None]], Cal
         @wraps(function)
         def run(*args: P.args, **kwargs: P.kwargs) -> None:
             screen = Screen(**{key: bool(kwargs.pop(key)) for key in _STANDARD})
+            start = time.perf_counter()
             function(screen, *args, **kwargs)
+            screen.detail(f"  took {time.perf_counter() - start:.1f} s, peak RSS {peak_bytes() / 1e6:,.0f} MB")
 
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}

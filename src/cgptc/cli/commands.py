@@ -7,6 +7,7 @@ from cgptc.cli import (
     checking,
     compiling,
     demo,
+    differing,
     doctor,
     evaluating,
     inspecting,
@@ -18,4 +19,19 @@ from cgptc.cli import (
     verifying,
 )
 
-COMMANDS = (benching, checking, compiling, demo, doctor, evaluating, inspecting, listing, new, optimising, reporting, running, verifying)
+COMMANDS = (
+    benching,
+    checking,
+    compiling,
+    demo,
+    differing,
+    doctor,
+    evaluating,
+    inspecting,
+    listing,
+    new,
+    optimising,
+    reporting,
+    running,
+    verifying,
+)

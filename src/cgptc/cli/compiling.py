@@ -12,11 +12,14 @@ from cgptc.cli import wafer_flags
 from cgptc.cli.command import command
 from cgptc.cli.screen import Screen, table
 from cgptc.cli.wafer_rows import wafer_rows
+from cgptc.cli.watching import Watch
 from cgptc.driver.compilation import Clock, compile_source
+from cgptc.driver.examination import check_model
 from cgptc.driver.options import CompileOptions, parse_dynamic
 from cgptc.driver.peak_memory import peak_bytes
 from cgptc.driver.shrinking import Shrinking, element_type
 from cgptc.frontend.source import Request
+from cgptc.ir.diagnostics import UsageError
 from cgptc.runtime.compiled import Artifact
 
 WRITTEN = ("model", "stage-", "program", "weights")
@@ -44,6 +47,12 @@ def compile_(
     disable_pass: Annotated[list[str] | None, typer.Option("--disable-pass", help="A pass to leave out; may be repeated.")] = None,
     verify_each: Annotated[str, typer.Option("--verify-each", help="ir, numeric or off: what to check after each pass.")] = "ir",
     stages: Annotated[str | None, typer.Option("--stages", help="auto, or how many stages to cut the model into.")] = None,
+    print_ir_after: Annotated[
+        str | None, typer.Option("--print-ir-after", help="Print the graph on stderr after this pass, or after all.")
+    ] = None,
+    dump_ir: Annotated[Path | None, typer.Option("--dump-ir", help="A folder for the graph after every pass.")] = None,
+    validate_only: Annotated[bool, typer.Option("--validate-only", help="Stop before weights are read and files written.")] = False,
+    unsafe_load_pickle: Annotated[bool, typer.Option("--unsafe-load-pickle", help="Unpickle a whole module: runs its code.")] = False,
     ops: Annotated[str | None, typer.Option("--ops", help="onnx: ort or standard operators.")] = None,
     opset: Annotated[int | None, typer.Option("--opset", help="onnx: version of the operator set.")] = None,
     ep: Annotated[str | None, typer.Option("--ep", help="onnx: execution provider, cpu, cuda or any.")] = None,
@@ -57,6 +66,7 @@ def compile_(
     given: dict[str, Any] = {"ops": ops, "opset": opset, "ep": ep, "machine": machine, "execution_strategy": execution_strategy}
     given |= {"objective": objective, "grid": grid, "context": context}
     own_dtype, given["dtype"] = element_type(target, dtype)
+    watch = Watch(screen, print_ir_after, dump_ir)
     options = CompileOptions(
         target=target,
         cache=cache,
@@ -64,6 +74,7 @@ def compile_(
             preset=preset,
             config=config,
             weights=weights,
+            unsafe_load_pickle=unsafe_load_pickle,
             dynamic=parse_dynamic(dynamic) if dynamic is not None else {},
             fixed={name: size for name, size in (("batch", batch), ("seq", seq)) if size is not None},
         ),
@@ -72,15 +83,33 @@ def compile_(
         disabled_passes=tuple(disable_pass or ()),
         verify_each=verify_each,
         stages=stages,
+        instruments=watch.instruments,
         target_options={name: value for name, value in given.items() if value is not None},
     )
+    if validate_only:
+        if output is not None or tokenizer is not None:
+            raise UsageError("usage", "--validate-only writes nothing, so -o and --tokenizer mean nothing", fix="drop them, or it")
+        validate(screen, model, options, watch)
+        return
     place = output if output is not None else Path(f"{Path(model).resolve().stem}.{target}.cgptc")
     clock = Clock()
     with screen.progress(f"compiling {model}"):
         artifact = compile_source(model, options, place, tokenizer=tokenizer, clock=clock)
+    watch.tell()
     for line in artifact.report.warnings:
         screen.note(line)
     screen.result(table(_rows(artifact, clock)), _value(artifact, clock))
+
+
+def validate(screen: Screen, model: str, options: CompileOptions, watch: Watch) -> None:
+    """Import, passes and the target's own look at every node; no weight is read, and nothing is written."""
+    with screen.progress(f"looking at {model}"):
+        report = check_model(model, options)
+    watch.tell()
+    for line in report.warnings:
+        screen.note(line)
+    rows = [("ok", f"{options.target} lowers all {report.graph['nodes']} nodes"), ("written", "nothing (--validate-only)")]
+    screen.result(table(rows), {"ok": True, "graph": dict(report.graph)})
 
 
 def _rows(artifact: Artifact, clock: Clock) -> list[tuple[str, ...]]:

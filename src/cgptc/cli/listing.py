@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Annotated
 
@@ -28,6 +29,33 @@ def _passes() -> Rows:
     return tuple((name, (found.__doc__ or "").strip().splitlines()[0]) for name, found in sorted(PASSES.items()))
 
 
+def _fusions() -> Rows:
+    """By pass: its rewrites that have a subject, or the pass itself where it matches without patterns."""
+    from cgptc.passes import library
+    from cgptc.passes.manager import PASSES
+    from cgptc.passes.rewrite import Rewrite
+
+    assert library.__doc__
+    rows: list[tuple[str, ...]] = []
+    for name, found in sorted(PASSES.items()):
+        if not name.startswith("fuse-"):
+            continue
+        rewrites = [value for value in vars(sys.modules[found.__module__]).values() if isinstance(value, Rewrite) and value.subject]
+        rows += [(value.subject, name, value.summary) for value in rewrites]
+        if not rewrites:
+            rows.append((name.removeprefix("fuse-"), name, (found.__doc__ or "").strip().splitlines()[0]))
+    return tuple(rows)
+
+
+def _machines() -> Rows:
+    from cgptc.backends.wafer.machine import PRESETS
+
+    return tuple(
+        (name, f"{found.width}x{found.height} PEs", f"{found.sram_bytes} B each", f"{found.clock_hz / 1e9:g} GHz")
+        for name, found in PRESETS.items()
+    )
+
+
 def _targets() -> Rows:
     from cgptc.driver.api import targets
 
@@ -35,6 +63,8 @@ def _targets() -> Rows:
 
 
 KINDS: dict[str, tuple[tuple[str, ...], Callable[[], Rows]]] = {
+    "fusions": (("subject", "pass", "note"), _fusions),
+    "machines": (("name", "fabric", "memory", "clock"), _machines),
     "passes": (("name", "note"), _passes),
     "presets": (("name", "parameters", "note"), _presets),
     "targets": (("name",), _targets),
@@ -44,7 +74,7 @@ KINDS: dict[str, tuple[tuple[str, ...], Callable[[], Rows]]] = {
 
 @command("list")
 def list_(screen: Screen, kind: Annotated[str, typer.Argument(metavar="|".join(KINDS))]) -> None:
-    """List passes, presets or targets."""
+    """List fusions, machines, passes, presets or targets."""
     if kind not in KINDS:
         raise unknown("list", kind, KINDS)
     columns, rows = KINDS[kind]

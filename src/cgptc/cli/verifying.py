@@ -20,20 +20,24 @@ def verify(
     lengths: Annotated[str, typer.Option("--lengths", help="auto, or lengths such as 1,7,257.")] = "auto",
     preset: Annotated[str | None, typer.Option("--preset", help="What the model's weights are, where its file does not say.")] = None,
     config: Annotated[Path | None, typer.Option("--config", help="A config.json that says what the model's weights are.")] = None,
+    weights: Annotated[Path | None, typer.Option("--weights", help="The state dict, where --against is package.module:callable.")] = None,
+    unsafe_load_pickle: Annotated[bool, typer.Option("--unsafe-load-pickle", help="Unpickle a whole module: runs its code.")] = False,
 ) -> None:
     """Check an artifact's files, and with --against that it computes what PyTorch does."""
     from cgptc.driver.verification import verify_against, verify_files
 
     chosen = parse_lengths(lengths)
     if against is None:
-        if chosen is not None or preset is not None or config is not None:
+        if chosen is not None or preset is not None or config is not None or weights is not None or unsafe_load_pickle:
             raise UsageError("usage", "there is nothing to compare with", file=str(artifact), fix="give --against MODEL")
         found = verify_files(artifact)
     else:
         from cgptc.frontend.source import Request
 
         with screen.progress(f"comparing {artifact} with {against}"):
-            found = verify_against(artifact, against, Request(preset=preset, config=config), chosen)
+            found = verify_against(
+                artifact, against, Request(preset=preset, config=config, weights=weights, unsafe_load_pickle=unsafe_load_pickle), chosen
+            )
     for note in found.notes:
         screen.note(f"note: {note}")
     rows: list[tuple[str, ...]] = [("files", f"{found.file_count} as written", f"{found.byte_count / 1e6:,.1f} MB")]

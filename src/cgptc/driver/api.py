@@ -64,6 +64,7 @@ def compile(  # noqa: A001 (the verb of the command line)
     disabled_passes: Sequence[str] = (),
     verify_each: str = "ir",
     stages: int | str | None = None,
+    unsafe_load_pickle: bool = False,
     **target_options: Any,
 ) -> Artifact:
     """Compile a module with example inputs ``args``, or what the command line takes as MODEL, into an artifact at ``output``.
@@ -83,6 +84,7 @@ def compile(  # noqa: A001 (the verb of the command line)
         preset=preset,
         config=Path(config) if config is not None else None,
         weights=Path(weights) if weights is not None else None,
+        unsafe_load_pickle=unsafe_load_pickle,
         dynamic={name: limits for name, limits in (dynamic or {}).items() if limits is not None} if is_named else {},
         fixed=fixed or {},
     )
@@ -104,7 +106,14 @@ def compile(  # noqa: A001 (the verb of the command line)
         if args is not None or axes is not None:
             raise UsageError("usage", "example inputs and axes are for modules", fix="leave them out: the file says what its inputs are")
         return compile_source(str(model), options, place, tokenizer=Path(tokenizer) if tokenizer is not None else None)
-    for name, given in (("preset", preset), ("config", config), ("weights", weights), ("tokenizer", tokenizer), ("fixed", fixed)):
+    for name, given in (
+        ("preset", preset),
+        ("config", config),
+        ("weights", weights),
+        ("tokenizer", tokenizer),
+        ("fixed", fixed),
+        ("unsafe_load_pickle", unsafe_load_pickle or None),
+    ):
         if given is not None:
             raise UsageError("usage", f"'{name}' is for model files, and a module was given", fix="leave it out")
     if args is None:

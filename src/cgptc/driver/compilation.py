@@ -103,7 +103,7 @@ def optimise(model: CapturedModel, target: Target, options: CompileOptions, inst
     watching: list[Instrument] = [VerifyEach()] if options.verify_each != "off" else []
     if options.verify_each == "numeric":
         watching.append(numeric_check())
-    pipeline.run(model.graph, context, [*watching, *instruments])
+    pipeline.run(model.graph, context, [*watching, *options.instruments, *instruments])
     return Optimised(model.graph, pipeline, context)
 
 

@@ -12,6 +12,7 @@ from cgptc.artifact.canonical import Json
 from cgptc.driver.shrinking import Shrinking, manifest_entry
 from cgptc.frontend.source import Request
 from cgptc.ir.diagnostics import UsageError
+from cgptc.passes.manager import Instrument
 
 CACHES = ("none", "dynamic")
 VERIFY_EACH = ("ir", "numeric", "off")
@@ -24,7 +25,8 @@ Bounds = tuple[int, int]
 class CompileOptions:
     """``source`` is what the user says of the model; ``cache`` None means dynamic for causal language models and none for others;
     ``shrinking`` is the precision and sparsity asked for; ``passes`` is a pipeline instead of the target's own; ``stages`` is "auto" or
-    their number, None for a model in one piece; ``target_options`` are the target's.
+    their number, None for a model in one piece; ``instruments`` watch the passes, and leave no trace in what is compiled;
+    ``target_options`` are the target's.
     """
 
     target: str = "onnx"
@@ -35,6 +37,7 @@ class CompileOptions:
     disabled_passes: tuple[str, ...] = ()
     verify_each: str = "ir"
     stages: str | None = None
+    instruments: tuple[Instrument, ...] = ()
     target_options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -66,6 +69,7 @@ class CompileOptions:
             "passes": self.passes,
             "disabled_passes": list(self.disabled_passes),
             "stages": self.stages,
+            **({"unsafe_load_pickle": True} if self.source.unsafe_load_pickle else {}),
             self.target: asdict(resolved),
         }
 
