@@ -2,8 +2,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+INTEROP := .venv-interop
 
-.PHONY: demo test lint package clean
+.PHONY: demo test interop lint package clean
 
 $(VENV)/base.stamp: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -27,6 +28,17 @@ lint: $(VENV)/test.stamp
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
+# Other runtimes open artifacts as they are. An environment of its own: optimum-onnx 0.1 needs an older transformers.
+$(INTEROP)/stamp: tests/interop/requirements.txt
+	$(PYTHON) -m venv $(INTEROP)
+	$(INTEROP)/bin/python -m pip install --quiet -r tests/interop/requirements.txt
+	touch $@
+
+interop: $(VENV)/base.stamp $(INTEROP)/stamp
+	rm -rf $(INTEROP)/artifacts
+	$(BIN)/python tests/interop/artifacts.py $(INTEROP)/artifacts
+	cd tests/interop && CGPTC_ARTIFACTS=$(CURDIR)/$(INTEROP)/artifacts $(CURDIR)/$(INTEROP)/bin/python -m pytest -q -p no:cacheprovider --rootdir . --confcutdir . -c /dev/null .
+
 package: $(VENV)/test.stamp
 	rm -rf build dist
 	$(BIN)/python -m build --outdir dist .
@@ -34,4 +46,4 @@ package: $(VENV)/test.stamp
 	PYTHONPATH=build/wheel $(BIN)/python -P -c "import cgptc.backends.onnx.backend, cgptc.frontend.capture, cgptc.cli.entry as entry; assert 'build/wheel' in entry.__file__"
 
 clean:
-	rm -rf $(VENV) build dist
+	rm -rf $(VENV) $(INTEROP) build dist

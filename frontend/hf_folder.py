@@ -86,6 +86,7 @@ def capture_family(path: Path, checkpoint: Checkpoint, config: JsonObject, reque
         text,
         digest=checkpoint.digest,
         companions=companions,
+        configuration={key: value for key, value in config.items() if not key.startswith("_")},  # "_name_or_path" is the writer's own
         warnings=(*checkpoint.notes, *warnings.lines),
         reference=lambda: load_module(build(), weights, checkpoint),
         close=checkpoint.close,

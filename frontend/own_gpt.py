@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cgptc.frontend.gpt_config import GptConfig, Head
+from cgptc.frontend.gpt_config_json import to_huggingface
 from cgptc.frontend.naming import Recognised, recognise
 from cgptc.frontend.presets import Preset
 from cgptc.frontend.presets import preset as find_preset
@@ -14,7 +15,7 @@ from cgptc.frontend.readers import Checkpoint, JsonObject, open_checkpoint
 from cgptc.frontend.readers.input_file import InputFile
 from cgptc.frontend.readers.plain_json import read_json_object
 from cgptc.frontend.source import CapturedModel, Request, TextModel, find_companions
-from cgptc.ir.diagnostics import UsageError, Warnings
+from cgptc.ir.diagnostics import CompileError, UsageError, Warnings
 from cgptc.ir.graph import Graph
 from cgptc.ir.weight_expressions import transposed
 from cgptc.ir.weights import EMPTY_STORE, Weight, WeightStore
@@ -140,10 +141,20 @@ def _captured(
         text,
         digest=opened.digest,
         companions=companions or {},
+        configuration=_configuration(config, stop),
         warnings=warnings,
         reference=lambda: load_gpt(config, references, opened.store),
         close=opened.close,
     )
+
+
+def _configuration(config: GptConfig, stop: tuple[int, ...]) -> dict[str, object] | None:
+    """``config.json`` as Hugging Face has it; None where its form cannot say what the model is."""
+    try:
+        found = to_huggingface(config)
+    except CompileError:
+        return None
+    return {**found, "bos_token_id": None, "eos_token_id": stop[0] if len(stop) == 1 else list(stop) or None}
 
 
 def load_gpt(config: GptConfig, weights: Mapping[str, Weight], store: WeightStore) -> Gpt:

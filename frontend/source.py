@@ -56,7 +56,8 @@ class CapturedModel:
     """A model captured, with what must be known of it beyond the graph.
 
     ``name`` is its class; ``format`` says what kind of file it was; ``digest`` computes the sha256 of the input ("" for a model
-    without a file); ``companions`` are tokenizer and generation files by the name that an artifact gives them; ``reference`` builds
+    without a file); ``companions`` are tokenizer and generation files by the name that an artifact gives them;
+    ``configuration`` is what Hugging Face's ``config.json`` would hold where that is known; ``reference`` builds
     the PyTorch module with its weights, for comparison; ``close`` closes the files, after which weights can no longer be read.
     """
 
@@ -68,6 +69,7 @@ class CapturedModel:
     text: TextModel | None = None
     digest: Callable[[], str] = lambda: ""
     companions: Mapping[str, Path] = field(default_factory=dict)
+    configuration: Mapping[str, object] | None = None
     warnings: tuple[str, ...] = ()
     reference: Callable[[], torch.nn.Module] | None = None
     close: Callable[[], None] = lambda: None

@@ -6,7 +6,7 @@ import math
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,11 +14,14 @@ from pathlib import Path
 from cgptc.artifact import ArtifactWriter, Manifest, open_folder
 from cgptc.artifact.canonical import Json, canonical_json
 from cgptc.artifact.writer import file_errors
-from cgptc.backends.registry import backend
+from cgptc.backends.onnx.backend import MODEL_FILE
+from cgptc.backends.onnx.interface_names import GROUPED_QUERY
+from cgptc.backends.registry import Emitted, backend
 from cgptc.driver.companions import read_companions
 from cgptc.driver.environment import library_versions
 from cgptc.driver.numeric_check import numeric_check
 from cgptc.driver.options import CompileOptions, make_target_options
+from cgptc.driver.runtime_configs import CONFIG_FILE, GENAI_FILE, TOKENIZER_CONFIG, TOKENIZER_CONFIG_FILE, genai_config
 from cgptc.frontend.source import CapturedModel, TextModel, open_model
 from cgptc.ir.diagnostics import UsageError
 from cgptc.ir.graph import Graph
@@ -118,6 +121,9 @@ def write_artifact(
         (writer.folder / REPORT_FILE).write_text(canonical_json(report.to_json()), encoding="utf-8")
         for name, content in read_companions(model.companions, tokenizer).items():
             (writer.folder / name).write_bytes(content)
+        for name, value in _runtime_files(model, optimised.graph, emitted, (writer.folder / "tokenizer.json").exists()).items():
+            if not (writer.folder / name).exists():  # what the model's folder has is kept
+                (writer.folder / name).write_text(canonical_json(value), encoding="utf-8")
     return writer.commit(
         Manifest(
             target=options.target,
@@ -206,6 +212,20 @@ def _build(
             with clock.stage("write"):
                 write_artifact(writer, model, optimised, target, options, tokenizer)
     return Artifact(open_folder(place), keep)
+
+
+def _runtime_files(model: CapturedModel, graph: Graph, emitted: Emitted, has_tokenizer: bool) -> dict[str, Mapping[str, object]]:
+    """Configurations by name for other runtimes that open a causal ONNX model."""
+    text, interface = model.text, Interface.of(graph)
+    if text is None or MODEL_FILE not in emitted.files:
+        return {}
+    shares_cache = emitted.facts.get("cached_attention") == GROUPED_QUERY
+    found: dict[str, Mapping[str, object] | None] = {
+        GENAI_FILE: genai_config(interface, text, MODEL_FILE, shares_cache),
+        CONFIG_FILE: model.configuration,
+        TOKENIZER_CONFIG_FILE: TOKENIZER_CONFIG if has_tokenizer else None,
+    }
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _generation(text: TextModel | None) -> dict[str, Json]:
