@@ -51,7 +51,7 @@ class FuseAttention(Pass, name="fuse-attention"):
                 continue
             reason = self._fuse(graph, node, softmax, value, context)
             if reason is not None:
-                context.missed("attention", node.location, reason)
+                context.missed("attention", node.location, reason, node=node)
             else:
                 changed = True
         return changed
@@ -88,7 +88,7 @@ class FuseAttention(Pass, name="fuse-attention"):
         result.name = result.name or node.result.name
         graph.replace_uses(node.result, result)
         erase_dead(graph, [node])
-        context.done("attention", location)
+        context.done("attention", location, node=result.producer, of=matched)
         return None
 
 

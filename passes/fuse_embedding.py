@@ -61,7 +61,7 @@ def _fuse_repeated(graph: Graph, node: Node, context: PassContext) -> bool:
     result.name = node.result.name
     graph.replace_uses(node.result, result)
     erase_dead(graph, [node])
-    context.done(SUBJECT, location)
+    context.done(SUBJECT, location, node=result.producer)
     return True
 
 

@@ -66,8 +66,7 @@ class FuseRotary(Pass, name="fuse-rotary"):
             if _may_end_rotation(node):
                 work.fuse(node)
         for node, reason in work.misses:
-            if node.alive:
-                context.missed(SUBJECT, node.location, reason)
+            context.missed(SUBJECT, node.location, reason, node=node)
         return work.changed
 
 
@@ -129,7 +128,7 @@ class _Work:
         result.name = result.name or node.result.name
         self.graph.replace_uses(node.result, result)
         erase_dead(self.graph, [node])
-        self.context.done(SUBJECT, location)
+        self.context.done(SUBJECT, location, node=result.producer, of=matched)
 
     def _table(self, columns: Columns, x: Value, heads_axis: int, node: Node) -> Value:
         """The columns as ``[batch or 1, length, count]``, made where the table stands so that every layer can use them."""

@@ -10,7 +10,7 @@ import dataclasses
 import difflib
 import json
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol, get_args, get_origin, get_type_hints
 
@@ -29,7 +29,8 @@ class Event:
     """Something that a pass did, or nearly did, that ``explain`` can show.
 
     ``kind`` is "done" or "missed"; ``subject`` what was looked for, such as "attention" or the name of a rewrite; ``reason`` the
-    predicate that failed, with what it saw.
+    predicate that failed, with what it saw. ``node`` is what was made, or where the look began: once a miss's node is gone, something else
+    took it in, and it counts no more.
     """
 
     kind: str
@@ -37,6 +38,7 @@ class Event:
     subject: str
     location: Location
     reason: str = ""
+    node: Node | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass
@@ -50,21 +52,38 @@ class PassContext:
     target: str = ""
     legal: Collection[type[Op]] | None = None
     cost_model: CostModel | None = None
-    events: list[Event] = field(default_factory=list)
     warnings: Warnings = field(default_factory=Warnings)
     rewrites_left: int | None = None
     counters: dict[str, int] = field(default_factory=dict)
     current: str = ""
+    _events: dict[tuple[str, str, Hashable], Event] = field(default_factory=dict)
 
     def count(self, name: str, amount: int = 1) -> None:
         """Add to a counter of work done, such as nodes visited."""
         self.counters[name] = self.counters.get(name, 0) + amount
 
-    def done(self, subject: str, location: Location, reason: str = "") -> None:
-        self.events.append(Event("done", self.current, subject, location, reason))
+    def done(self, subject: str, location: Location, reason: str = "", *, node: Node | None = None, of: Collection[Node] = ()) -> None:
+        """Something was fused to ``node`` from the nodes ``of``: what had been fused to one of those is a part of it now."""
+        for part in of:
+            self._events.pop(("done", subject, part), None)
+        self._note(Event("done", self.current, subject, location, reason, node))
 
-    def missed(self, subject: str, location: Location, reason: str) -> None:
-        self.events.append(Event("missed", self.current, subject, location, reason))
+    def missed(self, subject: str, location: Location, reason: str, *, node: Node | None = None) -> None:
+        """Something was nearly fused at ``node``, but for ``reason``; of several reasons at one node the last one counts."""
+        self._note(Event("missed", self.current, subject, location, reason, node))
+
+    def _note(self, event: Event) -> None:
+        key = event.node if event.node is not None else len(self._events)
+        self._events[event.kind, event.subject, key] = event
+
+    @property
+    def events(self) -> list[Event]:
+        """What passes said, in order."""
+        return list(self._events.values())
+
+    def findings(self, kind: str) -> list[Event]:
+        """The events of a kind that still stand: of misses, those whose node was not taken in by something else."""
+        return [each for each in self.events if each.kind == kind and (kind == "done" or each.node is None or each.node.alive)]
 
     def take_rewrite(self) -> bool:
         """Whether one more rewrite may be applied; counts it."""

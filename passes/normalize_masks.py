@@ -35,12 +35,12 @@ class NormalizeMasks(Pass, name="normalize-masks"):
                 continue
             meaning = understand(graph, node, mask)
             if isinstance(meaning, str):
-                context.missed("mask", node.location, meaning)
+                context.missed("mask", node.location, meaning, node=node)
                 continue
             if not context.take_rewrite():
                 return changed
             _apply(graph, node, mask, meaning)
-            context.done("mask", node.location)
+            context.done("mask", node.location, node=node)
             changed = True
         return changed
 

@@ -7,7 +7,7 @@ which predicate failed and where, so that ``explain`` can report near misses.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -111,6 +111,20 @@ def match(pattern: Pattern, value: Value) -> Match | Miss:
                     where = "a graph output" if use.user is None else f"'{use.user.op.name}'"
                     return Miss(len(found.nodes), f"'{node.op.name}' is used elsewhere too, by {where}", result)
     return found
+
+
+def operations(pattern: Pattern) -> Iterator[OpPattern]:
+    """Every operation in a pattern, alternatives included."""
+    pending: list[Pattern] = [pattern]
+    while pending:
+        match pending.pop():
+            case OpPattern() as part:
+                yield part
+                pending += [operand for operand in part.operands if operand is not None]
+            case OneOf(alternatives=alternatives):
+                pending += alternatives
+            case _:
+                pass
 
 
 def scalar_of(value: Value) -> float | None:

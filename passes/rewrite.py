@@ -11,8 +11,9 @@ from typing import Any
 from cgptc.ir.builder import Builder
 from cgptc.ir.graph import Graph, Node, Value
 from cgptc.ir.loc import union
+from cgptc.ir.op import is_composite
 from cgptc.passes.manager import PassContext
-from cgptc.passes.pattern import Match, Miss, OpPattern, Pattern, match
+from cgptc.passes.pattern import Match, Miss, OpPattern, Pattern, match, operations
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,11 @@ class Rewrite:
     parameters: tuple[str, ...]
     subject: str = ""
     near: int = 2
+
+    @property
+    def extends(self) -> bool:
+        """Whether it adds to an operation that is whole already, so that not doing it leaves nothing in pieces."""
+        return any(is_composite(part.op) for part in operations(self.pattern))
 
     @property
     def summary(self) -> str:
@@ -78,7 +84,7 @@ def apply_rewrites(graph: Graph, rewrites: Sequence[Rewrite], context: PassConte
             context.count("patterns tried")
             outcome = _try(graph, node, rule, context)
             if isinstance(outcome, Miss):
-                if rule.subject and outcome.depth >= rule.near:
+                if rule.subject and outcome.depth >= rule.near and not rule.extends:
                     misses[node, rule.subject] = (rule, outcome)
                 continue
             if outcome is None:
@@ -94,7 +100,7 @@ def apply_rewrites(graph: Graph, rewrites: Sequence[Rewrite], context: PassConte
             break
     for (node, subject), (rule, miss) in misses.items():
         if node.alive:
-            context.missed(subject, node.location, f"{rule.name}: {miss.reason}")
+            context.missed(subject, node.location, f"{rule.name}: {miss.reason}", node=node)
     return bool(applied)
 
 
@@ -134,7 +140,7 @@ def replace_match(graph: Graph, node: Node, root: Value, found: Match, rule: Rew
     producers = [operand.producer for matched in found.nodes for operand in matched.inputs if operand.producer is not None]
     erase_dead(graph, found.nodes)
     if rule.subject:
-        context.done(rule.subject, location, rule.name)
+        context.done(rule.subject, location, rule.name, node=replacement.producer, of=found.nodes)
     return [*created, *users, *producers]
 
 
