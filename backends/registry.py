@@ -71,8 +71,8 @@ class Backend(Protocol[OptionsT]):
     name: str
     options: type[Any]
 
-    def default_pipeline(self, options: OptionsT) -> str:
-        """The passes that run where the user names none, as a pipeline string."""
+    def default_pipeline(self, options: OptionsT, level: int = 2) -> str:
+        """The passes that run where the user names none, as a pipeline string. Level 0 holds what the target needs, 2 all that pays."""
         ...
 
     def legal_ops(self, options: OptionsT) -> frozenset[type[Op]]:

@@ -74,7 +74,7 @@ class FuseAttention(Pass, name="fuse-attention"):
                     return f"'{inner.op.name}' inside is used elsewhere too, by {where}"
         if len({inner.stage for inner in matched}) > 1:
             return "it would merge two stages"
-        if not context.take_rewrite():
+        if not context.take_rewrite("attention", node.location):
             return "the bisection limit is reached"
         location = union(inner.location for inner in matched)
         build = Builder(graph, before=node, location=location, stage=node.stage)

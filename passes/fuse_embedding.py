@@ -52,7 +52,7 @@ def _fuse_repeated(graph: Graph, node: Node, context: PassContext) -> bool:
         return False
     rows = _repeated(table, table.type.shape[1:], leading=True)
     places = _repeated(at, at.type.shape[:2], leading=False)
-    if rows is None or places is None or not isinstance(rows[0].op, Constant) or not context.take_rewrite():
+    if rows is None or places is None or not isinstance(rows[0].op, Constant) or not context.take_rewrite(SUBJECT, node.location):
         return False
     location = union(each.location for each in (node, *rows[1], *places[1]))
     build = Builder(graph, before=node, location=location, stage=node.stage)

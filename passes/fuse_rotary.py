@@ -111,7 +111,7 @@ class _Work:
             return
         if len({each.stage for each in walk.nodes}) > 1:
             self.misses.append((node, "it would merge two stages"))
-        elif self.context.take_rewrite():
+        elif self.context.take_rewrite(SUBJECT, node.location):
             self._replace(node, list(walk.nodes), found, heads_axis)
             self.changed = True
 

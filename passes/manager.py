@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Protocol, get_args, get_origin, get_type_hints
 from cgptc.ir.cost import CostModel
 from cgptc.ir.diagnostics import UsageError, Warnings
 from cgptc.ir.graph import Graph, Node
-from cgptc.ir.loc import Location
+from cgptc.ir.loc import UNKNOWN, Location
 from cgptc.ir.op import Op
 
 PASSES: dict[str, type[Pass]] = {}
@@ -56,6 +56,7 @@ class PassContext:
     rewrites_left: int | None = None
     counters: dict[str, int] = field(default_factory=dict)
     current: str = ""
+    last_rewrite: str = ""
     _events: dict[tuple[str, str, Hashable], Event] = field(default_factory=dict)
 
     def count(self, name: str, amount: int = 1) -> None:
@@ -85,13 +86,14 @@ class PassContext:
         """The events of a kind that still stand: of misses, those whose node was not taken in by something else."""
         return [each for each in self.events if each.kind == kind and (kind == "done" or each.node is None or each.node.alive)]
 
-    def take_rewrite(self) -> bool:
-        """Whether one more rewrite may be applied; counts it."""
+    def take_rewrite(self, what: str = "", where: Location = UNKNOWN) -> bool:
+        """Whether one more rewrite may be applied; counts it, and keeps its name for who bisects."""
         if self.rewrites_left is not None:
             if self.rewrites_left <= 0:
                 return False
             self.rewrites_left -= 1
         self.count("rewrites")
+        self.last_rewrite = f"'{what or self.current}' of '{self.current}'" + (f" at {where}" if where else "")
         return True
 
 

@@ -37,7 +37,7 @@ class NormalizeMasks(Pass, name="normalize-masks"):
             if isinstance(meaning, str):
                 context.missed("mask", node.location, meaning, node=node)
                 continue
-            if not context.take_rewrite():
+            if not context.take_rewrite("mask", node.location):
                 return changed
             _apply(graph, node, mask, meaning)
             context.done("mask", node.location, node=node)

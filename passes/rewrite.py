@@ -132,7 +132,7 @@ def replace_match(graph: Graph, node: Node, root: Value, found: Match, rule: Rew
         return Miss(len(found.nodes), replacement.reason, root) if isinstance(replacement, Decline) else None
     if replacement.type != root.type:
         raise TypeError(f"rewrite '{rule.name}' changes a result's type from {root.type} to {replacement.type}")
-    context.take_rewrite()
+    context.take_rewrite(rule.name, location)
     if replacement.producer is not None and not replacement.name and replacement.producer in created:
         replacement.name = root.name
     users = list(root.users)

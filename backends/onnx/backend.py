@@ -17,11 +17,16 @@ from cgptc.ir.stage_plan import PLAN_FILE
 from cgptc.ir.staged import is_staged
 
 MODEL_FILE, DATA_FILE = "model.onnx", "model.onnx.data"
-DEFAULT_PIPELINE = (
+_CACHE = "normalize-masks,canonicalize,cse,dead-code,add-cache,canonicalize,cse,dead-code,legalise"
+PIPELINES = (
+    f"canonicalize,cse,fuse-attention,sink-reshapes,canonicalize,cse,{_CACHE}",
     "canonicalize,fuse-linear,fuse-activations,fuse-norms,fuse-embedding,fuse-attention,sink-reshapes,canonicalize,cse,fuse-rotary,"
-    "normalize-masks,canonicalize,cse,dead-code,add-cache,canonicalize,cse,dead-code,legalise"
+    + _CACHE,
 )
-"""What runs where the user names no passes: everything whole, masks understood, then the cache where the model is to have one."""
+"""By level. 0 is what the KV cache needs: attention and masks understood. 1 makes everything else whole, too."""
+
+DEFAULT_PIPELINE = PIPELINES[-1]
+"""What runs where the user names neither passes nor a level."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +36,8 @@ class OnnxBackend:
     name: str = "onnx"
     options: type[OnnxOptions] = OnnxOptions
 
-    def default_pipeline(self, options: OnnxOptions) -> str:
-        return DEFAULT_PIPELINE
+    def default_pipeline(self, options: OnnxOptions, level: int = 2) -> str:
+        return PIPELINES[min(level, len(PIPELINES) - 1)]
 
     def legal_ops(self, options: OnnxOptions) -> frozenset[type[Op]]:
         from cgptc.backends.onnx.lowering import legal_ops

@@ -123,13 +123,15 @@ def test_opt_prints_a_graph_that_reads_back(folder: Path, capsys: pytest.Capture
     assert str(parse_graph(printed)) == printed
 
 
-def test_check_and_explain_take_a_preset_without_weights(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["explain", "tiny-mup", "--json"]) == 0
-    assert [row["subject"] for row in json.loads(capsys.readouterr().out)["done"]] == ["mask", "mask"]
+def test_explain_takes_a_preset_without_weights(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["explain", "tiny-mup", "fusions", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["counts"] == {"attention": [2, 2], "layer-norm": [5, 5], "gelu": [2, 2], "linear": [9, 9], "embedding": [2, 2]}
+    assert [row["subject"] for row in found["done"]] == ["mask", "mask"]
 
 
 def test_explain_reads_an_artifacts_report(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["explain", str(folder / "out")]) == 0
+    assert run(["explain", str(folder / "out"), "-v"]) == 0
     assert "transformer.h.1.attn" in capsys.readouterr().out
 
 

@@ -47,7 +47,9 @@ def explain(
     cache: Cache = None,
     stages: Annotated[str | None, typer.Option("--stages", help="stages of a model: auto, or how many.")] = None,
 ) -> None:
-    """Show what was done with a model, and why: fusions made and nearly made, or the stages it was cut into."""
+    """Show what is whole and which fusions were nearly made, with -v those made as well, or the stages that a model is cut into."""
+    from cgptc.driver.examination import explain_model
+
     require_choice("topic", topic, TOPICS)
     if topic == "stages":
         _explain_stages(screen, model, CompileOptions(target, Request(preset=preset, config=config), cache, stages=stages))
@@ -57,10 +59,17 @@ def explain(
     if (Path(model) / "manifest.json").is_file():
         report = Artifact.open(Path(model)).report
     else:
-        report = _examine(screen, model, target, preset, config, cache)
+        with screen.progress(f"looking at {model}"):
+            report = explain_model(model, _options(target, preset, config, cache))
     fusions = report.fusions
-    rows = [("done", *_cells(each)) for each in fusions.done] + [("missed", *_cells(each)) for each in fusions.missed]
-    screen.result(table(rows) or "  no pass had anything to report", report.to_json()["fusions"])
+    rows: list[tuple[str, ...]] = [(each.subject, f"{each.fused} of {each.total} whole") for each in fusions.counts]
+    rows += [("done", *_cells(each)) for each in fusions.done] if screen.verbose else []
+    rows += [("missed", *_cells(each)) for each in fusions.missed]
+    screen.result(table(rows) or "  there is nothing to fuse", fusions.to_json())
+
+
+def _options(target: str, preset: str | None, config: Path | None, cache: str | None) -> CompileOptions:
+    return CompileOptions(target=target, source=Request(preset=preset, config=config), cache=cache)
 
 
 def _explain_stages(screen: Screen, model: str, options: CompileOptions) -> None:
@@ -87,7 +96,7 @@ def _examine(screen: Screen, model: str, target: str, preset: str | None, config
     from cgptc.driver.examination import check_model
 
     with screen.progress(f"looking at {model}"):
-        return check_model(model, CompileOptions(target=target, source=Request(preset=preset, config=config), cache=cache))
+        return check_model(model, _options(target, preset, config, cache))
 
 
 def _cells(finding: Finding) -> tuple[str, str, str, str]:

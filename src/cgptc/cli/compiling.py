@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -45,6 +44,11 @@ def compile_(
     keep: Annotated[list[str] | None, typer.Option("--keep", help="A glob of layers to leave out of --quantize; may be repeated.")] = None,
     passes: Annotated[str | None, typer.Option("--passes", help="A pipeline instead of the target's own.")] = None,
     disable_pass: Annotated[list[str] | None, typer.Option("--disable-pass", help="A pass to leave out; may be repeated.")] = None,
+    level: Annotated[int, typer.Option("-O", help="0 does what the target needs, 1 fuses, 2 does all that pays.")] = 2,
+    require_fusion: Annotated[
+        str | None, typer.Option("--require-fusion", help="Fail unless these are whole everywhere, such as attention,layer-norm.")
+    ] = None,
+    bisect_limit: Annotated[int | None, typer.Option("--bisect-limit", help="Stop rewriting after so many rewrites.")] = None,
     verify_each: Annotated[str, typer.Option("--verify-each", help="ir, numeric or off: what to check after each pass.")] = "ir",
     stages: Annotated[str | None, typer.Option("--stages", help="auto, or how many stages to cut the model into.")] = None,
     print_ir_after: Annotated[
@@ -81,6 +85,9 @@ def compile_(
         shrinking=Shrinking(own_dtype, quantize, tuple(keep or ())),
         passes=passes,
         disabled_passes=tuple(disable_pass or ()),
+        level=level,
+        required_fusions=tuple(filter(None, (require_fusion or "").split(","))),
+        bisect_limit=bisect_limit,
         verify_each=verify_each,
         stages=stages,
         instruments=watch.instruments,
@@ -116,8 +123,7 @@ def _rows(artifact: Artifact, clock: Clock) -> list[tuple[str, ...]]:
     report, manifest = artifact.report, artifact.folder.manifest
     facts = report.model
     symbols = ", ".join(artifact.interface.symbols) or "no size"
-    done, missed = (Counter(each.subject for each in found) for found in (report.fusions.done, report.fusions.missed))
-    fusions = [f"{subject} {done[subject]}/{done[subject] + missed[subject]}" for subject in {**done, **missed}]
+    fusions = [f"{each.subject} {each.fused}/{each.total}" for each in report.fusions.counts]
     files = " + ".join(f"{name} {size(entry.size)}" for name, entry in manifest.files.items() if name.startswith(WRITTEN))
     described = [str(facts["name"])]
     described += [f"{facts['layers']} layers"] if "layers" in facts else []

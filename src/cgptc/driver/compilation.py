@@ -19,6 +19,7 @@ from cgptc.backends.onnx.interface_names import GROUPED_QUERY
 from cgptc.backends.registry import Emitted, backend
 from cgptc.driver.companions import read_companions
 from cgptc.driver.environment import library_versions
+from cgptc.driver.fusion_counts import CountWhole, check_subjects, fusions, require_fusions
 from cgptc.driver.numeric_check import numeric_check
 from cgptc.driver.options import CompileOptions, make_target_options
 from cgptc.driver.runtime_configs import CONFIG_FILE, GENAI_FILE, TOKENIZER_CONFIG, TOKENIZER_CONFIG_FILE, genai_config
@@ -30,7 +31,7 @@ from cgptc.passes.instruments import VerifyEach
 from cgptc.passes.manager import Instrument, PassContext, Pipeline
 from cgptc.runtime.compiled import GRAPH_FILE, REPORT_FILE, Artifact, Target
 from cgptc.runtime.interface import Interface
-from cgptc.runtime.report import Finding, Fusions, Report
+from cgptc.runtime.report import Fusions, Report
 
 CACHE_PASS, LEGALISE_PASS, STAGES_PASS = "add-cache", "legalise", "pipeline"
 
@@ -65,13 +66,14 @@ class Optimised:
     graph: Graph
     pipeline: Pipeline
     context: PassContext
+    fusions: Fusions
 
 
 def pipeline_for(target: Target, options: CompileOptions, cached: bool) -> Pipeline:
     """The passes to run: the user's or the target's own, less the disabled ones, with the cache and legality that every compile needs, what
     shrinks the model right before the latter, and the cut into stages behind them all.
     """
-    text = options.passes if options.passes is not None else target.backend.default_pipeline(target.options)
+    text = options.passes if options.passes is not None else target.backend.default_pipeline(target.options, options.level)
     pipeline = Pipeline.parse(text).without(options.disabled_passes)
     names = [pass_.name for pass_ in pipeline.passes]
     if not cached:
@@ -95,19 +97,35 @@ def wants_cache(model: CapturedModel, options: CompileOptions) -> bool:
     return options.cache == "dynamic" or (options.cache is None and model.text is not None)
 
 
-def optimise(model: CapturedModel, target: Target, options: CompileOptions, instruments: Sequence[Instrument] = ()) -> Optimised:
-    """Run the passes on the model's graph, in place."""
+def optimise(
+    model: CapturedModel, target: Target, options: CompileOptions, instruments: Sequence[Instrument] = (), *, legalise: bool = True
+) -> Optimised:
+    """Run the passes on the model's graph, in place. `CompileError` where a required fusion was missed.
+
+    Without ``legalise`` what the target has no form for may stay: that is for who looks at the graph, not for a backend.
+    """
+    check_subjects(options.required_fusions)
     pipeline = pipeline_for(target, options, wants_cache(model, options))
+    if not legalise:
+        pipeline = pipeline.without([LEGALISE_PASS])
     context = PassContext(
         target=options.target,
         legal=target.backend.legal_ops(target.options),
         cost_model=target.backend.cost_model(target.options),
+        rewrites_left=options.bisect_limit,
     )
+    whole = CountWhole(LEGALISE_PASS)
     watching: list[Instrument] = [VerifyEach()] if options.verify_each != "off" else []
     if options.verify_each == "numeric":
         watching.append(numeric_check())
-    pipeline.run(model.graph, context, [*watching, *options.instruments, *instruments])
-    return Optimised(model.graph, pipeline, context)
+    pipeline.run(model.graph, context, [whole, *watching, *options.instruments, *instruments])
+    if options.bisect_limit is not None:
+        context.warnings.add(
+            "bisect", f"{context.counters.get('rewrites', 0)} rewrites were made; the last was {context.last_rewrite or 'none'}"
+        )
+    found = fusions(model, whole.found or whole.count(model.graph), context)
+    require_fusions(found, options.required_fusions, model.name)
+    return Optimised(model.graph, pipeline, context, found)
 
 
 def write_artifact(
@@ -142,15 +160,10 @@ def write_artifact(
 def make_report(model: CapturedModel, optimised: Optimised, facts: object) -> Report:
     """What this compile did."""
     counts = Counter(node.op.name for node in optimised.graph.nodes)
-    events = optimised.context.events
-    findings = {
-        kind: tuple(Finding(each.pass_name, each.subject, str(each.location), each.reason) for each in events if each.kind == kind)
-        for kind in ("done", "missed")
-    }
     return Report(
         model={"name": model.name, "layers": model.layer_count, "parameters": model.parameter_count, "dtype": _dtype(optimised.graph)},
         graph={"nodes": optimised.graph.node_count, "operations": dict(sorted(counts.items()))},
-        fusions=Fusions(findings["done"], findings["missed"]),
+        fusions=optimised.fusions,
         counters=dict(sorted(optimised.context.counters.items())),
         backend=_json_object(facts),
         warnings=(*model.warnings, *optimised.context.warnings.lines),
@@ -196,8 +209,9 @@ def _build(
 ) -> Artifact:
     """``place`` as text is a name in a temporary folder."""
     target = target_of(options)
-    # A wrong pass, and below a wrong tokenizer or an output that cannot be written, is told before the slow work.
+    # A wrong pass or fusion, and below a wrong tokenizer or an output that cannot be written, is told before the slow work.
     pipeline_for(target, options, cached=True)
+    check_subjects(options.required_fusions)
     read_companions({}, tokenizer)
     keep = None
     if isinstance(place, str):

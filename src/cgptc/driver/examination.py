@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from cgptc.driver.compilation import Optimised, make_report, optimise, target_of
@@ -38,6 +39,17 @@ def check_model(source: str, options: CompileOptions) -> Report:
             what = f"{options.target} cannot lower {len(refusals)} node{'s' if len(refusals) > 1 else ''}"
             raise CompileError("unsupported-op", what, file=source, fix="choose another --target or --ops", details=[*lines, *more])
         return make_report(model, optimised, {})
+
+
+def explain_model(source: str, options: CompileOptions) -> Report:
+    """Run the target's passes on a model, a preset's shape included, without asking the target to lower anything. No weight is read.
+
+    Unless a cache is asked for there is none, so that a model whose attention no cache fits is explained as well.
+    """
+    options = replace(options, cache=options.cache or "none")
+    target = target_of(options)
+    with open_model(source, options.source, shape_only=True) as model:
+        return make_report(model, optimise(model, target, options, legalise=False), {})
 
 
 def explain_stages(source: str, options: CompileOptions) -> StageSurvey:

@@ -16,6 +16,7 @@ from cgptc.passes.manager import Instrument
 
 CACHES = ("none", "dynamic")
 VERIFY_EACH = ("ir", "numeric", "off")
+LEVELS = (0, 1, 2)
 SYMBOLS = ("batch", "seq")
 
 Bounds = tuple[int, int]
@@ -24,9 +25,10 @@ Bounds = tuple[int, int]
 @dataclass(frozen=True)
 class CompileOptions:
     """``source`` is what the user says of the model; ``cache`` None means dynamic for causal language models and none for others;
-    ``shrinking`` is the precision and sparsity asked for; ``passes`` is a pipeline instead of the target's own; ``stages`` is "auto" or
-    their number, None for a model in one piece; ``instruments`` watch the passes, and leave no trace in what is compiled;
-    ``target_options`` are the target's.
+    ``shrinking`` is the precision and sparsity asked for; ``passes`` is a pipeline instead of the target's own for ``level``: 0 does what
+    the target needs, 2 all that pays. ``required_fusions`` are subjects that must be whole everywhere; ``bisect_limit`` stops rewriting
+    after so many rewrites; ``stages`` is "auto" or their number, None for a model in one piece; ``instruments`` watch the passes, and leave
+    no trace in what is compiled; ``target_options`` are the target's.
     """
 
     target: str = "onnx"
@@ -35,6 +37,9 @@ class CompileOptions:
     shrinking: Shrinking = field(default_factory=Shrinking)
     passes: str | None = None
     disabled_passes: tuple[str, ...] = ()
+    level: int = 2
+    required_fusions: tuple[str, ...] = ()
+    bisect_limit: int | None = None
     verify_each: str = "ir"
     stages: str | None = None
     instruments: tuple[Instrument, ...] = ()
@@ -46,6 +51,10 @@ class CompileOptions:
         require_choice("--verify-each", self.verify_each, VERIFY_EACH)
         if self.stages is not None and self.stages != "auto" and not re.fullmatch("[1-9][0-9]{0,3}", self.stages):
             raise UsageError("bad-value", f"--stages {self.stages} is no number of stages", fix="give auto, or 1 or more")
+        if self.level not in LEVELS:
+            raise UsageError("bad-value", f"-O {self.level} is no level", fix="give 0, 1 or 2")
+        if self.bisect_limit is not None and self.bisect_limit < 0:
+            raise UsageError("bad-value", f"--bisect-limit {self.bisect_limit} is no number of rewrites", fix="give 0 or more")
         source = self.source
         if source.preset is not None and source.config is not None:
             raise UsageError("usage", "--preset and --config exclude each other", fix="give one of them")
@@ -70,6 +79,9 @@ class CompileOptions:
             "disabled_passes": list(self.disabled_passes),
             "stages": self.stages,
             **({"unsafe_load_pickle": True} if self.source.unsafe_load_pickle else {}),
+            "level": self.level,
+            "required_fusions": list(self.required_fusions),
+            "bisect_limit": self.bisect_limit,
             self.target: asdict(resolved),
         }
 

@@ -19,11 +19,29 @@ class Finding:
 
 
 @dataclass(frozen=True)
+class FusionCount:
+    """How many of a subject, such as "attention", are one operation, of how many there are."""
+
+    subject: str
+    fused: int
+    total: int
+
+
+@dataclass(frozen=True)
 class Fusions:
-    """What was rewritten, and what nearly was."""
+    """What was rewritten, what nearly was, and how much is whole in the end, whoever made it so."""
 
     done: tuple[Finding, ...] = ()
     missed: tuple[Finding, ...] = ()
+    counts: tuple[FusionCount, ...] = ()
+
+    def to_json(self) -> dict[str, Json]:
+        """As the report holds it."""
+        return {
+            "counts": {each.subject: [each.fused, each.total] for each in self.counts},
+            "done": [_row(each) for each in self.done],
+            "missed": [_row(each) for each in self.missed],
+        }
 
 
 @dataclass(frozen=True)
@@ -42,7 +60,7 @@ class Report:
         return {
             "model": dict(self.model),
             "graph": dict(self.graph),
-            "fusions": {"done": [_row(each) for each in self.fusions.done], "missed": [_row(each) for each in self.fusions.missed]},
+            "fusions": self.fusions.to_json(),
             "counters": dict(self.counters),
             "backend": dict(self.backend),
             "warnings": list(self.warnings),
@@ -59,7 +77,7 @@ class Report:
         return cls(
             _object(value, "model"),
             _object(value, "graph"),
-            Fusions(_findings(fusions, "done"), _findings(fusions, "missed")),
+            Fusions(_findings(fusions, "done"), _findings(fusions, "missed"), _counts(fusions)),
             _object(value, "counters"),
             _object(value, "backend"),
             tuple(map(str, warnings)),
@@ -75,6 +93,17 @@ def _object(value: Mapping[str, Json], key: str) -> dict[str, Json]:
     if not isinstance(found, dict):
         raise ValueError(f"has no object under '{key}'")
     return found
+
+
+def _counts(value: Mapping[str, Json]) -> tuple[FusionCount, ...]:
+    found: list[FusionCount] = []
+    for subject, row in _object(value, "counts").items():
+        match row:
+            case [int() as fused, int() as total]:
+                found.append(FusionCount(subject, fused, total))
+            case _:
+                raise ValueError("has a row under 'counts' that is no count")
+    return tuple(found)
 
 
 def _findings(value: Mapping[str, Json], key: str) -> tuple[Finding, ...]:
