@@ -15,8 +15,8 @@ from cgptc.ir.graph import Graph
 from cgptc.ir.op import Op
 
 DEFAULT_PIPELINE = (
-    "canonicalize,fuse-linear,fuse-activations,fuse-norms,fuse-attention,canonicalize,cse,normalize-masks,canonicalize,cse,dead-code,"
-    "add-cache,canonicalize,cse,dead-code,legalise"
+    "canonicalize,fuse-linear,fuse-activations,fuse-norms,fuse-embedding,fuse-attention,sink-reshapes,canonicalize,cse,fuse-rotary,"
+    "normalize-masks,canonicalize,cse,dead-code,add-cache,canonicalize,cse,dead-code,legalise"
 )
 """What runs where the user names no passes: whole kernels, masks understood, then the cache, whose tokens the regions keep."""
 
@@ -28,7 +28,8 @@ class WaferBackend:
     name: str = "wafer"
     options: type[WaferOptions] = WaferOptions
 
-    def default_pipeline(self, options: WaferOptions) -> str:
+    def default_pipeline(self, options: WaferOptions, level: int = 2) -> str:
+        """The same at every level: kernels take whole operations, so that none may stay in pieces."""
         return DEFAULT_PIPELINE
 
     def legal_ops(self, options: WaferOptions) -> frozenset[type[Op]]:
