@@ -25,7 +25,7 @@ class Tokenizer:
         except BaseException as error:  # the library is in Rust, and its panics are no Exception
             if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
                 raise
-            reason = " ".join(str(error).split())[:200]
+            reason = repr(" ".join(str(error).split()))[1:-1][:200]  # the files' own characters, those for terminals escaped
             raise MalformedError("tokenizer", f"the tokenizer cannot be read: {reason}", file=file, fix="check its files") from None
 
     def encode(self, text: str) -> list[int]:

@@ -1,0 +1,139 @@
+"""Artifacts that somebody made up: whatever is in them, they open or are refused with an error of ours.
+
+The digests of a mutated file are made right again, so that what lies behind the first check is tried. Examples per file are the Hypothesis
+profile's: 50 in ``dev``, 5,000 in ``soak``. ``model.onnx`` is left to onnxruntime.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from tests.driver.test_compilation import perceptron
+from tests.file_mutations import EDITS, Edits, mutate
+
+import cgptc
+from cgptc.artifact.canonical import canonical_json
+from cgptc.cli.entry import run
+from cgptc.driver.compilation import compile_model
+from cgptc.driver.options import CompileOptions
+from cgptc.ir.diagnostics import CgptcError, Exit, MalformedError
+from cgptc.ir.parser import parse_graph
+from cgptc.runtime.tokenizer import Tokenizer
+
+DEMO = Path(__file__).parents[2] / "src" / "cgptc" / "models" / "demo"
+DEEP = 20_000
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("hostile") / "p.onnx.cgptc"
+    compile_model(perceptron(), CompileOptions(), place)
+    return place
+
+
+@pytest.fixture(scope="module")
+def copy(original: Path) -> Path:
+    place = original.with_name("copy")
+    shutil.copytree(original, place)
+    return place
+
+
+def with_right_digests(artifact: Path) -> None:
+    """Make the manifest say what the files are."""
+    manifest = json.loads((artifact / "manifest.json").read_text())
+    for name in manifest["files"]:
+        data = (artifact / name).read_bytes()
+        manifest["files"][name] = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
+    (artifact / "manifest.json").write_text(canonical_json(manifest))
+
+
+def read_all(place: Path) -> None:
+    """Everything that an artifact is asked for before the target's own loader sees it."""
+    artifact = cgptc.load(place)
+    assert artifact.report.to_json()
+    assert artifact.graph.outputs is not None
+    assert artifact.interface.to_json()
+    assert artifact.load_target().backend.name
+
+
+def assert_said_in_one_line(read: Callable[[], object]) -> None:
+    """Reading works or raises an error of ours, whose line is fit for a terminal."""
+    line = "read"
+    try:
+        read()
+    except CgptcError as error:
+        line = error.line()
+    assert line.isprintable()
+
+
+def test_the_original_is_read(original: Path) -> None:
+    read_all(original)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "graph.cgir", "report.json"])
+@given(edits=EDITS)
+def test_a_mutated_file_is_read_or_refused(original: Path, copy: Path, name: str, edits: Edits) -> None:
+    for file in ("manifest.json", "graph.cgir", "report.json"):
+        shutil.copyfile(original / file, copy / file)
+    (copy / name).write_bytes(mutate((original / name).read_bytes(), edits))
+    if name != "manifest.json":
+        with_right_digests(copy)
+    assert_said_in_one_line(lambda: read_all(copy))
+
+
+def test_verify_names_the_damaged_file(original: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = sorted(file.name for file in original.iterdir())
+    assert len(files) >= 4
+    for number, name in enumerate(files):
+        damaged = tmp_path / f"{number}"
+        shutil.copytree(original, damaged)
+        data = bytearray((damaged / name).read_bytes())
+        data[len(data) // 2] ^= 0x10
+        (damaged / name).write_bytes(data)
+        code = run(["verify", str(damaged)])
+        (line,) = capsys.readouterr().err.splitlines()
+        assert code == Exit.MALFORMED, line
+        assert name in line
+
+
+@pytest.mark.parametrize("file", ["tokenizer.json", "vocab.json", "merges.txt"])
+@given(edits=EDITS)
+def test_a_mutated_tokenizer_is_read_or_refused(file: str, edits: Edits) -> None:
+    small = {"vocab.json": json.dumps({"a": 0, "b": 1, "ab": 2}).encode(), "merges.txt": b"#version: 0.2\na b\n"}
+    files = {file: (DEMO / file).read_bytes()} if file == "tokenizer.json" else small
+    files[file] = mutate(files[file], edits)
+    assert_said_in_one_line(lambda: Tokenizer(files).decode(Tokenizer(files).encode("ab a")))
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "report.json"])
+@pytest.mark.parametrize("bracket", ["[", '{"a":'])
+def test_json_nested_deeply_is_refused(original: Path, tmp_path: Path, name: str, bracket: str) -> None:
+    place = tmp_path / "deep"
+    shutil.copytree(original, place)
+    (place / name).write_text(bracket * DEEP)
+    if name != "manifest.json":
+        with_right_digests(place)
+    with pytest.raises(MalformedError, match="nested too deeply"):
+        read_all(place)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "graph @main { input %x : f32[" + "max(" * DEEP + "1",
+        "graph @main { %0 = constant {weight=" + "transposed(" * DEEP,
+        "graph @main { %0 = constant() {weight=" + "[" * DEEP,
+        "graph @main { %0 = reshape(%0) {shape=" + "[" * DEEP,
+        "graph @main { input %x : f32[" + "(" * DEEP,
+    ],
+    ids=["dims", "weights", "lists of a weight", "lists", "parentheses"],
+)
+def test_text_nested_deeply_is_refused(text: str) -> None:
+    with pytest.raises(MalformedError):
+        parse_graph(text)
