@@ -12,7 +12,7 @@ from cgptc.backends.wafer.cost import WaferCostModel
 from cgptc.backends.wafer.options import WaferOptions
 from cgptc.backends.wafer.session import WaferSession
 from cgptc.ir.graph import Graph
-from cgptc.ir.op import Op
+from cgptc.ir.op import OPS, Op, is_composite
 
 DEFAULT_PIPELINE = (
     "canonicalize,fuse-linear,fuse-activations,fuse-norms,fuse-embedding,fuse-attention,sink-reshapes,canonicalize,cse,fuse-rotary,"
@@ -36,7 +36,8 @@ class WaferBackend:
         import cgptc.backends.wafer.plan.rules  # noqa: F401  (declares the rules)
         from cgptc.backends.wafer.plan.lift import RULES
 
-        return frozenset(RULES)
+        # What a primitive operation depends on decides whether it has a place, so `check` tells, node by node.
+        return frozenset(RULES) | frozenset(op for op in OPS.values() if not is_composite(op))
 
     def check(self, graph: Graph, options: WaferOptions) -> Sequence[Refusal]:
         from cgptc.backends.wafer.emission import refusals_of

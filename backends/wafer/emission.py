@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from cgptc.backends.registry import Emitted, Refusal
 from cgptc.backends.wafer.boundary import planning
 from cgptc.backends.wafer.host import HOST_FILE, Host, HostCache, HostInput, HostOutput, write_host
+from cgptc.backends.wafer.kernels.rotary import pair_order
 from cgptc.backends.wafer.layout import Array
 from cgptc.backends.wafer.machine import find_machine
 from cgptc.backends.wafer.options import WaferOptions
 from cgptc.backends.wafer.plan.lift import Refused, lift
 from cgptc.backends.wafer.plan.planner import ENTRY, Aim, Plan, plan
 from cgptc.backends.wafer.plan.select import buffer_of
-from cgptc.backends.wafer.plan.tasks import AttendWork, Tasks
+from cgptc.backends.wafer.plan.tasks import AttendWork, Tasks, shortened
 from cgptc.backends.wafer.serial import program_text
 from cgptc.backends.wafer.summary import facts_of
 from cgptc.backends.wafer.weights_file import WEIGHTS_FILE, write_weights_file
@@ -44,7 +44,7 @@ def plan_graph(graph: Graph, options: WaferOptions) -> tuple[Tasks, Plan]:
         fix = "cgptc compile … --target onnx supports it"
         raise CompileError("unsupported-op", what, fix=fix, details=[line for one in shown for line in one.lines()])
     if options.context is not None:
-        tasks = replace(tasks, context=min(tasks.context, options.context))
+        tasks = shortened(tasks, options.context)
     with planning():
         aim = Aim(find_machine(options.machine), options.execution_strategy, options.objective, options.chosen_grid)
         return tasks, plan(tasks, aim, dtype_of(tasks, options))
@@ -80,7 +80,8 @@ def host_of(tasks: Tasks, dtype: str) -> Host:
     for cache in tasks.caches:
         work = works[cache.task]
         assert isinstance(work, AttendWork)
-        caches.append(HostCache(f"{cache.task}.keys", work.kv_heads, work.head_dim, cache.past_key, cache.present_key))
+        order = pair_order(work.head_dim, work.rotated, interleaved=work.interleaved) if work.rotated else ()
+        caches.append(HostCache(f"{cache.task}.keys", work.kv_heads, work.head_dim, cache.past_key, cache.present_key, order))
         caches.append(HostCache(f"{cache.task}.values", work.kv_heads, work.head_dim, cache.past_value, cache.present_value))
     return Host(
         tuple(HostInput(feed.name, feed.value, feed.width == 0) for feed in tasks.feeds),

@@ -36,7 +36,8 @@ class HostOutput:
 class HostCache:
     """Keys or values ``[batch, heads, time, features]``: the program's state ``tensor [context, heads · features]``.
 
-    ``past`` and ``present`` are the model's names for it, empty where the model has none.
+    ``past`` and ``present`` are the model's names for it, empty where the model has none. ``order`` gives for each place of a head the
+    model's feature there, empty for the model's own order.
     """
 
     tensor: str
@@ -44,6 +45,7 @@ class HostCache:
     features: int
     past: str
     present: str
+    order: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,7 @@ def read_host(folder: Path) -> Host:
     )
 
 
+_ORDER = "tuple[int, ...]"
 _KINDS: dict[str, type] = {"str": str, "int": int, "bool": bool}
 
 
@@ -95,7 +98,17 @@ def _record(kind: Any, content: object) -> Any:
     for name, declared in known.items():
         if declared in _KINDS and type(content[name]) is not _KINDS[declared]:
             raise ProgramError("host-file", f"'{HOST_FILE}': '{name}' must be {declared}, got {content[name]!r}")
-    return dict(content) if kind is Host else kind(**content)
+    if kind is Host:
+        return dict(content)
+    return kind(**{name: _places(content) if declared == _ORDER else content[name] for name, declared in known.items()})
+
+
+def _places(cache: Mapping[str, Any]) -> tuple[int, ...]:
+    """The order of a cache's features: empty, or each feature once."""
+    order = _list(cache["order"])
+    if order and (any(type(place) is not int for place in order) or sorted(map(int, map(str, order))) != list(range(cache["features"]))):
+        raise ProgramError("host-file", f"'{HOST_FILE}': an order must name each of {cache['features']} features once")
+    return tuple(int(str(place)) for place in order)
 
 
 def _list(content: object) -> list[object]:

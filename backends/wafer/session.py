@@ -110,11 +110,14 @@ class WaferSession:
     def cache(self, cache: HostCache, count: int) -> Array:
         """The first ``count`` tokens of a cache ``[heads, count, features]``."""
         held = self.engine.tensor(cache.tensor)[:count]
-        return np.swapaxes(held.reshape(count, cache.heads, cache.features), 0, 1)
+        heads: Array = np.swapaxes(held.reshape(count, cache.heads, cache.features), 0, 1)
+        return heads[..., np.argsort(cache.order)] if cache.order else heads
 
     def set_cache(self, cache: HostCache, values: Array) -> None:
         """Write the first tokens of a cache, ``values [heads, count, features]``."""
         count = values.shape[1]
+        if cache.order:
+            values = values[..., np.array(cache.order)]
         held = self.engine.tensor(cache.tensor).copy()
         held[:count] = np.swapaxes(values, 0, 1).reshape(count, cache.heads * cache.features)
         self.engine.set_state(cache.tensor, held)

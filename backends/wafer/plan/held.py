@@ -78,6 +78,18 @@ class Places:
 
 
 @dataclass(frozen=True)
+class Table:
+    """What depends on the position alone: ``weight [1 or rows, …]`` has the graph value's axes, its time axis ``axis`` counts positions.
+
+    Where ``offset`` is not 0, position 0 is at that row.
+    """
+
+    weight: Weight
+    axis: int = 1
+    offset: int = 0
+
+
+@dataclass(frozen=True)
 class Past:
     """Keys or values from before, an input of the model."""
 
@@ -92,7 +104,7 @@ class Present:
     key: bool
 
 
-Item: TypeAlias = Features | Held | Ids | Padding | Places | Past | Present
+Item: TypeAlias = Features | Held | Ids | Padding | Places | Table | Past | Present
 
 
 def plain(source: str, width: int, axes: Sequence[str] = (BATCH, TIME, FEATURE)) -> Features:

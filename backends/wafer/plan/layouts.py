@@ -8,12 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 
 from cgptc.backends.wafer.affine import Affine, var
 from cgptc.backends.wafer.faults import ProgramError
 from cgptc.backends.wafer.kernels.attention import CachedAttention
 from cgptc.backends.wafer.kernels.fragment import Direction, Grid, other
-from cgptc.backends.wafer.plan.tasks import AttendWork, ConstantWork, LinearWork, LookupWork, MapWork, NormWork, Task, TurnWork
+from cgptc.backends.wafer.kernels.rotary import pair_order
+from cgptc.backends.wafer.plan.tasks import (
+    AnglesWork,
+    AttendWork,
+    ConstantWork,
+    LinearWork,
+    LookupWork,
+    MapWork,
+    NormWork,
+    RotateWork,
+    Task,
+    TurnWork,
+)
 
 PAST, LENGTH, ITEM = "past", "length", "item"
 POSITION: Affine = var(PAST) + var(ITEM)
@@ -45,9 +58,11 @@ def direct(tasks: Iterable[Task], widths: dict[str, int], feeds: Iterable[str] =
     along: dict[str, Direction] = dict.fromkeys(feeds, "x")
     made: list[Task] = []
     turned: dict[str, str] = {}
+    tasks = tuple(tasks)
+    turners = {task.inputs[1]: task.inputs[0] for task in reversed(tasks) if isinstance(task.work, RotateWork)}
     for task in tasks:
-        if isinstance(task.work, LookupWork):
-            along[task.name] = "x"
+        if isinstance(task.work, (LookupWork, AnglesWork)):
+            along[task.name] = along[turners[task.name]] if task.name in turners else "x"
             made.append(task)
             continue
         first = along[task.inputs[0]]
@@ -82,10 +97,8 @@ class _Spaces:
         self.parents[self.find(one)] = self.find(another)
 
 
-def attention_of(task: Task, grid: Grid, along: Direction, context: int, dtype: str) -> CachedAttention:
+def attention_of(work: AttendWork, grid: Grid, along: Direction, context: int, dtype: str) -> CachedAttention:
     """The attention kernel of a task, its reduction still the default."""
-    work = task.work
-    assert isinstance(work, AttendWork)
     return CachedAttention(
         1,
         work.heads,
@@ -98,11 +111,47 @@ def attention_of(task: Task, grid: Grid, along: Direction, context: int, dtype: 
         along,
         dtype,
         window=work.window or 0,
+        unit=2 if work.rotated else 1,
     )
+
+
+@dataclass(frozen=True)
+class AttentionLies:
+    """How the operands of an attention lie. Rotary positions pair features, which queries and keys share and values do not."""
+
+    queries: Lie
+    keys: Lie
+    values: Lie
+    result: Lie
+    angles: Lie
+
+
+def attention_lies(work: AttendWork, grid: Grid, along: Direction, context: int, dtype: str) -> AttentionLies:
+    """For an attention on a grid."""
+    kernel = attention_of(work, grid, along, context, dtype)
+    wide, narrow = kernel.q_layout.local_shape[1], kernel.kv_layout.local_shape[1]
+    within = pair_order(work.head_dim, work.rotated, interleaved=work.interleaved) if work.rotated else None
+    result = Lie(along, wide, _order(kernel.query_order()) if kernel.group > 1 else None)
+    values = Lie(along, narrow)
+    angles = Lie(along, kernel.piece)
+    if within is None:
+        return AttentionLies(result, values, values, result, angles)
+    queries, keys = Lie(along, wide, _order(kernel.query_order(within))), Lie(along, narrow, _order(kernel.key_order(within)))
+    return AttentionLies(queries, keys, values, result, angles)
+
+
+def _order(places: tuple[int, ...]) -> tuple[int, ...] | None:
+    """None for the model's own order."""
+    return places if places != tuple(range(len(places))) else None
 
 
 def arrange(tasks: Sequence[Task], along: dict[str, Direction], grid: Grid, context: int, dtype: str) -> dict[str, Lie]:
     """How every value of a region's tasks lies on a grid. Raises ProgramError where two attentions want one value differently."""
+
+    @cache
+    def known(work: AttendWork, direction: Direction) -> AttentionLies:
+        return attention_lies(work, grid, direction, context, dtype)
+
     spaces = _Spaces()
     wanted: dict[str, tuple[Lie, str]] = {}
     demands: list[tuple[str, Lie]] = []
@@ -112,13 +161,12 @@ def arrange(tasks: Sequence[Task], along: dict[str, Direction], grid: Grid, cont
                 for name in task.inputs:
                     spaces.join(name, task.name)
             case AttendWork():
-                direction = along[task.name]
-                kernel = attention_of(task, grid, direction, context, dtype)
-                order = kernel.query_order()
-                queries = Lie(direction, kernel.q_layout.local_shape[1], None if order == tuple(range(len(order))) else order)
-                keys = Lie(direction, kernel.kv_layout.local_shape[1])
+                lies = known(task.work, along[task.name])
                 q, k, v = task.inputs
-                demands += [(q, queries), (task.name, queries), (k, keys), (v, keys)]
+                demands += [(q, lies.queries), (k, lies.keys), (v, lies.values), (task.name, lies.result)]
+            case RotateWork():
+                spaces.join(task.inputs[0], task.name)
+                demands.append((task.inputs[1], known(task.work.attend, along[task.name]).angles))
             case _:
                 pass
     for name, lie in demands:

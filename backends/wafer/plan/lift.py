@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -21,14 +22,16 @@ from cgptc.backends.wafer.plan.held import (
     Present,
     Product,
     RefusedError,
+    Table,
     plain,
 )
-from cgptc.backends.wafer.plan.tasks import Cache, Feed, LinearWork, Task, Tasks, Work, width_of
+from cgptc.backends.wafer.plan.tables import tabulate
+from cgptc.backends.wafer.plan.tasks import Cache, Feed, LinearWork, LookupWork, Task, Tasks, Work, width_of
 from cgptc.ir.dims import Dim, symbols
 from cgptc.ir.graph import Graph, Node, Value
 from cgptc.ir.op import Op
 from cgptc.ir.types import TensorType
-from cgptc.ir.weight_expressions import taken
+from cgptc.ir.weight_expressions import reshaped, taken
 from cgptc.ir.weights import Weight
 
 MASK, PAST_PREFIX = "attention_mask", "past_key_values."
@@ -74,6 +77,7 @@ class Lift:
     items: dict[Value, Item] = field(default_factory=dict)
     names: set[str] = field(default_factory=set)
     mask: str = ""
+    angles: dict[tuple[object, ...], str] = field(default_factory=dict)
     _made: dict[tuple[int, bytes], str] = field(default_factory=dict)
     _kept: list[Product] = field(default_factory=list)
     _widths: dict[str, int] = field(default_factory=dict)
@@ -105,9 +109,24 @@ class Lift:
 
     def features(self, node: Node, index: int) -> Features:
         item = self.operand(node, index)
+        if isinstance(item, Table):
+            return self.fetched(node, index, item)
         if not isinstance(item, Features):
             raise RefusedError(f"its operand {index} is no vector of features per token")
         return item
+
+    def fetched(self, node: Node, index: int, table: Table) -> Features:
+        """What depends on positions alone, fetched row by row from a table of weights."""
+        value = node.operands[index]
+        rows, width = table.weight.shape[-2:]
+        if value is None or table.axis != 1 or math.prod(table.weight.shape) != rows * width:
+            raise RefusedError(f"its operand {index} is no vector of features per position")
+        key = (id(value), b"")
+        if key not in self._made:
+            weight = reshaped(table.weight, (rows, width))
+            path = value.producer.location.path if value.producer is not None else ""
+            self._made[key] = self.add_task(LookupWork(rows, width, table.offset), (), [("table", weight)], path or "positions", node.stage)
+        return plain(self._made[key], width)
 
     def flat(self, node: Node, index: int) -> Features:
         """An operand that has features along its last axis alone."""
@@ -182,11 +201,8 @@ def lift(graph: Graph) -> tuple[Tasks | None, list[Refused]]:
             if reason:
                 refused.append(Refused(node, reason))
             continue
-        rule = RULES.get(type(node.op))
         try:
-            if rule is None:
-                raise RefusedError("the wafer has no kernel for it")
-            state.items.update(zip(node.results, rule(state, node.op, node), strict=True))
+            state.items.update(zip(node.results, _read(state, node), strict=True))
         except RefusedError as error:
             refused.append(Refused(node, str(error)))
     outputs: list[tuple[str, str]] = []
@@ -205,6 +221,17 @@ def lift(graph: Graph) -> tuple[Tasks | None, list[Refused]]:
     feeds = tuple(feed for feed in state.feeds if feed.value in used)
     dtype = next((value.type.dtype.name for _, value in graph.outputs if value.type.dtype.is_float), "f32")
     return Tasks(tuple(state.tasks), feeds, tuple(outputs), tuple(state.caches.values()), state.context, dtype, state.mask), []
+
+
+def _read(state: Lift, node: Node) -> tuple[Item, ...]:
+    """A node by its rule, or as a table where it depends on positions alone."""
+    rule = RULES.get(type(node.op))
+    tabulated = tabulate(state, node)
+    if tabulated is not None:
+        return tabulated
+    if rule is None:
+        raise RefusedError("the wafer has no kernel for it")
+    return rule(state, node.op, node)
 
 
 def _start(graph: Graph) -> Lift | str:

@@ -13,7 +13,7 @@ from cgptc.backends.wafer.plan.choose import Choice, DoesNotFitError, choose
 from cgptc.backends.wafer.plan.layouts import LENGTH, PAST, direct
 from cgptc.backends.wafer.plan.pack import pack
 from cgptc.backends.wafer.plan.select import buffer_of, ordered_weights
-from cgptc.backends.wafer.plan.size import DEPTH, Fitted, Sizer
+from cgptc.backends.wafer.plan.size import DEPTH, Fitted, Sizer, grids
 from cgptc.backends.wafer.plan.stages import Group, groups, one_group
 from cgptc.backends.wafer.plan.tasks import Tasks, width_of
 from cgptc.backends.wafer.program import Program, Scalar
@@ -73,6 +73,8 @@ def _best(sizer: Sizer, aim: Aim) -> tuple[str, tuple[Group, ...], Choice]:
     found: list[tuple[str, tuple[Group, ...], Choice]] = []
     fault: DoesNotFitError | None = None
     for name in names:
+        if found and not _may_win(sizer, ways[name], found[0][2], aim):
+            continue
         try:
             found.append((name, ways[name], _choice(sizer, ways[name], aim)))
         except DoesNotFitError as error:
@@ -81,6 +83,16 @@ def _best(sizer: Sizer, aim: Aim) -> tuple[str, tuple[Group, ...], Choice]:
         assert fault is not None
         raise fault
     return min(found, key=lambda one: _merit(aim.objective)(one[2]))
+
+
+def _may_win(sizer: Sizer, regions: tuple[Group, ...], rival: Choice, aim: Aim) -> bool:
+    """Whether a way can be better at all: the fewest cycles of its regions, whatever their SRAM, against a rival's."""
+    candidates = grids(aim.machine) if aim.grid is None else [aim.grid]
+    cycles = [[found for grid in candidates if (found := sizer.cycles(group, grid)) is not None] for group in regions]
+    if not all(cycles) or aim.objective == "area":
+        return all(cycles)
+    fewest = [min(found) for found in cycles]
+    return sum(fewest) < rival.latency if aim.objective == "latency" else max(fewest) < rival.bottleneck
 
 
 def _merit(objective: str) -> Callable[[Choice], tuple[int, int]]:

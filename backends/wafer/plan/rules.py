@@ -22,14 +22,15 @@ from cgptc.backends.wafer.plan.held import (
     Present,
     Product,
     RefusedError,
+    Table,
     plain,
     shaped,
 )
 from cgptc.backends.wafer.plan.lift import Lift, lifts
-from cgptc.backends.wafer.plan.tasks import AttendWork, Cache, ConstantWork, LookupWork, MapWork, NormWork
+from cgptc.backends.wafer.plan.tasks import AnglesWork, AttendWork, Cache, ConstantWork, LookupWork, MapWork, NormWork, RotateWork
 from cgptc.ir.graph import Node
 from cgptc.ir.op import Op
-from cgptc.ir.ops.attention import Attention
+from cgptc.ir.ops.attention import Attention, Rotary
 from cgptc.ir.ops.binary import Add, Div, Maximum, Minimum, Mul, NotEqual, Sub
 from cgptc.ir.ops.constant import Constant, Iota
 from cgptc.ir.ops.elementwise import Abs, Cast, Exp, Gelu, Neg, Reciprocal, Relu, Rsqrt, Sigmoid, Silu, Sqrt, Tanh
@@ -39,6 +40,7 @@ from cgptc.ir.ops.matmul import Linear
 from cgptc.ir.ops.norm import LayerNorm, RmsNorm
 from cgptc.ir.ops.reduction import CumSum
 from cgptc.ir.ops.shape import Expand, Reshape, Slice, Split, Transpose
+from cgptc.ir.weight_expressions import reshaped
 from cgptc.ir.weights import Dense, Weight
 
 Results = tuple[Item, ...]
@@ -107,7 +109,7 @@ def _gelu(lift: Lift, op: Gelu, node: Node) -> Results:
 
 
 def _binary(lift: Lift, op: Op, node: Node) -> Results:
-    left, right = lift.operand(node, 0), lift.operand(node, 1)
+    left, right = (lift.features(node, i) if isinstance(lift.operand(node, i), Table) else lift.operand(node, i) for i in range(2))
     name = BINARY[type(op)]
     match left, right:
         case Features(), Features():
@@ -249,10 +251,10 @@ def _lookup(lift: Lift, node: Node, table: Weight, index: Item) -> Results:
         case Ids(value):
             name = lift.add(node, LookupWork(rows, width), [value], [("table", table)])
         case Places(offset):
-            name = lift.add(node, LookupWork(rows, width, offset), [], [("table", table)])
+            # A table that is added to what has a batch axis needs none of its own.
+            return (Table(table, 1, offset),)
         case _:
             raise RefusedError("the wafer takes rows of a table by ids or positions only")
-    # A table looked up by positions that are the same for every row has no batch axis of its own; it is added to what has one.
     return (plain(name, width),)
 
 
@@ -269,14 +271,60 @@ def _attention(lift: Lift, op: Attention, node: Node) -> Results:
     for one in (past_key, past_value):
         if one is not None and not isinstance(one, Past):
             raise RefusedError("its past must be an input of the model")
-    (heads, head_dim), (kv_heads, _) = q.columns.shape, k.columns.shape
     if v.columns.shape != k.columns.shape:
         raise RefusedError(f"values of {v.columns.shape} for keys of {k.columns.shape}")
-    work = AttendWork(heads, kv_heads, head_dim, op.scale, op.window)
+    work = _attend_work(lift, node)
     name = lift.add(node, work, [lift.value(q), lift.value(k), lift.value(v)])
     names = [one.name if isinstance(one, Past) else "" for one in (past_key, past_value)]
     lift.caches[name] = Cache(name, *names)
     return shaped(name, q), Present(name, True), Present(name, False)
+
+
+def _attend_work(lift: Lift, node: Node) -> AttendWork:
+    """The attention that a node is, with the rotary positions of its queries and keys."""
+    op = node.op
+    assert isinstance(op, Attention)
+    q, k = node.operands[0], node.operands[1]
+    assert q is not None
+    assert k is not None
+    (_, heads, _, head_dim), kv_heads = q.type.shape, k.type.shape[1]
+    turns = [(value.op, value.producer.operand_types[1]) for value in (q, k) if value.producer is not None and isinstance(value.op, Rotary)]
+    if len(turns) == 1 or (turns and turns[0] != turns[1]):
+        raise RefusedError("its queries and keys are turned by different rotary positions")
+    if not isinstance(heads, int) or not isinstance(kv_heads, int) or not isinstance(head_dim, int):
+        raise RefusedError("its heads have no fixed size")
+    if not turns:
+        return AttendWork(heads, kv_heads, head_dim, op.scale, op.window)
+    rotary, cosines = turns[0]
+    assert isinstance(rotary, Rotary)
+    half = cosines.shape[-1] if cosines is not None else 0
+    assert isinstance(half, int)
+    return AttendWork(heads, kv_heads, head_dim, op.scale, op.window, 2 * half, rotary.interleaved)
+
+
+@lifts(Rotary)
+def _rotary(lift: Lift, op: Rotary, node: Node) -> Results:
+    x, cosines, sines = lift.features(node, 0), lift.operand(node, 1), lift.operand(node, 2)
+    users = [use.user for use in node.result.uses]
+    places = [use.index for use in node.result.uses]
+    user = users[0] if users else None
+    if len(users) != 1 or user is None or not isinstance(user.op, Attention) or places[0] not in (0, 1):
+        raise RefusedError("rotary positions must lead to the queries or keys of one attention")
+    if x.axes != (BATCH, FEATURE, TIME, FEATURE):
+        raise RefusedError("it must turn [batch, heads, time, features]")
+    if not isinstance(cosines, Table) or not isinstance(sines, Table) or cosines.offset or sines.offset:
+        raise RefusedError("its cosines and sines must depend on positions alone")
+    attend = _attend_work(lift, user)
+    if attend.head_dim % 2:
+        raise RefusedError(f"heads of {attend.head_dim} features are not made of pairs")
+    tables = [reshaped(one.weight, (one.weight.shape[-2], attend.rotated // 2)) for one in (cosines, sines)]
+    # The queries and keys of a layer share one fetch; layers do not, since each may have a region of its own.
+    key = (attend, id(user))
+    value = lift.value(x)
+    if key not in lift.angles:
+        work = AnglesWork(attend, tables[0].shape[0])
+        lift.angles[key] = lift.add(node, work, [], [("cosines", tables[0]), ("sines", tables[1])])
+    return (shaped(lift.add(node, RotateWork(attend, places[0] == 1), [value, lift.angles[key]]), x),)
 
 
 # Axes

@@ -14,17 +14,21 @@ from cgptc.backends.wafer.kernels.embedding import Embedding
 from cgptc.backends.wafer.kernels.fragment import Direction, Fragment, Grid, Kernel, best_reduction, other, reductions
 from cgptc.backends.wafer.kernels.linear import Linear
 from cgptc.backends.wafer.kernels.norm import Norm
+from cgptc.backends.wafer.kernels.rotary import Rotary
 from cgptc.backends.wafer.kernels.turn import Turn
 from cgptc.backends.wafer.layout import Layout
 from cgptc.backends.wafer.machine import Machine
 from cgptc.backends.wafer.plan.layouts import ITEM, PAST, POSITION, Lie, attention_of
+from cgptc.backends.wafer.plan.tables import angle_table
 from cgptc.backends.wafer.plan.tasks import (
+    AnglesWork,
     AttendWork,
     ConstantWork,
     LinearWork,
     LookupWork,
     MapWork,
     NormWork,
+    RotateWork,
     Task,
     TurnWork,
     Work,
@@ -113,8 +117,23 @@ def _lookup(task: Task, work: LookupWork, ground: Ground) -> Kernel:
 
 
 def _attend(task: Task, work: AttendWork, ground: Ground) -> Kernel:
-    kernel = attention_of(task, ground.grid, ground.lies[task.name].along, ground.context, ground.dtype)
+    kernel = attention_of(work, ground.grid, ground.lies[task.name].along, ground.context, ground.dtype)
     return ground.cheapest(replace(kernel, reduction=reduction) for reduction in reductions(kernel.token_lines))
+
+
+def _rotate(task: Task, work: RotateWork, ground: Ground) -> Kernel:
+    return _rotary(task, work.attend, ground, keys=work.keys)
+
+
+def _rotary(task: Task, work: AttendWork, ground: Ground, *, keys: bool = False) -> Rotary:
+    return Rotary(attention_of(work, ground.grid, ground.lies[task.name].along, ground.context, ground.dtype), keys)
+
+
+def _angles(task: Task, work: AnglesWork, ground: Ground) -> Kernel:
+    rotary = _rotary(task, work.attend, ground)
+    words = format_of(ground.dtype).words(rotary.attention.piece)
+    lines = ground.grid.lines(other(rotary.attention.along))
+    return rotary.angles(work.rows, POSITION, best_reduction(lines, words, ground.machine))
 
 
 def _turn(task: Task, work: TurnWork, ground: Ground) -> Kernel:
@@ -131,6 +150,8 @@ KERNELS: dict[type[Work], Selector] = {
     ConstantWork: _constant,
     LookupWork: _lookup,
     AttendWork: _attend,
+    AnglesWork: _angles,
+    RotateWork: _rotate,
     TurnWork: _turn,
 }
 
@@ -141,6 +162,8 @@ ROLES: dict[type[Work], tuple[str, ...]] = {
     ConstantWork: ("x",),
     LookupWork: ("ids",),
     AttendWork: ("q", "k", "v"),
+    AnglesWork: ("ids",),
+    RotateWork: ("x", "angles"),
     TurnWork: ("x",),
 }
 """By which roles a kernel knows a task's inputs, in order. Every output is ``y``."""
@@ -167,6 +190,11 @@ def fragment_of(task: Task, kernel: Kernel, feeds: Mapping[str, int]) -> Fragmen
 
 def ordered_weights(task: Task, ground: Ground) -> dict[str, Weight]:
     """A task's weights by buffer, their rows and columns in the order in which features lie."""
+    if isinstance(task.work, AnglesWork):
+        attention = _rotary(task, task.work.attend, ground).attention
+        cosines, sines = (weight for _, weight in task.weights)
+        heads = attention.lines_used // attention.segment
+        return {f"{task.name}.table": angle_table(cosines, sines, attention.head_dim, attention.piece, heads)}
     into = ground.lies[task.inputs[0]].order if task.inputs and task.inputs[0] in ground.lies else None
     out = ground.lies[task.name].order
     found: dict[str, Weight] = {}

@@ -55,17 +55,41 @@ class Sizer:
     dtype: str
     context: int
     outputs: Sequence[str]
+    _shapes: dict[str, int] = field(default_factory=dict)
+    _numbers: dict[tuple[object, ...], int] = field(default_factory=dict)
     _known: dict[tuple[object, ...], Cost | None] = field(default_factory=dict)
+    _cycles: dict[tuple[object, ...], int | None] = field(default_factory=dict)
+    _kernels: dict[tuple[object, ...], tuple[Kernel, int]] = field(default_factory=dict)
 
     def fit(self, group: Group, grid: Grid) -> Fitted:
         """The group's kernels on that grid. Raises ProgramError where a layout does not exist on it."""
-        lies = arrange(group.tasks, self.directed.along, grid, self.context, self.dtype)
-        ground = Ground(self.machine, grid, lies, self.dtype, self.context)
-        kernels = tuple(kernel_of(task, ground) for task in group.tasks)
-        return Fitted(group, ground, kernels, tuple(map(self._fragment, group.tasks, kernels)))
+        ground = self._ground(group, grid)
+        kernels = tuple(self._kernel(task, ground)[0] for task in group.tasks)
+        fragments = tuple(fragment_of(task, kernel, self.feeds) for task, kernel in zip(group.tasks, kernels, strict=True))
+        return Fitted(group, ground, kernels, fragments)
 
-    def _fragment(self, task: Task, kernel: Kernel) -> Fragment:
-        return fragment_of(task, kernel, self.feeds)
+    def _ground(self, group: Group, grid: Grid) -> Ground:
+        lies = arrange(group.tasks, self.directed.along, grid, self.context, self.dtype)
+        return Ground(self.machine, grid, lies, self.dtype, self.context)
+
+    def _kernel(self, task: Task, ground: Ground) -> tuple[Kernel, int]:
+        """The kernel of a task and its cycles; tasks of equal work that lie alike share it."""
+        key = (task.work, ground.grid, *((lie.along, lie.block) for name in (*task.inputs, task.name) if (lie := ground.lies.get(name))))
+        if key not in self._kernels:
+            kernel = kernel_of(task, ground)
+            self._kernels[key] = kernel, kernel.cycles(self.machine, ground.scalars)
+        return self._kernels[key]
+
+    def cycles(self, group: Group, grid: Grid) -> int | None:
+        """Cycles of an item in a group; None where it cannot be laid out on the grid at all."""
+        key = (self._shape(group), grid)
+        if key not in self._cycles:
+            try:
+                ground = self._ground(group, grid)
+                self._cycles[key] = sum(self._kernel(task, ground)[1] for task in group.tasks)
+            except ProgramError:
+                self._cycles[key] = None
+        return self._cycles[key]
 
     def cost(self, group: Group, grid: Grid) -> Cost | None:
         """The group's price; None where it cannot be laid out on the grid at all."""
@@ -75,16 +99,16 @@ class Sizer:
         return self._known[key]
 
     def _price(self, group: Group, grid: Grid) -> Cost | None:
-        try:
-            fitted = self.fit(group, grid)
-        except ProgramError:
-            return None
-        cycles = sum(kernel.cycles(self.machine, fitted.ground.scalars) for kernel in fitted.kernels)
-        return Cost(grid, cycles, self._bytes(fitted))
+        cycles = self.cycles(group, grid)
+        return Cost(grid, cycles, self._bytes(self.fit(group, grid))) if cycles is not None else None
 
     def _bytes(self, fitted: Fitted) -> int:
         """SRAM of the group's buffers and queues, laid out as the assembly will."""
         kept = [buffer_of(name, self.feeds) for name in self.outputs]
+        resident = sum(fragment.resident_bytes for fragment in fitted.fragments)
+        if resident > self.machine.usable_bytes:
+            # Buffers in use only make it worse, and where each would lie is of no interest.
+            return resident
         joined = join(fitted.fragments, kept)
         taken = 0
         step = self.machine.alignment_bytes
@@ -98,8 +122,13 @@ class Sizer:
         placed = allocate(buffers, (Code("run", joined.steps),), roomy, taken=taken)
         return max((one.address + one.bytes for one in placed), default=taken)
 
-    def _shape(self, group: Group) -> tuple[object, ...]:
-        """What a group's price depends on: its works, how they hang together, directions; not names."""
+    def _shape(self, group: Group) -> int:
+        """A number for what a group's price depends on: its works, how they hang together, directions; not names."""
+        if group.name not in self._shapes:
+            self._shapes[group.name] = self._numbers.setdefault(self._signature(group), len(self._numbers))
+        return self._shapes[group.name]
+
+    def _signature(self, group: Group) -> tuple[object, ...]:
         numbers: dict[str, int] = {}
         shape: list[object] = []
         for task in group.tasks:
@@ -111,12 +140,12 @@ class Sizer:
 
 
 def sides(largest: int) -> list[int]:
-    """Sides of square grids worth pricing, the largest included: about six per doubling."""
+    """Sides of square grids worth pricing, the largest included: about four per doubling."""
     found = {largest}
     side = 1.0
     while side <= largest:
         found.add(round(side))
-        side *= 1.125
+        side *= 1.19
     return sorted(found)
 
 
@@ -128,11 +157,13 @@ def grids(machine: Machine) -> list[Grid]:
 
 
 def prices(sizer: Sizer, group: Group, candidates: Iterable[Grid]) -> list[Cost]:
-    """The grids on which a group fits: the cheapest for their area first where areas are equal, none dearer than a smaller one."""
-    fitting = [cost for grid in candidates if (cost := sizer.cost(group, grid)) is not None]
-    fitting = [cost for cost in fitting if cost.bytes <= sizer.machine.usable_bytes]
+    """The grids on which a group fits, from small to large, each faster than all smaller ones."""
     found: list[Cost] = []
-    for cost in sorted(fitting, key=lambda one: (one.area, one.cycles)):
-        if not found or cost.cycles < found[-1].cycles:
+    for grid in sorted(candidates, key=lambda one: one.height * one.width):
+        cycles = sizer.cycles(group, grid)
+        if cycles is None or (found and cycles >= found[-1].cycles):
+            continue
+        cost = sizer.cost(group, grid)
+        if cost is not None and cost.bytes <= sizer.machine.usable_bytes:
             found.append(cost)
     return found

@@ -6,9 +6,10 @@ are expressions, so that a model is planned without reading a byte.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
+from cgptc.ir.weight_expressions import sliced
 from cgptc.ir.weights import Weight
 
 IDS_WIDTH = 0
@@ -64,13 +65,34 @@ class LookupWork:
 
 @dataclass(frozen=True)
 class AttendWork:
-    """Causal attention of the item's query to all keys so far; the region keeps them."""
+    """Causal attention of the item's query to all keys so far; the region keeps them.
+
+    ``rotated`` is the number of features of each head that rotary positions turn, 0 where there are none; ``interleaved`` how they pair.
+    """
 
     heads: int
     kv_heads: int
     head_dim: int
     scale: float
     window: int | None
+    rotated: int = 0
+    interleaved: bool = False
+
+
+@dataclass(frozen=True)
+class AnglesWork:
+    """Cosines and sines of the item's position for the queries and keys of an attention, from weights ``cosines`` and ``sines``."""
+
+    attend: AttendWork
+    rows: int
+
+
+@dataclass(frozen=True)
+class RotateWork:
+    """Rotary positions on an attention's queries, or on its keys; the second input is that of `AnglesWork`."""
+
+    attend: AttendWork
+    keys: bool
 
 
 @dataclass(frozen=True)
@@ -80,7 +102,7 @@ class TurnWork:
     width: int
 
 
-Work: TypeAlias = LinearWork | NormWork | MapWork | ConstantWork | LookupWork | AttendWork | TurnWork
+Work: TypeAlias = LinearWork | NormWork | MapWork | ConstantWork | LookupWork | AttendWork | AnglesWork | RotateWork | TurnWork
 
 
 def width_of(work: Work) -> int:
@@ -90,6 +112,10 @@ def width_of(work: Work) -> int:
             return work.n
         case AttendWork():
             return work.heads * work.head_dim
+        case RotateWork():
+            return (work.attend.kv_heads if work.keys else work.attend.heads) * work.attend.head_dim
+        case AnglesWork():
+            return work.attend.head_dim
         case _:
             return work.width
 
@@ -141,3 +167,22 @@ class Tasks:
     context: int
     dtype: str
     mask: str = ""
+
+
+def shortened(tasks: Tasks, context: int) -> Tasks:
+    """The same for rows of at most ``context`` tokens: tables by position lose the rows that no token reaches."""
+    if context >= tasks.context:
+        return tasks
+    return replace(tasks, context=context, tasks=tuple(_shortened(task, context) for task in tasks.tasks))
+
+
+def _shortened(task: Task, context: int) -> Task:
+    match task.work:
+        case LookupWork(rows, width, int() as offset) if rows > context + offset:
+            work: Work = LookupWork(context + offset, width, offset)
+            rows = context + offset
+        case AnglesWork(attend, rows) if rows > context:
+            work, rows = AnglesWork(attend, context), context
+        case _:
+            return task
+    return replace(task, work=work, weights=tuple((role, sliced(weight, 0, 0, rows)) for role, weight in task.weights))

@@ -1,0 +1,99 @@
+"""What depends on positions alone is a table: worked out once for every position, whatever the model writes it with."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cgptc.backends.wafer.plan.held import Held, Item, Places, RefusedError, Table
+from cgptc.ir.dims import Expr, symbols
+from cgptc.ir.dtypes import f64, from_numpy
+from cgptc.ir.graph import Node
+from cgptc.ir.interpreter import evaluate_op
+from cgptc.ir.op import Array
+from cgptc.ir.types import TensorType
+from cgptc.ir.weight_expressions import concatenated, converted, sliced, widened
+from cgptc.ir.weights import Dense, Weight
+
+if TYPE_CHECKING:
+    from cgptc.backends.wafer.plan.lift import Lift
+
+LARGEST = 1 << 24
+"""Elements that a table may have while it is worked out."""
+
+
+def tabulate(lift: Lift, node: Node) -> tuple[Item, ...] | None:
+    """The results of a node whose operands depend on positions alone, in float64; None where another rule is to read it."""
+    items = [lift.items[value] for value in node.inputs]
+    if not any(isinstance(item, (Places, Table)) for item in items) or not all(isinstance(item, (Places, Table, Held)) for item in items):
+        return None
+    if any(not value.type.dtype.is_float for value in node.results) or _looks_up(items):
+        return None
+    if not isinstance(lift.time, Expr):
+        return None
+    (time,) = symbols([lift.time])
+    sizes = {name: 1 for value in (*node.inputs, *node.results) for name in symbols(value.type.shape)}
+    sizes |= dict.fromkeys(symbols([lift.past]), 0) | {time: lift.context}
+    operands = tuple(_array(lift, value.type, lift.items[value]) if value is not None else None for value in node.operands)
+    found: list[Item] = []
+    for value, array in zip(node.results, evaluate_op(node.op.bind(sizes).widened(), operands), strict=True):
+        if array.size > LARGEST:
+            raise RefusedError("what it makes of all positions together is too large to be worked out")
+        axes = [axis for axis, dim in enumerate(value.type.shape) if time in symbols([dim])]
+        if len(axes) > 1:
+            raise RefusedError("it relates positions to one another")
+        found.append(Table(_dense(array), axes[0] if axes else -1))
+    return tuple(found)
+
+
+def _looks_up(items: list[Item]) -> bool:
+    """A row of a constant by position stays a reference to the constant."""
+    return len(items) == 2 and isinstance(items[0], Held) and isinstance(items[1], Places) and len(items[0].weight.shape) == 2
+
+
+def _array(lift: Lift, type_: TensorType, item: Item) -> Array:
+    match item:
+        case Places(offset):
+            row = np.arange(lift.context, dtype=type_.dtype.numpy) + type_.dtype.numpy.type(offset)
+            shape = [lift.context if isinstance(dim, Expr) and dim == lift.time else 1 for dim in type_.shape]
+            return np.asarray(row.reshape(shape))
+        case Table(weight, axis, offset):
+            rows = weight if not offset else sliced(weight, len(weight.shape) - 2, offset, offset + lift.context)
+            array = _content(lift, rows)
+            if axis == 1 and array.ndim < type_.rank:
+                array = array[: lift.context].reshape((*(1 for _ in range(type_.rank - array.ndim)), lift.context, *array.shape[1:]))
+            return array
+        case Held(weight):
+            return _content(lift, weight)
+        case _:
+            raise RefusedError("it depends on more than positions")
+
+
+def _content(lift: Lift, weight: Weight) -> Array:
+    """The numbers, in float64 where they are numbers; zeros where only shapes are known, which no artifact is written from."""
+    try:
+        return widened(weight).read(lift.graph.store)
+    except KeyError:
+        wide = widened(weight)
+        return np.zeros(wide.shape, wide.dtype.numpy)
+
+
+def _dense(array: Array) -> Dense:
+    return Dense(from_numpy(array.dtype), array.shape, np.ascontiguousarray(array).tobytes())
+
+
+def angle_table(cosines: Weight, sines: Weight, head_dim: int, piece: int, heads: int) -> Weight:
+    """Cosines and sines ``[positions, pairs]`` as the lines of an attention hold them, as `kernels.rotary.Rotary.table` has them.
+
+    ``piece`` features of a head are on a line, ``heads`` heads beside one another. What is not rotated has cosine 1 and sine 0.
+    """
+    rows, pairs = cosines.shape
+    rest = head_dim // 2 - pairs
+    sides = []
+    for weight, number in ((cosines, 1.0), (sines, 0.0)):
+        side = converted(weight, f64)
+        sides.append(concatenated([side, _dense(np.full((rows, rest), number))], 1) if rest else side)
+    size = piece // 2
+    lines = [sliced(side, 1, start, start + size) for start in range(0, head_dim // 2, size) for side in sides]
+    return concatenated(lines * heads, 1)
