@@ -39,7 +39,8 @@ class CachedAttention:
     see all tokens up to the item's last. A line holds a multiple of ``unit`` features of a head, 2 for the pairs of `Rotary`.
 
     ``fresh`` is the number of new keys where it is not m. ``masked`` adds an input ``mask [context]``: 0 at padding, else 1. Where a query
-    sees no token its row of y is 0. Keys and values are forgotten after the item where they are not ``kept``.
+    sees no token its row of y is 0. Keys and values are forgotten after the item where they are not ``kept``. ``reduction`` is along the
+    tokens' direction, ``head_reduction`` along the lines of a head.
     """
 
     m: int
@@ -60,6 +61,7 @@ class CachedAttention:
     fresh: int = 0
     masked: bool = False
     kept: bool = True
+    head_reduction: Reduction = CHAIN
 
     name: ClassVar[str] = "attention"
 
@@ -183,7 +185,7 @@ class CachedAttention:
         if self.segment > 1:
             span = (Span(0, self.lines_used),)
             where = Where(columns=span) if self.along == "x" else Where(rows=span)
-            steps.append(CHAIN.step(self.along, shown, shown, "add", self.segment, where))
+            steps.append(self.head_reduction.step(self.along, shown, shown, "add", self.segment, where))
         steps += [
             run("mul", shown, shown, self.scale, form=form),
             Local("keep", shown, (shown, float("-inf")), form, (("where", self._seen()),)),
@@ -268,7 +270,7 @@ class CachedAttention:
             append += 2 * (machine.vector_cycles(self.dtype, self.slots * local) + step)
         score = heads * (product_cycles(machine, form.name, m, piece, now, aligned=True) + step)
         value = heads * (product_cycles(machine, form.name, m, now, piece, aligned=True) + step)
-        join = CHAIN.pattern(self.segment).cycles(form.words(size), machine) + step if self.segment > 1 else 0
+        join = self.head_reduction.pattern(self.segment).cycles(form.words(size), machine) + step if self.segment > 1 else 0
         softmax = (
             (2 if self.masked else 1) * vector(size, 2.0) + 5 * vector(size) + machine.scalar_map_cycles(size, OPERATIONS["exp"]) + step
         )

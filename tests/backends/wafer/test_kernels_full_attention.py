@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from tests.backends.wafer.harness import check_cycles, run_both
@@ -41,6 +43,7 @@ CASES = {
     "a whole prompt": full_attention(6, 6, 4, 2, 4, 0.4, Grid(2, 4), along="x", causal=True, reduction=Reduction("tree")),
     "a whole prompt with a window and padding": full_attention(6, 6, 2, 1, 2, 0.7, Grid(2, 3), causal=True, window=2, masked=True),
     "cross attention": full_attention(3, 7, 2, 2, 4, 0.5, Grid(4, 3)),
+    "heads over many lines": replace(full_attention(2, 5, 2, 2, 4, 0.5, Grid(8, 2)), head_reduction=Reduction("two-phase", 2)),
     "cross attention to one key with padding": full_attention(4, 1, 2, 2, 4, 0.5, Grid(4, 3), masked=True),
     "more queries than keys": full_attention(7, 2, 4, 2, 2, 0.5, Grid(3, 5), along="x", masked=True),
 }
