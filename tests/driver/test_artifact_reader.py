@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from cgptc.artifact import ArtifactWriter, Manifest, check_files, open_folder
 from cgptc.artifact.canonical import canonical_json, parse_json
-from cgptc.artifact.manifest import ManifestError, UnknownVersionError
+from cgptc.artifact.manifest import ManifestError, UnknownVersionError, sealed
 from cgptc.ir.diagnostics import CgptcError, CompileError, FileError, MalformedError, UsageError
 
 
@@ -30,7 +30,7 @@ def artifact(tmp_path: Path) -> Path:
 def edit(artifact: Path, **changes: Any) -> None:
     value = json.loads((artifact / "manifest.json").read_text())
     value.update(changes)
-    (artifact / "manifest.json").write_text(json.dumps(value))
+    (artifact / "manifest.json").write_text(json.dumps(sealed(value)))
 
 
 def test_what_was_written_is_read(artifact: Path) -> None:
@@ -175,7 +175,7 @@ def test_a_mutated_manifest_is_read_or_refused_as_a_manifest_error(data: st.Data
     key = data.draw(st.sampled_from(sorted(value)))
     value[key] = data.draw(json_values)
     with contextlib.suppress(ManifestError):
-        Manifest.from_json(json.dumps(value).encode())
+        Manifest.from_json(json.dumps(sealed(value)).encode())
 
 
 @given(st.binary(max_size=200))

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import cgptc
+from cgptc.artifact.manifest import sealed
 from cgptc.cli.entry import run
 from cgptc.driver.compilation import compile_model, pipeline_for, target_of
 from cgptc.driver.numeric_check import ExampleInputs
@@ -178,7 +179,7 @@ def test_options_that_are_not_the_targets_are_malformed(artifact: Path, tmp_path
     copy = cgptc.load(artifact).save(tmp_path / "copy").path
     manifest = json.loads((copy / "manifest.json").read_text())
     manifest["options"]["onnx"] = {"nonsense": 1}
-    (copy / "manifest.json").write_text(json.dumps(manifest))
+    (copy / "manifest.json").write_text(json.dumps(sealed(manifest)))
     with pytest.raises(MalformedError, match="options"):
         cgptc.load(copy).run(x=X)
 

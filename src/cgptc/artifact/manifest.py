@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,6 +14,9 @@ MANIFEST = "manifest.json"
 FORMAT = "cgptc-artifact"
 FORMAT_VERSION = "1.0"
 """Major and minor. A reader takes every minor of its own major and refuses other majors."""
+
+SEAL = "seal"
+"""The key under which a manifest has the digest of everything else in it."""
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]{0,199}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -61,19 +65,21 @@ class Manifest:
     def to_json(self) -> str:
         """The file's content."""
         return canonical_json(
-            {
-                "format": FORMAT,
-                "format_version": self.format_version,
-                "target": self.target,
-                "pipeline": self.pipeline,
-                "options": dict(self.options),
-                "versions": dict(self.versions),
-                "input": dict(self.input),
-                "interface": dict(self.interface),
-                "generation": dict(self.generation),
-                "backend": dict(self.backend),
-                "files": {name: {"sha256": entry.sha256, "size": entry.size} for name, entry in self.files.items()},
-            }
+            sealed(
+                {
+                    "format": FORMAT,
+                    "format_version": self.format_version,
+                    "target": self.target,
+                    "pipeline": self.pipeline,
+                    "options": dict(self.options),
+                    "versions": dict(self.versions),
+                    "input": dict(self.input),
+                    "interface": dict(self.interface),
+                    "generation": dict(self.generation),
+                    "backend": dict(self.backend),
+                    "files": {name: {"sha256": entry.sha256, "size": entry.size} for name, entry in self.files.items()},
+                }
+            )
         )
 
     @classmethod
@@ -90,6 +96,8 @@ class Manifest:
             raise ManifestError("has no 'format_version' such as \"1.0\"")
         if version.split(".")[0] != FORMAT_VERSION.split(".")[0]:
             raise UnknownVersionError(f"is of format version {version}, and this cgptc reads version {FORMAT_VERSION}")
+        if value.get(SEAL) != _seal(value):
+            raise ManifestError(f"does not match its own '{SEAL}': it was changed or damaged")
         return cls(
             target=_text(value, "target"),
             pipeline=_text(value, "pipeline"),
@@ -102,6 +110,22 @@ class Manifest:
             files=_files(value),
             format_version=version,
         )
+
+
+def sealed(value: Mapping[str, Json]) -> dict[str, Json]:
+    """A manifest's JSON with its seal, by which a flipped byte in any of its texts and numbers shows."""
+    return {**value, SEAL: _seal(value)}
+
+
+def _seal(value: Mapping[str, Json]) -> str:
+    """The sha256 of the canonical spelling of everything else."""
+    try:
+        text = canonical_json({key: item for key, item in value.items() if key != SEAL})
+    except RecursionError:
+        raise ManifestError("is nested too deeply") from None
+    except ValueError:  # an infinity: JSON spells it as a number that is too large
+        raise ManifestError("holds a number that is too large") from None
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def require_file_name(name: str) -> None:
