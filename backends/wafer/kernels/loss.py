@@ -1,0 +1,216 @@
+"""Losses over an axis cut along a line: local sums, allreduces of a few numbers per row, the result in every PE, statistics in f32."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from cgptc.backends.wafer.affine import var
+from cgptc.backends.wafer.arithmetic.formats import format_of
+from cgptc.backends.wafer.arithmetic.functions import OPERATIONS
+from cgptc.backends.wafer.kernels.fragment import (
+    CHAIN,
+    Direction,
+    Fragment,
+    Grid,
+    Reduction,
+    Slot,
+    all_of,
+    buffer,
+    coordinate,
+    inside,
+    masked,
+    repeated,
+    run,
+)
+from cgptc.backends.wafer.kernels.softmax import LOWEST
+from cgptc.backends.wafer.layout import Layout
+from cgptc.backends.wafer.machine import Machine
+from cgptc.backends.wafer.program import Step, View
+
+Summary = Literal["mean", "sum", "none"]
+
+
+def _result(grid: Grid, rows: int, summary: Summary) -> Layout:
+    return grid.replicated((rows,) if summary == "none" else ())
+
+
+@dataclass(frozen=True)
+class CrossEntropy:
+    """``log Σ exp(x) − Σ p x`` per row of ``x [m, n]``, n along ``along``; p is the target's class, smoothed over all by ``smoothing``.
+
+    ``target [m]`` are class numbers in the wide format (exact below 2**24). Rows whose target is ``ignore`` are 0 and count in no mean,
+    which is NaN where all are ignored.
+    """
+
+    m: int
+    n: int
+    grid: Grid
+    along: Direction = "x"
+    dtype: str = "f32"
+    summary: Summary = "mean"
+    ignore: int = -100
+    smoothing: float = 0.0
+    reduction: Reduction = CHAIN
+
+    name: ClassVar[str] = "cross-entropy"
+
+    @property
+    def layout(self) -> Layout:
+        return self.grid.spread((self.m, self.n), self.along)
+
+    @property
+    def form(self) -> str:
+        return format_of(self.dtype).wide.name
+
+    @property
+    def _sums(self) -> int:
+        """Numbers per row that travel together: of exponentials, of the target's logit, of all logits where these are smoothed over."""
+        return 3 if self.smoothing else 2
+
+    def fragment(self, prefix: str) -> Fragment:
+        (m, local), form = self.layout.local_shape, self.form
+        y_layout = _result(self.grid, m, self.summary)
+        x, y = buffer(f"{prefix}.x", self.dtype, m, local), buffer(f"{prefix}.y", self.dtype, *y_layout.shape)
+        target, valid = buffer(f"{prefix}.target", form, m), buffer(f"{prefix}.valid", form, m)
+        tile, hit = buffer(f"{prefix}.tile", form, m, local), buffer(f"{prefix}.hit", form, m, local)
+        sums, row = buffer(f"{prefix}.sums", form, self._sums, m), buffer(f"{prefix}.row", form, m)
+        exponentials, own, every = (View(sums.name, (m,), (1,), i * m) for i in range(3))
+        ends = inside(self.layout, 1)
+        shifted, rows = all_of(tile), all_of(row)
+        steps: list[Step] = [
+            masked(shifted, all_of(x), float("-inf"), ends, form),
+            run("largest", rows, shifted, form=form),
+            self.reduction.step(self.along, rows, rows, "max"),
+            run("max", rows, rows, LOWEST, form=form),
+            run("sub", shifted, shifted, repeated(rows, 1, local), form=form),
+            # 1 where the column's number is the target's.
+            run("index", all_of(hit), form=form, value=coordinate(self.along) * local + var("i1")),
+            run("sub", all_of(hit), all_of(hit), repeated(all_of(target), 1, local), form=form),
+            run("abs", all_of(hit), all_of(hit), form=form),
+            run("less", all_of(hit), all_of(hit), 0.5, form=form),
+            run("select", all_of(hit), all_of(hit), shifted, 0.0, form=form),
+            run("sum", own, all_of(hit), form=form),
+        ]
+        if self.smoothing:
+            steps += [masked(all_of(hit), shifted, 0.0, ends, form), run("sum", every, all_of(hit), form=form)]
+        steps += [
+            run("exp", shifted, shifted, form=form),
+            run("sum", exponentials, shifted, form=form),
+            self.reduction.step(self.along, all_of(sums), all_of(sums), "add"),
+            run("log", rows, exponentials, form=form),
+            run("mul", own, own, 1.0 - self.smoothing, form=form),
+            run("sub", rows, rows, own, form=form),
+        ]
+        if self.smoothing:
+            steps += [run("mul", every, every, self.smoothing / self.n, form=form), run("sub", rows, rows, every, form=form)]
+        steps += [
+            run("sub", all_of(valid), all_of(target), float(self.ignore), form=form),
+            run("abs", all_of(valid), all_of(valid), form=form),
+            run("less", all_of(valid), 0.5, all_of(valid), form=form),
+            run("select", rows, all_of(valid), rows, 0.0, form=form),
+            *_summed(y.name, row.name, valid.name, m, self.summary, form),
+        ]
+        inputs = (Slot("x", x.name, self.layout), Slot("target", target.name, self.grid.replicated((m,))))
+        buffers = (x, y, target, valid, tile, hit, sums, row)
+        return Fragment(self.name, inputs, (Slot("y", y.name, y_layout),), (), (), buffers, tuple(steps))
+
+    def cycles(self, machine: Machine, scalars: Mapping[str, int]) -> int:
+        """Operations over tiles and over rows, one exponential per element and one logarithm per row, two allreduces, the summary."""
+        (m, local), form, step = self.layout.local_shape, format_of(self.form), machine.step_cycles
+        tile, row = machine.vector_cycles(form.name, m * local), machine.vector_cycles(form.name, m)
+        twice = machine.vector_cycles(form.name, m * local, 2.0)
+        ends = twice if inside(self.layout, 1) else tile
+        smooth = ends + tile + 2 * row + 4 * step if self.smoothing else 0
+        pattern = self.reduction.pattern(self.grid.lines(self.along))
+        lines = pattern.cycles(form.words(m), machine) + pattern.cycles(form.words(self._sums * m), machine)
+        functions = machine.scalar_map_cycles(m * local, OPERATIONS["exp"]) + machine.scalar_map_cycles(m, OPERATIONS["log"])
+        whole = ends + 8 * tile + twice + 6 * row + machine.vector_cycles(form.name, m, 2.0)
+        return whole + smooth + functions + lines + 21 * step + _summary_cycles(machine, form.name, m, self.summary)
+
+
+def _summed(y: str, row: str, valid: str, m: int, summary: Summary, form: str) -> list[Step]:
+    """The rows' losses as they are, their sum, or their sum over the number of rows that count, which ``valid`` ends up holding."""
+    losses, total = View(row, (m,), (1,)), View(row, (), ())
+    if summary == "none":
+        return [run("mov", View(y, (m,), (1,)), losses, form=form)]
+    if summary == "sum":
+        return [run("sum", View(y, (), ()), losses, form=form)]
+    count = View(valid, (), ())
+    return [
+        run("sum", total, losses, form=form),
+        run("sum", count, View(valid, (m,), (1,)), form=form),
+        run("reciprocal", count, count, form=form),
+        run("mul", View(y, (), ()), total, count, form=form),
+    ]
+
+
+def _summary_cycles(machine: Machine, form: str, m: int, summary: Summary) -> int:
+    row, step = machine.vector_cycles(form, m), machine.step_cycles
+    if summary == "mean":
+        return 2 * row + machine.scalar_map_cycles(1, OPERATIONS["reciprocal"]) + machine.vector_cycles(form, 1) + 4 * step
+    return row + step
+
+
+@dataclass(frozen=True)
+class SquaredError:
+    """``(x − z)²`` of ``x`` and ``z [m, n]``, n along ``along``: its mean or sum over all elements."""
+
+    m: int
+    n: int
+    grid: Grid
+    along: Direction = "x"
+    dtype: str = "f32"
+    summary: Summary = "mean"
+    reduction: Reduction = CHAIN
+
+    name: ClassVar[str] = "squared-error"
+
+    @property
+    def layout(self) -> Layout:
+        return self.grid.spread((self.m, self.n), self.along)
+
+    @property
+    def y_layout(self) -> Layout:
+        return self.layout if self.summary == "none" else self.grid.replicated(())
+
+    def fragment(self, prefix: str) -> Fragment:
+        (m, local), form = self.layout.local_shape, format_of(self.dtype).wide.name
+        x, z = (buffer(f"{prefix}.{role}", self.dtype, m, local) for role in ("x", "z"))
+        y = buffer(f"{prefix}.y", self.dtype, *self.y_layout.local_shape)
+        apart, sums, total = (
+            buffer(f"{prefix}.apart", form, m, local),
+            buffer(f"{prefix}.sums", form, m),
+            buffer(f"{prefix}.total", form, 1),
+        )
+        buffers = [x, z, y, apart]
+        steps: list[Step] = [run("sub", all_of(apart), all_of(x), all_of(z), form=form)]
+        if self.summary == "none":
+            steps.append(run("mul", all_of(y), all_of(apart), all_of(apart), form=form))
+        else:
+            ends = inside(self.layout, 1)
+            steps += [masked(all_of(apart), all_of(apart), 0.0, ends, form)] if ends else []
+            factor = 1.0 / (self.m * self.n) if self.summary == "mean" else 1.0
+            one = View(total.name, (), ())
+            steps += [
+                run("dot", all_of(sums), all_of(apart), all_of(apart), form=form),
+                run("sum", one, all_of(sums), form=form),
+                self.reduction.step(self.along, one, one, "add"),
+                run("mul", all_of(y), one, factor, form=form),
+            ]
+            buffers += [sums, total]
+        inputs = (Slot("x", x.name, self.layout), Slot("z", z.name, self.layout))
+        return Fragment(self.name, inputs, (Slot("y", y.name, self.y_layout),), (), (), tuple(buffers), tuple(steps))
+
+    def cycles(self, machine: Machine, scalars: Mapping[str, int]) -> int:
+        """The difference, its squares summed by rows, the rows' sum, and one allreduce of a number."""
+        form, step = format_of(self.dtype).wide, machine.step_cycles
+        size = math.prod(self.layout.local_shape)
+        tile, one = machine.vector_cycles(form.name, size), machine.vector_cycles(form.name, 1)
+        if self.summary == "none":
+            return 2 * (tile + step)
+        ends = machine.vector_cycles(form.name, size, 2.0) + step if inside(self.layout, 1) else 0
+        line = self.reduction.pattern(self.grid.lines(self.along)).cycles(form.words(1), machine)
+        return 2 * tile + ends + machine.vector_cycles(form.name, self.m) + line + one + 5 * step
