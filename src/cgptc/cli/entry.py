@@ -49,7 +49,8 @@ def run(arguments: Sequence[str]) -> int:
             where = str(write_report(error, arguments))
         except OSError:
             where = "nowhere: the temporary folder cannot be written"
-        _say(f"error[internal]: a bug in cgptc: {what}: report it with the file written to {where}")
+        notes = "".join(f" ({printable(note)} runs it again)" for note in getattr(error, "__notes__", ()))
+        _say(f"error[internal]: a bug in cgptc: {what}: report it with the file written to {where}{notes}")
         return Exit.INTERNAL
 
 

@@ -22,6 +22,7 @@ from cgptc.driver.environment import library_versions
 from cgptc.driver.fusion_counts import CountWhole, check_subjects, fusions, require_fusions
 from cgptc.driver.numeric_check import numeric_check
 from cgptc.driver.options import CompileOptions, make_target_options
+from cgptc.driver.reproducer import KeepBefore, reproducible
 from cgptc.driver.runtime_configs import CONFIG_FILE, GENAI_FILE, TOKENIZER_CONFIG, TOKENIZER_CONFIG_FILE, genai_config
 from cgptc.frontend.source import CapturedModel, TextModel, open_model
 from cgptc.ir.diagnostics import UsageError
@@ -118,7 +119,9 @@ def optimise(
     watching: list[Instrument] = [VerifyEach()] if options.verify_each != "off" else []
     if options.verify_each == "numeric":
         watching.append(numeric_check())
-    pipeline.run(model.graph, context, [whole, *watching, *options.instruments, *instruments])
+    kept = KeepBefore()
+    with reproducible(kept, context, options.verify_each):
+        pipeline.run(model.graph, context, [kept, whole, *watching, *options.instruments, *instruments])
     if options.bisect_limit is not None:
         context.warnings.add(
             "bisect", f"{context.counters.get('rewrites', 0)} rewrites were made; the last was {context.last_rewrite or 'none'}"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from cgptc.driver.compilation import Optimised, make_report, optimise, target_of
+from cgptc.driver.compilation import Optimised, make_report, optimise, pipeline_for, target_of
 from cgptc.driver.options import CompileOptions
 from cgptc.driver.stage_survey import StageSurvey, survey_stages
 from cgptc.frontend.source import Request, open_model
@@ -86,6 +86,13 @@ def read_graph(path: Path) -> Graph:
 def rewrite_graph(graph: Graph, passes: str, disabled: Sequence[str] = ()) -> Graph:
     """Run a pipeline on a graph without weights, in place, verifying after each pass."""
     return Pipeline.parse(passes).without(disabled).run(graph, PassContext(), [VerifyEach()])
+
+
+def optimise_graph(graph: Graph, options: CompileOptions) -> Graph:
+    """Run the target's own pipeline for a level on a graph without weights, in place, verifying after each pass."""
+    target = target_of(options)
+    context = PassContext(target=options.target, legal=target.backend.legal_ops(target.options))
+    return pipeline_for(target, options, cached=False).run(graph, context, [VerifyEach()])
 
 
 def captured_text(source: str, request: Request) -> str:
