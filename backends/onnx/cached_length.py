@@ -25,10 +25,11 @@ def padding_mask(graph: Graph) -> Value | None:
 
 
 def up_to_last_token(emit: Emit, mask: OnnxValue) -> OnnxValue:
-    """``mask`` cut behind the last column that is real in any row."""
+    """``mask`` cut behind the last column that is real in any row; whole where none is, for a length of 0 means nothing to attention."""
     one, axis = emit.scalar(1, i64), emit.ints([1])
     columns = emit.Shape(mask, start=1, end=2)
     places = emit.Range(one, emit.Add(emit.Reshape(columns, emit.ints([])), one), one)
     real = emit.cast(emit.cast(mask, boolean), i64)
-    length = emit.ReduceMax(emit.Mul(real, places), emit.ints([0, 1]), keepdims=0)
-    return emit.Slice(mask, emit.ints([0]), emit.Reshape(length, axis), axis, axis)
+    last = emit.Reshape(emit.ReduceMax(emit.Mul(real, places), emit.ints([0, 1]), keepdims=0), axis)
+    length = emit.Where(emit.Equal(last, emit.ints([0])), columns, last)
+    return emit.Slice(mask, emit.ints([0]), length, axis, axis)

@@ -56,6 +56,22 @@ def test_stages_give_the_tokens_and_the_logits_of_one_piece(folder: Path) -> Non
     assert (left["logits"].argmax(-1) == right["logits"].argmax(-1)).all()
 
 
+def test_micro_batches_change_no_token(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--prompt-ids", "7,8,9", "--prompt-ids", "3", "--prompt-ids", "1,2,3,4", "--max-new-tokens", "5"]
+    expected = answer(capsys, "run", str(folder / "whole"), *arguments)
+    for parts in ("1", "3"):
+        assert answer(capsys, "run", str(folder / "staged"), *arguments, "--engine", "local", "--micro-batches", parts) == expected
+
+
+def test_several_tokens_after_a_past_go_through_in_a_batch(folder: Path) -> None:
+    whole, staged = cgptc.load(folder / "whole"), cgptc.load(folder / "staged")
+    ids = np.arange(2 * 7).reshape(2, 7)
+    first = staged.run(input_ids=ids[:, :4])
+    pasts = {name.replace("present", "past_key_values"): array for name, array in first.items() if name.startswith("present")}
+    found = staged.run(input_ids=ids[:, 4:], **pasts)["logits"]
+    assert (found.argmax(-1) == whole.run(input_ids=ids)["logits"][:, 4:].argmax(-1)).all()
+
+
 def test_a_staged_artifact_is_verified_against_its_model(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = answer(capsys, "verify", str(folder / "staged"), "--against", str(folder / "model.pt"), "--lengths", "1,3")
     assert found["checks"]
@@ -84,6 +100,10 @@ def test_explain_cuts_the_shape_of_a_preset(capsys: pytest.CaptureFixture[str]) 
         (["explain", "{}/staged", "stages", "--stages", "2"], "drop --stages"),
         (["explain", "{}/staged", "stags"], "did you mean 'stages'"),
         (["compile", "{}/model.pt", "--stages", "0"], "no number of stages"),
+        (["run", "{}/whole", "--prompt-ids", "1", "--engine", "local"], "the model is in one piece"),
+        (["run", "{}/staged", "--prompt-ids", "1", "--engine", "loca"], "choose one of local, ray"),
+        (["run", "{}/staged", "--prompt-ids", "1", "--micro-batches", "0"], "no number of micro-batches"),
+        (["run", "{}/staged", "--prompt-ids", "1", "--ray-address", "x:1"], "add --engine ray"),
         (["compile", "{}/model.pt", "--stages", "2", "--passes", "pipeline"], "exclude each other"),
     ],
 )
@@ -92,11 +112,6 @@ def test_wrong_words_about_stages_are_usage_errors(
 ) -> None:
     assert run([argument.format(folder) for argument in arguments]) == 2
     assert part in capsys.readouterr().err
-
-
-def test_more_stages_than_cuts_do_not_fit(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["explain", "tiny", "stages", "--stages", "999"]) == 6
-    assert "999 stages need 998 cuts" in capsys.readouterr().err
 
 
 def test_the_cut_comes_behind_all_other_passes() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -29,6 +31,9 @@ def run(
     top_k: Annotated[int | None, typer.Option("--top-k", help="Sample among the k likeliest tokens.")] = None,
     top_p: Annotated[float | None, typer.Option("--top-p", help="Sample among the likeliest tokens that reach probability p.")] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Seed of the samples.")] = None,
+    engine: Annotated[str | None, typer.Option("--engine", help="stages: local (threads here) or ray (actors).")] = None,
+    ray_address: Annotated[str | None, typer.Option("--ray-address", help="An existing Ray cluster's address.")] = None,
+    micro_batches: Annotated[int | None, typer.Option("--micro-batches", help="stages: parts of a batch (one per stage).")] = None,
 ) -> None:
     """Run an artifact on arrays, or continue a text or token ids with it."""
     texts, ids = prompt or [], [parse_ids(text) for text in prompt_ids or []]
@@ -41,13 +46,27 @@ def run(
             raise UsageError("usage", "generation options need a prompt", fix="give --prompt or --prompt-ids, or drop them")
         if output is None:
             raise UsageError("missing-argument", "nowhere to write the outputs", fix="give -o out.npz")
-        _run_on_arrays(screen, Artifact.open(artifact), inputs, output)
+        with _opened(artifact, engine, ray_address, micro_batches) as model:
+            _run_on_arrays(screen, model, inputs, output)
         return
     if output is not None:
         raise UsageError("usage", "-o is for the outputs of --inputs", fix="drop it: generated text goes to stdout")
     sampling = Sampling.of(temperature, top_k, top_p, seed)
     prompts: list[str] | list[list[int]] = texts or ids
-    _generate(screen, Artifact.open(artifact), prompts, max_new_tokens, sampling)
+    with _opened(artifact, engine, ray_address, micro_batches) as model:
+        _generate(screen, model, prompts, max_new_tokens, sampling)
+
+
+@contextmanager
+def _opened(path: Path, engine: str | None, address: str | None, micro_batches: int | None) -> Iterator[Artifact]:
+    artifact = Artifact.open(path)
+    if address is not None and engine != "ray":
+        raise UsageError("usage", "--ray-address is for --engine ray", fix="add --engine ray, or drop it")
+    if engine is None and micro_batches is None:
+        yield artifact
+        return
+    with artifact.running_on(engine or "local", address=address, micro_batches=micro_batches) as running:
+        yield running
 
 
 def parse_ids(text: str) -> list[int]:

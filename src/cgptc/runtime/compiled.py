@@ -5,29 +5,35 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from cgptc.artifact import ArtifactFolder, ArtifactWriter, check_files, open_folder
-from cgptc.backends.registry import Backend, Session, backend
+from cgptc.backends.registry import Backend, Session, StagedBackend, backend
 from cgptc.ir.diagnostics import MalformedError, UsageError
 from cgptc.ir.graph import Graph
 from cgptc.ir.op import Array
 from cgptc.ir.parser import parse_graph
+from cgptc.ir.stage_plan import PLAN_FILE, StagePlan
 from cgptc.runtime.engine import CachedEngine, CausalInterface, DecoderEngine, DecodingSession, RereadingEngine
 from cgptc.runtime.generation import TextModel, generate
 from cgptc.runtime.inputs import complete_inputs
 from cgptc.runtime.interface import IDS, LOGITS, MASK, Interface
+from cgptc.runtime.local_stages import LocalEngine
 from cgptc.runtime.report import Report
 from cgptc.runtime.sampler import Sampling
+from cgptc.runtime.stage_worker import StageWorker
+from cgptc.runtime.staged_session import StagedSession
 from cgptc.runtime.tokenizer import TOKENIZER_FILES, Tokenizer, can_read
 
 if TYPE_CHECKING:
     from cgptc.frontend.compiled_module import CompiledModule
 
 GRAPH_FILE, REPORT_FILE = "graph.cgir", "report.json"
+ENGINES = ("local", "ray")
 
 
 @dataclass(frozen=True)
@@ -101,9 +107,18 @@ class Artifact:
             raise MalformedError("options", f"the options of '{self.target}' are not its own", file=str(self.path)) from None
 
     @cached_property
+    def plan(self) -> StagePlan | None:
+        """How the model's stages work together; None where it is in one piece."""
+        if PLAN_FILE not in self.folder.manifest.files:
+            return None
+        return StagePlan.from_json(self.folder.read_json(PLAN_FILE), str(self.path))
+
+    @cached_property
     def session(self) -> Session:
-        """The model, loaded to run."""
+        """The model, loaded to run; one in stages with a thread for each."""
         target = self.load_target()
+        if self.plan is not None:
+            return self._staged_session(self.plan, "local", None, None)
         loaded: Session = target.backend.load(self.path, target.options)
         return loaded
 
@@ -130,6 +145,40 @@ class Artifact:
         """Outputs by name from inputs by name. What is not given has its natural default: a mask of ones, an empty past."""
         given = {**(inputs or {}), **named}
         return self.session.run(complete_inputs(self.interface, given))
+
+    @contextmanager
+    def running_on(self, engine: str, *, address: str | None = None, micro_batches: int | None = None) -> Iterator[Artifact]:
+        """This artifact with its stages on an engine: "local", threads of this process, or "ray", actors on a Ray that is started here, or
+        on the cluster at ``address``. A batch is cut into at most ``micro_batches``. The engine stops at the end of the block.
+
+        `UsageError` for an unknown engine, a model in one piece, or where Ray is missing; `StageError` where a stage does not load.
+        """
+        if engine not in ENGINES:
+            raise UsageError("bad-value", f"there is no engine '{engine}'", fix=f"choose one of {', '.join(ENGINES)}")
+        if micro_batches is not None and micro_batches < 1:
+            raise UsageError("bad-value", f"{micro_batches} is no number of micro-batches", fix="give 1 or more")
+        if self.plan is None:
+            raise UsageError("not-staged", "the model is in one piece", file=str(self.path), fix="compile it with --stages auto")
+        session = self._staged_session(self.plan, engine, address, micro_batches)
+        running = Artifact(self.folder, self._keep)
+        running.session = session
+        try:
+            yield running
+        finally:
+            session.close()
+
+    def _staged_session(self, plan: StagePlan, engine: str, address: str | None, micro_batches: int | None) -> StagedSession:
+        target = self.load_target()
+        if not isinstance(target.backend, StagedBackend):
+            raise MalformedError("stages", f"the target '{self.target}' has no stages to load", file=str(self.path))
+        if engine == "ray":
+            from cgptc.runtime.ray_stages import RayEngine
+
+            actors = RayEngine(self.path, self.target, target.options, plan, address)
+            return StagedSession(plan, self.interface, actors, micro_batches)
+        stages = [target.backend.load_stage(self.path, index, target.options) for index in range(len(plan.stages))]
+        workers = [StageWorker(index, plan, stage) for index, stage in enumerate(stages)]
+        return StagedSession(plan, self.interface, LocalEngine(workers), micro_batches)
 
     def module(self) -> CompiledModule:
         """A PyTorch module with this model's inputs and outputs, to stand where the original stood; without gradients."""

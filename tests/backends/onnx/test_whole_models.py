@@ -173,3 +173,11 @@ def test_model_without_cache_keeps_the_standards_attention() -> None:
     session: OnnxSession = session_of(model_of(model.graph(), ORT))
     real = mask.astype(bool)
     Reference(model, ids, mask).check(session.run({"input_ids": ids, "attention_mask": mask})["logits"][real], real)
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=mode)
+def test_a_batch_without_a_real_token_gives_finite_numbers(options: OnnxOptions) -> None:
+    session = session_of(model_of(TinyGpt().graph(), options))
+    outputs = session.run({"input_ids": tokens(1, 3), "attention_mask": np.zeros((1, 3), np.int64)})
+    assert all(np.isfinite(array).all() for array in outputs.values())
+    assert outputs["present.0.key"].shape[2] == 3
