@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
-import cgptc.ir.quantised_weights  # noqa: F401  (registers its expressions)
+import cgptc.ir.masked_weights
+import cgptc.ir.quantised_weights  # noqa: F401  (both register their expressions)
 from cgptc.ir.attributes import Attribute, AttributeType, accepts, attributes
 from cgptc.ir.diagnostics import OpTypeError
 from cgptc.ir.dims import FUNCTIONS, Dim, Expr, Symbol, apply, weighted_sum

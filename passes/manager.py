@@ -19,6 +19,7 @@ from cgptc.ir.diagnostics import UsageError, Warnings
 from cgptc.ir.graph import Graph, Node
 from cgptc.ir.loc import UNKNOWN, Location
 from cgptc.ir.op import Op
+from cgptc.ir.weights import Weight
 
 PASSES: dict[str, type[Pass]] = {}
 """Every pass by its name."""
@@ -46,7 +47,7 @@ class PassContext:
     """What a pass may know beyond the graph, and where it leaves word.
 
     ``legal`` are the op classes that the target lowers, for `legalise`; ``rewrites_left`` bounds how many rewrites may still be applied
-    (bisection).
+    (bisection); ``masks`` are those of a mask file, by the names of the tensors.
     """
 
     target: str = ""
@@ -54,6 +55,7 @@ class PassContext:
     cost_model: CostModel | None = None
     warnings: Warnings = field(default_factory=Warnings)
     rewrites_left: int | None = None
+    masks: Mapping[str, Weight] = field(default_factory=dict)
     counters: dict[str, int] = field(default_factory=dict)
     current: str = ""
     last_rewrite: str = ""

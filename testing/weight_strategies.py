@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from hypothesis import strategies as st
 
-from cgptc.ir.dtypes import FLOATS, f32, i4, i8, i64
+from cgptc.ir.dtypes import FLOATS, boolean, f32, i4, i8, i64
+from cgptc.ir.masked_weights import Largest, LargestBlocks, LargestOfGroup, Masked, NonZero
 from cgptc.ir.quantised_weights import QuantisationScales, Quantised
 from cgptc.ir.types import TensorType
 from cgptc.ir.weight_expressions import Added, Concatenated, Converted, Reshaped, Scaled, Sliced, Taken, Transposed
@@ -46,6 +47,9 @@ def draw_weight(
         forms += ["transposed", "concatenated", "sliced", "taken"] if type.rank else []
         forms += ["added"] if type.dtype.is_float else []
         forms += ["scaled"] if type.dtype.is_float and type.rank else []
+        forms += ["masked"] if type.rank else []
+        forms += ["non-zero", "largest"] if type.dtype is boolean else []
+        forms += ["largest of group", "largest blocks"] if type.dtype is boolean and type.rank == 2 else []
         forms += ["quantised"] if type.dtype in (i4, i8) and type.rank == 2 else []
         forms += ["quantisation scales"] if type.dtype is f32 and type.rank == 2 and type.static_shape[1] else []
 
@@ -90,6 +94,18 @@ def draw_weight(
             return Taken(inner((*shape[:axis], size, *shape[axis + 1 :])), axis, indices)
         case "scaled":
             return Scaled(inner(shape), inner((shape[axis],)), axis)
+        case "masked":
+            along = draw(st.sampled_from([None, axis]))
+            return Masked(inner(shape), inner(shape if along is None else (shape[along],), type.with_dtype(boolean)), along)
+        case "non-zero":
+            return NonZero(inner(shape, type.with_dtype(draw(st.sampled_from(FLOATS)))))
+        case "largest":
+            return Largest(inner(shape, type.with_dtype(draw(st.sampled_from(FLOATS)))), draw(st.sampled_from([0.5, 0.0, 1.0, 0.3])))
+        case "largest of group":
+            m = draw(st.integers(1, 4))
+            return LargestOfGroup(inner(shape, type.with_dtype(f32)), draw(st.integers(1, m)), m, axis)
+        case "largest blocks":
+            return LargestBlocks(inner(shape, type.with_dtype(f32)), draw(st.integers(1, 3)), draw(st.integers(1, 3)), 0.5)
         case "quantised":
             bits = draw(st.integers(2, 4) if type.dtype is i4 else st.integers(5, 8))
             return Quantised(inner(shape, type.with_dtype(draw(st.sampled_from(FLOATS)))), bits, draw(st.integers(0, 3)))

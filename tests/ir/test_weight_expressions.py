@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from cgptc.ir import weights as weights_module
 from cgptc.ir.diagnostics import OpTypeError
 from cgptc.ir.dtypes import bf16, f16, f32, f64, i4, i8, i64
+from cgptc.ir.masked_weights import Largest, LargestBlocks, LargestOfGroup, Masked, NonZero
 from cgptc.ir.op import Array, widen
 from cgptc.ir.quantised_weights import QuantisationScales, Quantised
 from cgptc.ir.types import TensorType
@@ -69,6 +70,38 @@ def whole(weight: Weight, store: MemoryStore) -> Array:
                 return np.asarray(widen(whole(weight.left, store)) + widen(whole(weight.right, store))).astype(weight.dtype.numpy)
             case Converted():
                 return whole(weight.base, store).astype(weight.to.numpy)
+            case Masked():
+                base, mask = whole(weight.base, store), whole(weight.mask, store)
+                if weight.axis is not None:
+                    mask = np.moveaxis(np.broadcast_to(mask, np.moveaxis(base, weight.axis, -1).shape), -1, weight.axis)
+                return np.where(mask, base, np.zeros((), base.dtype))
+            case NonZero():
+                base = whole(weight.base, store).astype(np.float64)
+                return (base != 0) & ~np.isnan(base)
+            case Largest():
+                base = np.abs(whole(weight.base, store)).reshape(-1)
+                keep = np.ones(base.size, np.bool_)
+                keep[sorted(range(base.size), key=lambda place: (base[place], place))[: int(weight.fraction * base.size)]] = False
+                return keep.reshape(weight.shape)
+            case LargestOfGroup():
+                base = np.abs(whole(weight.base, store))
+                keep = np.ones(base.shape, np.bool_)
+                lines, kept_lines = (base, keep) if weight.axis else (base.T, keep.T)
+                for line, kept in zip(lines, kept_lines, strict=True):
+                    for start in range(0, line.size, weight.m):
+                        places = sorted(range(start, min(start + weight.m, line.size)), key=lambda place: (line[place], place))
+                        kept[places[: max(0, len(places) - weight.n)]] = False
+                return keep
+            case LargestBlocks():
+                base = whole(weight.base, store).astype(np.float64)
+                tall, wide = weight.height, weight.width
+                corners = [(row, column) for row in range(0, base.shape[0], tall) for column in range(0, base.shape[1], wide)]
+                parts = {at: (slice(at[0], at[0] + tall), slice(at[1], at[1] + wide)) for at in corners}
+                order = sorted(corners, key=lambda at: (np.sum(base[parts[at]] ** 2), at))
+                keep = np.ones(base.shape, np.bool_)
+                for at in order[: int(weight.fraction * len(order))]:
+                    keep[parts[at]] = False
+                return keep
             case Quantised():
                 rows = whole(weight.base, store).astype(np.float32)
                 scales = whole(QuantisationScales(weight.base, weight.bits, weight.block), store)

@@ -20,14 +20,17 @@ from cgptc.backends.registry import Emitted, backend
 from cgptc.driver.companions import read_companions
 from cgptc.driver.environment import library_versions
 from cgptc.driver.fusion_counts import CountWhole, check_subjects, fusions, require_fusions
+from cgptc.driver.masks import with_masks
 from cgptc.driver.numeric_check import numeric_check
 from cgptc.driver.options import CompileOptions, make_target_options
 from cgptc.driver.reproducer import KeepBefore, reproducible
 from cgptc.driver.runtime_configs import CONFIG_FILE, GENAI_FILE, TOKENIZER_CONFIG, TOKENIZER_CONFIG_FILE, genai_config
+from cgptc.driver.sparsity_options import mask_file
 from cgptc.frontend.source import CapturedModel, TextModel, open_model
 from cgptc.ir.diagnostics import UsageError
 from cgptc.ir.graph import Graph
 from cgptc.ir.ops.constant import Constant
+from cgptc.ir.weights import Weight
 from cgptc.passes.instruments import VerifyEach
 from cgptc.passes.manager import Instrument, PassContext, Pipeline
 from cgptc.runtime.compiled import GRAPH_FILE, REPORT_FILE, Artifact, Target
@@ -99,9 +102,15 @@ def wants_cache(model: CapturedModel, options: CompileOptions) -> bool:
 
 
 def optimise(
-    model: CapturedModel, target: Target, options: CompileOptions, instruments: Sequence[Instrument] = (), *, legalise: bool = True
+    model: CapturedModel,
+    target: Target,
+    options: CompileOptions,
+    instruments: Sequence[Instrument] = (),
+    *,
+    legalise: bool = True,
+    masks: Mapping[str, Weight] | None = None,
 ) -> Optimised:
-    """Run the passes on the model's graph, in place. `CompileError` where a required fusion was missed.
+    """Run the passes on the model's graph, in place. `CompileError` where a required fusion was missed. ``masks`` are a mask file's.
 
     Without ``legalise`` what the target has no form for may stay: that is for who looks at the graph, not for a backend.
     """
@@ -114,6 +123,7 @@ def optimise(
         legal=target.backend.legal_ops(target.options),
         cost_model=target.backend.cost_model(target.options),
         rewrites_left=options.bisect_limit,
+        masks=masks or {},
     )
     whole = CountWhole(LEGALISE_PASS)
     watching: list[Instrument] = [VerifyEach()] if options.verify_each != "off" else []
@@ -223,9 +233,9 @@ def _build(
     with ArtifactWriter(place) as writer:
         with clock.stage("import"):
             opened = capture()
-        with opened as model:
+        with opened as model, with_masks(model.graph, mask_file(options.shrinking.sparsity)) as masks:
             with clock.stage("passes"):
-                optimised = optimise(model, target, options)
+                optimised = optimise(model, target, options, masks=masks)
             with clock.stage("write"):
                 write_artifact(writer, model, optimised, target, options, tokenizer)
     return Artifact(open_folder(place), keep)

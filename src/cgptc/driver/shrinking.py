@@ -8,10 +8,13 @@ from difflib import get_close_matches
 
 from cgptc.artifact.canonical import Json
 from cgptc.backends.registry import backend
+from cgptc.driver.sparsity_options import mask_file, parse_sparsity
 from cgptc.ir.diagnostics import CompileError, Exit, UsageError
 from cgptc.passes.convert import Convert
+from cgptc.passes.dead_code import DeadCode
 from cgptc.passes.manager import Pass
 from cgptc.passes.quantize import SAFE_BITS, Quantize
+from cgptc.passes.remove_dead import RemoveDead
 
 DTYPES = ("f32", "f16", "bf16")
 FORMS = ("int8", "int4")
@@ -20,13 +23,14 @@ INT4_BLOCK = 32
 
 @dataclass(frozen=True)
 class Shrinking:
-    """``dtype`` to compute in; ``quantize`` as ``int8``, ``int8:block=64``, ``int4:block=32,activations=exact``; globs of layers to
+    """``sparsity`` as `parse_sparsity` takes it, each in turn; ``dtype`` to compute in; ``quantize`` as ``int8``, ``int8:block=64``, ``int4:block=32,activations=exact``; globs of layers to
     ``keep`` out of it.
     """
 
     dtype: str | None = None
     quantize: str | None = None
     keep: tuple[str, ...] = ()
+    sparsity: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.dtype is not None and self.dtype not in DTYPES:
@@ -34,10 +38,13 @@ class Shrinking:
         if self.keep and self.quantize is None:
             raise UsageError("usage", "--keep names layers that --quantize leaves alone", fix="give --quantize too, or drop --keep")
         self.passes()
+        mask_file(self.sparsity)
 
     def passes(self) -> tuple[Pass, ...]:
         """In the order in which they run. `UsageError` for what is asked in a wrong way."""
-        found: list[Pass] = []
+        found: list[Pass] = [parse_sparsity(text) for text in self.sparsity]
+        if found:
+            found += [RemoveDead(), DeadCode()]
         if self.dtype is not None:
             found.append(Convert(self.dtype))
         if self.quantize is not None:
@@ -102,4 +109,4 @@ def _block(text: str, value: str) -> int:
 
 def manifest_entry(shrinking: Shrinking) -> dict[str, Json]:
     """As the manifest holds it."""
-    return {"dtype": shrinking.dtype, "quantize": shrinking.quantize, "keep": list(shrinking.keep)}
+    return {"dtype": shrinking.dtype, "quantize": shrinking.quantize, "keep": list(shrinking.keep), "sparsity": list(shrinking.sparsity)}
