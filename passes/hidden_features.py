@@ -217,11 +217,10 @@ def _forwards(value: Value, count: int, walk: _Walk) -> Node | str:
     """From the result ``[b, count, s, d]`` to the layer that reads it."""
     depth, axis, merged = _last(value), 1, False
     while True:
-        (use, *others) = value.uses or (None,)
-        if use is None or others or use.user is None:
+        node = value.uses[0].user if value.use_count == 1 else None
+        if node is None:
             return "its result is used elsewhere too"
-        node = use.user
-        if merged and _is_layer(node) and use.index == 0:
+        if merged and _is_layer(node) and node.operands[0] is value:
             return node
         rank = value.type.rank
         match node.op:

@@ -16,6 +16,7 @@ from cgptc.ir.masked_weights import Largest, LargestBlocks, LargestOfGroup, Mask
 from cgptc.ir.op import Array
 from cgptc.ir.ops.constant import Constant
 from cgptc.ir.ops.matmul import Linear
+from cgptc.ir.sparsity import sparsity_of
 from cgptc.ir.weight_expressions import Expression, leaves, sliced
 from cgptc.ir.weights import EMPTY_STORE, Stored, Weight, WeightStore, dense
 from cgptc.passes.hidden_features import Heads, Neurons, all_heads, all_neurons
@@ -145,10 +146,10 @@ class FindZeros(Pass, name="find-zeros", optional=False, lossy=True):
         for node in chosen(graph, layers, self.only, self.keep, "linear layer"):
             weight = weight_of(node, 1)
             assert weight is not None
-            if isinstance(weight, Masked):
+            if sparsity_of(weight).kind not in ("dense", "unstructured", "unknown"):
                 continue
             found = detected(weight, graph.store)
-            if found is not None:
+            if found is not None and (found.axis is not None or not isinstance(weight, Masked)):
                 set_weight(graph, node, found)
                 context.done("zeros", node.location, found.pattern if found.axis is None else ("rows", "columns")[found.axis])
                 changed = True
@@ -160,7 +161,8 @@ def detected(weight: Weight, store: WeightStore) -> Masked | None:
     keep = np.concatenate([np.asarray((block != 0) & (block == block)) for block in weight.blocks(store)])
     if keep.all() or not keep.size:
         return None
-    for axis, line in ((0, keep.any(axis=1)), (1, keep.any(axis=0))):
+    for axis in (0, 1):
+        line = np.asarray(keep.any(axis=1 - axis))
         if not line.all():
             others = np.count_nonzero(line) * keep.shape[1 - axis] != np.count_nonzero(keep)
             return Masked(Masked(weight, NonZero(weight)) if others else weight, dense(line), axis)
@@ -278,16 +280,16 @@ def _head_scores(heads: Heads, store: WeightStore) -> Array:
     source = heads.sources[2]
     read = np.square(_row_norms(projection, store)).reshape(heads.key_heads, -1).sum(axis=1)
     given = np.square(_column_norms(sliced(value, 1, source.start, source.stop), store)).reshape(heads.key_heads, -1).sum(axis=1)
-    return np.sqrt(read * given)
+    return np.asarray(np.sqrt(read * given))
 
 
 def _row_norms(weight: Weight, store: WeightStore) -> Array:
     squares = [np.square(block.astype(np.float64)).sum(axis=1) for block in weight.blocks(store)]
-    return np.sqrt(np.concatenate(squares))
+    return np.asarray(np.sqrt(np.concatenate(squares)))
 
 
 def _column_norms(weight: Weight, store: WeightStore) -> Array:
     total = np.zeros(weight.shape[1])
     for block in weight.blocks(store):
         total += np.square(block.astype(np.float64)).sum(axis=0)
-    return np.sqrt(total)
+    return np.asarray(np.sqrt(total))

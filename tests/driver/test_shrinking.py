@@ -6,14 +6,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 import cgptc
 from cgptc.driver.compilation import target_of
 from cgptc.driver.options import CompileOptions
 from cgptc.driver.shrinking import Shrinking, parse_quantize
+from cgptc.driver.sparsity_options import parse_sparsity
 from cgptc.frontend.new_model import write_model
 from cgptc.frontend.presets import preset
 from cgptc.ir.diagnostics import CompileError, UsageError
+from cgptc.ir.graph import Node
+from cgptc.ir.ops.constant import Constant
+from cgptc.ir.parser import parse_graph
+from cgptc.ir.weights import Stored
+from cgptc.runtime.compiled import Artifact
 
 
 @pytest.mark.parametrize(
@@ -48,6 +55,32 @@ def test_a_wrong_precision_is_told_with_what_is_right(text: str, message: str) -
     assert message in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "passes"),
+    [
+        ("magnitude:0.75@h.*.mlp.*,!h.0", "sparsify{fraction=0.75 only=h.*.mlp.* keep=h.0}"),
+        ("2:4", "sparsify{pattern=2:4}"),
+        ("block:16x8:0.25", "sparsify{pattern=16x8 fraction=0.25}"),
+        ("heads:4", "prune-heads{count=4}"),
+        ("heads:0.25", "prune-heads{fraction=0.25}"),
+        ("neurons:0.75@h.1", "prune-neurons{fraction=0.75 only=h.1}"),
+        ("from-zeros@!lm_head", "find-zeros{keep=lm_head}"),
+        ("mask:some/file", "apply-masks"),
+    ],
+)
+def test_a_sparsity_is_a_pass(text: str, passes: str) -> None:
+    assert str(parse_sparsity(text)) == passes
+    assert [str(each) for each in Shrinking(sparsity=(text,)).passes()] == [passes, "remove-dead", "dead-code"]
+
+
+@pytest.mark.parametrize(
+    "text", ["magnitude", "magnitude:2", "heads:1.5", "heads:x", "2:", "4:2", "block:4:0.5", "rows:0.5", "2:4@", "mask:"]
+)
+def test_a_wrong_sparsity_is_told(text: str) -> None:
+    with pytest.raises(UsageError):
+        Shrinking(sparsity=(text,))
+
+
 def test_layers_to_keep_need_something_to_keep_them_from() -> None:
     with pytest.raises(UsageError, match="--keep"):
         Shrinking(keep=("lm_head",))
@@ -66,11 +99,14 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.parametrize(
-    "asked", [{"quantize": "int8"}, {"quantize": "int4:block=16"}, {"dtype": "f16"}, {"dtype": "f16", "quantize": "int8"}]
-)
-def test_a_shrunk_model_is_smaller_and_near(model: Path, asked: dict[str, str]) -> None:
-    dense, small = cgptc.compile(model), cgptc.compile(model, **asked)  # type: ignore[arg-type]
+@pytest.fixture(scope="module")
+def dense(model: Path) -> Artifact:
+    return cgptc.compile(model)
+
+
+@pytest.mark.parametrize("asked", [{"quantize": "int4:block=16"}, {"dtype": "f16", "quantize": "int8"}], ids=str)
+def test_a_shrunk_model_is_smaller_and_near(model: Path, dense: Artifact, asked: dict[str, str]) -> None:
+    small = cgptc.compile(model, **asked)  # type: ignore[arg-type]
     ids = np.array([[3, 1, 4, 1, 5]])
     expected, found = (artifact.run({"input_ids": ids})["logits"].astype(np.float64) for artifact in (dense, small))
     sizes = [artifact.report.backend["weight_bytes"] for artifact in (dense, small)]
@@ -81,3 +117,20 @@ def test_a_shrunk_model_is_smaller_and_near(model: Path, asked: dict[str, str]) 
     assert len(small.generate([3, 1, 4], max_new_tokens=2).ids) == 2
     assert small.folder.manifest.options["dtype"] == asked.get("dtype")
     assert small.folder.manifest.options["quantize"] == asked.get("quantize")
+
+
+def test_a_mask_file_and_dead_neurons_make_the_model_smaller(model: Path, dense: Artifact, tmp_path: Path) -> None:
+    names = {node.op.weight.name: node.op.weight.shape for node in stored(dense)}  # type: ignore[attr-defined]
+    down = next(name for name in names if "mlp" in name and len(names[name]) == 2 and names[name][0] > names[name][1])
+    mask = np.ones(names[down], np.uint8)
+    mask[::2] = 0
+    save_file({down: mask}, tmp_path / "masks.safetensors")
+    small = cgptc.compile(model, sparsity=[f"mask:{tmp_path / 'masks.safetensors'}", "from-zeros"])
+    assert str(small.folder.manifest.pipeline).count("apply-masks,find-zeros,remove-dead") == 1
+    assert small.report.backend["weight_bytes"] < dense.report.backend["weight_bytes"]  # type: ignore[operator]
+    assert np.isfinite(small.run({"input_ids": np.array([[1, 2, 3]])})["logits"]).all()
+
+
+def stored(artifact: Artifact) -> list[Node]:
+    graph = parse_graph(artifact.folder.read("graph.cgir").decode())
+    return [node for node in graph.nodes if isinstance(node.op, Constant) and isinstance(node.op.weight, Stored)]

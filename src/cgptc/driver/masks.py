@@ -43,6 +43,6 @@ def with_masks(graph: Graph, path: Path | None) -> Iterator[Mapping[str, Weight]
     with open_checkpoint(path) as file:
         graph.store = WithMasks(store, file.store)
         try:
-            yield {name: NonZero(Stored(PREFIX + name, weight.dtype, weight.shape)) for name, weight in file.weights.items()}
+            yield {name: NonZero(Stored(PREFIX + name, weight.dtype, weight.shape)) for name, weight in file.tensors.items()}
         finally:
             graph.store = store

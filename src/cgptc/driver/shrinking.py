@@ -23,8 +23,8 @@ INT4_BLOCK = 32
 
 @dataclass(frozen=True)
 class Shrinking:
-    """``sparsity`` as `parse_sparsity` takes it, each in turn; ``dtype`` to compute in; ``quantize`` as ``int8``, ``int8:block=64``, ``int4:block=32,activations=exact``; globs of layers to
-    ``keep`` out of it.
+    """``sparsity`` as `parse_sparsity` takes it, each in turn; ``dtype`` to compute in; ``quantize`` as `parse_quantize` takes it,
+    with globs of layers to ``keep`` out of it.
     """
 
     dtype: str | None = None
