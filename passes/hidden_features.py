@@ -142,7 +142,8 @@ class _Walk:
 
 def find_heads(attention: Node) -> Heads | str:
     """The heads of an attention node, or why none could be removed."""
-    q, k, v, mask, past_k, past_v = (*attention.operands, *(None,) * (6 - len(attention.operands)))
+    operands: list[Value | None] = [*attention.operands]
+    q, k, v, mask, past_k, past_v = operands + [None] * (6 - len(operands))
     assert q is not None
     assert k is not None
     assert v is not None
