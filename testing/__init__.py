@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from cgptc.testing.pipeline_strategies import pipelines
     from cgptc.testing.sparsity_strategies import SparsityMask, sparsity_masks
     from cgptc.testing.type_strategies import dtypes, float_dtypes, shapes, tensor_types
+    from cgptc.testing.wafer_strategies import SpatialSample, layouts, machines, spatial_programs
     from cgptc.testing.weight_strategies import WeightSample, weights
 
 __all__ = [
@@ -47,6 +48,7 @@ __all__ = [
     "Feed",
     "NoiseFloor",
     "SparsityMask",
+    "SpatialSample",
     "WeightSample",
     "assert_equivalent",
     "assert_lowering_preserves",
@@ -62,6 +64,8 @@ __all__ = [
     "gpt_modules",
     "graphs",
     "graphs_with_inputs",
+    "layouts",
+    "machines",
     "noise_floor",
     "pipelines",
     "random_array",
@@ -69,6 +73,7 @@ __all__ = [
     "random_orders",
     "shapes",
     "sparsity_masks",
+    "spatial_programs",
     "t0_fault",
     "t1_fault",
     "t2_fault",
@@ -81,6 +86,7 @@ __all__ = [
 _NEEDS_HYPOTHESIS = {
     "Feed": "graph_strategies",
     "SparsityMask": "sparsity_strategies",
+    "SpatialSample": "wafer_strategies",
     "WeightSample": "weight_strategies",
     "dtypes": "type_strategies",
     "feeds": "graph_strategies",
@@ -89,9 +95,12 @@ _NEEDS_HYPOTHESIS = {
     "gpt_modules": "module_strategies",
     "graphs": "graph_strategies",
     "graphs_with_inputs": "graph_strategies",
+    "layouts": "wafer_strategies",
+    "machines": "wafer_strategies",
     "pipelines": "pipeline_strategies",
     "shapes": "type_strategies",
     "sparsity_masks": "sparsity_strategies",
+    "spatial_programs": "wafer_strategies",
     "tensor_types": "type_strategies",
     "weights": "weight_strategies",
 }
