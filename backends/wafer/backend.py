@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from cgptc.backends.registry import Emitted, Refusal
 from cgptc.backends.wafer.boundary import loading
 from cgptc.backends.wafer.cost import WaferCostModel
 from cgptc.backends.wafer.options import WaferOptions
-from cgptc.backends.wafer.session import WaferSession
+from cgptc.backends.wafer.session import Fidelity, WaferSession
 from cgptc.ir.graph import Graph
 from cgptc.ir.op import OPS, Op, is_composite
 
@@ -44,14 +44,23 @@ class WaferBackend:
 
         return refusals_of(graph)
 
+    def plan(self, graph: Graph, options: WaferOptions) -> Mapping[str, object]:
+        """Facts of the plan of a legal graph; the errors are `emission.plan_graph`'s."""
+        from cgptc.backends.wafer.emission import dtype_of, plan_graph
+        from cgptc.backends.wafer.summary import facts_of
+
+        tasks, planned = plan_graph(graph, options)
+        return facts_of(tasks, planned, dtype_of(tasks, options))
+
     def emit(self, graph: Graph, folder: Path, options: WaferOptions) -> Emitted:
         from cgptc.backends.wafer.emission import emit_program
 
         return emit_program(graph, folder, options)
 
-    def load(self, folder: Path, options: WaferOptions) -> WaferSession:
+    def load(self, folder: Path, options: WaferOptions, fidelity: Fidelity = "fast") -> WaferSession:
+        """``fidelity`` chooses the engine: region by region, or PE by PE, which is the definition and slow."""
         with loading(str(folder)):
-            return WaferSession.open(folder)
+            return WaferSession.open(folder, fidelity)
 
     def cost_model(self, options: WaferOptions) -> WaferCostModel:
         return WaferCostModel()

@@ -16,6 +16,7 @@ from cgptc.backends.wafer.plan.lift import Refused, lift
 from cgptc.backends.wafer.plan.planner import ENTRY, Aim, Plan, plan
 from cgptc.backends.wafer.plan.select import buffer_of
 from cgptc.backends.wafer.plan.tasks import AttendWork, Tasks, shortened
+from cgptc.backends.wafer.report.floorplan import floorplan_svg
 from cgptc.backends.wafer.serial import program_text
 from cgptc.backends.wafer.summary import facts_of
 from cgptc.backends.wafer.weights_file import WEIGHTS_FILE, write_weights_file
@@ -24,7 +25,7 @@ from cgptc.ir.dtypes import DTYPES
 from cgptc.ir.graph import Graph
 from cgptc.ir.weight_expressions import converted
 
-PROGRAM_FILE = "program.json"
+PROGRAM_FILE, FLOORPLAN_FILE = "program.json", "floorplan.svg"
 
 
 def refusals_of(graph: Graph) -> list[Refusal]:
@@ -69,7 +70,10 @@ def emit_program(graph: Graph, folder: Path, options: WaferOptions) -> Emitted:
 
     shapes = {name: weight.shape for name, weight in planned.weights.items()}
     weight_bytes = write_weights_file(folder, shapes, dtype, blocks)
-    return Emitted((PROGRAM_FILE, WEIGHTS_FILE, HOST_FILE), {**facts_of(tasks, planned, dtype), "weight_bytes": weight_bytes})
+    (folder / FLOORPLAN_FILE).write_text(floorplan_svg(planned.program), encoding="utf-8")
+    return Emitted(
+        (PROGRAM_FILE, WEIGHTS_FILE, HOST_FILE, FLOORPLAN_FILE), {**facts_of(tasks, planned, dtype), "weight_bytes": weight_bytes}
+    )
 
 
 def host_of(tasks: Tasks, dtype: str) -> Host:

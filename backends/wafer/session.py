@@ -126,10 +126,14 @@ class WaferSession:
         """A decoder that keeps the caches on the PEs. `UsageError` where the program makes no logits."""
         return WaferDecoder(self)
 
-    @property
-    def seconds(self) -> float:
-        """Time at the machine's clock of all runs so far."""
-        return self.program.machine.seconds(self.usage.cycles)
+    def notes(self) -> tuple[str, ...]:
+        """What all runs so far took on the modelled machine."""
+        if not self.usage.items:
+            return ()
+        machine, used = self.program.machine, self.usage
+        rate = used.items / machine.seconds(used.cycles)
+        each = f"{used.cycles:,} cycles, {used.cycles / used.items:,.0f} each"
+        return (f"{machine.name} (modelled): {used.items} tokens in {each}: {rate:,.0f} tokens/s at {machine.clock_hz / 1e9:g} GHz",)
 
 
 class WaferDecoder:

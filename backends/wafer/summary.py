@@ -58,7 +58,9 @@ def facts_of(tasks: Tasks, plan: Plan, dtype: str) -> Mapping[str, object]:
                 "width": region.rectangle.width,
                 "height": region.rectangle.height,
                 "cycles": clock.busy(region.name) // count,
+                "area": areas[region.name],
                 "sram_bytes": used[region.name],
+                "resident_bytes": sum(buffer.bytes for buffer in region.buffers if buffer.resident),
                 "kernels": len(fitted.kernels),
             }
             for region, fitted in zip(program.regions, plan.fitted, strict=True)

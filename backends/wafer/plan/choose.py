@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cgptc.backends.wafer.faults import ProgramError
+from cgptc.backends.wafer.kernels.fragment import Grid
 from cgptc.backends.wafer.machine import Machine
 from cgptc.backends.wafer.plan.pack import Place, pack
-from cgptc.backends.wafer.plan.size import Cost, Sizer, grids, prices
+from cgptc.backends.wafer.plan.size import Cost, Sizer, cells, grids, prices
 from cgptc.backends.wafer.plan.stages import Group
 
 
@@ -48,15 +49,19 @@ def choose(sizer: Sizer, groups: Sequence[Group], objective: str) -> Choice:
     Raises DoesNotFitError.
     """
     machine = sizer.machine
-    candidates = grids(machine)
+    equal = cells(machine, len(groups))
+    candidates = [*grids(machine), *equal]
     tables = [prices(sizer, group, candidates) for group in groups]
     for group, table in zip(groups, tables, strict=True):
         if not table:
             raise _too_large(sizer, group)
     smallest = [table[0] for table in tables]
+    uniform = [costs for grid in equal if (costs := _uniform(sizer, groups, grid)) is not None]
     if _packed(smallest, machine) is None:
-        raise _too_many(smallest, groups, machine)
-    if objective == "area":
+        if not uniform:
+            raise _too_many(smallest, groups, machine)
+        chosen = min(uniform, key=lambda costs: (max(cost.cycles for cost in costs), costs[0].area))
+    elif objective == "area":
         chosen = smallest
     else:
         limits = sorted({cost.cycles for table in tables for cost in table})
@@ -77,6 +82,17 @@ def choose(sizer: Sizer, groups: Sequence[Group], objective: str) -> Choice:
     places = _packed(chosen, machine)
     assert places is not None
     return Choice(tuple(chosen), tuple(places))
+
+
+def _uniform(sizer: Sizer, groups: Sequence[Group], grid: Grid) -> list[Cost] | None:
+    """Every group on the same grid, where all fit and find room."""
+    found: list[Cost] = []
+    for group in groups:
+        cost = sizer.cost(group, grid)
+        if cost is None or cost.bytes > sizer.machine.usable_bytes:
+            return None
+        found.append(cost)
+    return found if _packed(found, sizer.machine) is not None else None
 
 
 def _within(tables: Sequence[Sequence[Cost]], cycles: int) -> list[Cost] | None:

@@ -156,6 +156,16 @@ def grids(machine: Machine) -> list[Grid]:
     return squares if whole in squares else [*squares, whole]
 
 
+def cells(machine: Machine, count: int) -> list[Grid]:
+    """Equal grids of which the machine holds ``count`` in rows and columns, no side more than three times the other."""
+    found: dict[Grid, None] = {}
+    for columns in range(1, count + 1):
+        grid = Grid(machine.height // -(-count // columns), machine.width // columns)
+        if grid.height and grid.width and max(grid.height, grid.width) <= 3 * min(grid.height, grid.width):
+            found[grid] = None
+    return list(found)
+
+
 def prices(sizer: Sizer, group: Group, candidates: Iterable[Grid]) -> list[Cost]:
     """The grids on which a group fits, from small to large, each faster than all smaller ones."""
     found: list[Cost] = []

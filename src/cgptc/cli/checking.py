@@ -10,6 +10,7 @@ import typer
 
 from cgptc.cli.command import command
 from cgptc.cli.screen import Screen, table
+from cgptc.cli.wafer_rows import memory_rows, region_rows, wafer_rows
 from cgptc.driver.options import CompileOptions, require_choice
 from cgptc.frontend.source import Request
 from cgptc.ir.diagnostics import UsageError
@@ -22,7 +23,7 @@ Config = Annotated[Path | None, typer.Option("--config", help="A config.json tha
 TargetName = Annotated[str, typer.Option("--target", help="What to compile for.")]
 Cache = Annotated[str | None, typer.Option("--cache", help="none or dynamic: inputs for past keys and values.")]
 
-TOPICS = ("fusions", "stages")
+TOPICS = ("fusions", "stages", "placement", "memory")
 
 
 @command("check")
@@ -40,7 +41,7 @@ def check(
 def explain(
     screen: Screen,
     model: Annotated[str, typer.Argument(metavar="ARTIFACT|MODEL", help="An artifact, a model file or folder, or a preset.")],
-    topic: Annotated[str, typer.Argument(metavar="[fusions|stages]", help="What to explain.")] = "fusions",
+    topic: Annotated[str, typer.Argument(metavar="[fusions|stages|placement|memory]", help="What to explain.")] = "fusions",
     target: TargetName = "onnx",
     preset: Preset = None,
     config: Config = None,
@@ -54,6 +55,9 @@ def explain(
     if topic == "stages":
         _explain_stages(screen, model, CompileOptions(target, Request(preset=preset, config=config), cache, stages=stages))
         return
+    if topic in ("placement", "memory"):
+        _explain_placement(screen, Path(model), topic)
+        return
     if stages is not None:
         raise UsageError("usage", "--stages is for the topic 'stages'", fix="drop it, or explain stages")
     if (Path(model) / "manifest.json").is_file():
@@ -66,6 +70,15 @@ def explain(
     rows += [("done", *_cells(each)) for each in fusions.done] if screen.verbose else []
     rows += [("missed", *_cells(each)) for each in fusions.missed]
     screen.result(table(rows) or "  there is nothing to fuse", fusions.to_json())
+
+
+def _explain_placement(screen: Screen, path: Path, topic: str) -> None:
+    """Regions of a wafer artifact: where they lie, or what their memory holds."""
+    facts = Artifact.open(path).report.backend
+    if "pe_count" not in facts:
+        raise UsageError("no-placement", "it places nothing", file=str(path), fix="give an artifact compiled with --target wafer")
+    rows = region_rows(facts) if topic == "placement" else memory_rows(facts)
+    screen.result(table([*wafer_rows(facts), *rows]), dict(facts))
 
 
 def _options(target: str, preset: str | None, config: Path | None, cache: str | None) -> CompileOptions:

@@ -11,9 +11,13 @@ import typer
 
 from cgptc.cli.command import command
 from cgptc.cli.screen import Screen, table
+from cgptc.driver.options import require_choice
 from cgptc.ir.diagnostics import UsageError
 from cgptc.runtime.compiled import Artifact
+from cgptc.runtime.engine import MeteredSession
 from cgptc.runtime.sampler import Sampling
+
+FIDELITIES = ("fast", "pe")
 
 
 @command("run")
@@ -34,6 +38,7 @@ def run(
     engine: Annotated[str | None, typer.Option("--engine", help="stages: local (threads here) or ray (actors).")] = None,
     ray_address: Annotated[str | None, typer.Option("--ray-address", help="An existing Ray cluster's address.")] = None,
     micro_batches: Annotated[int | None, typer.Option("--micro-batches", help="stages: parts of a batch (one per stage).")] = None,
+    fidelity: Annotated[str | None, typer.Option("--fidelity", help="wafer: fast, or pe: every PE by itself, with the same bits.")] = None,
 ) -> None:
     """Run an artifact on arrays, or continue a text or token ids with it."""
     texts, ids = prompt or [], [parse_ids(text) for text in prompt_ids or []]
@@ -46,20 +51,23 @@ def run(
             raise UsageError("usage", "generation options need a prompt", fix="give --prompt or --prompt-ids, or drop them")
         if output is None:
             raise UsageError("missing-argument", "nowhere to write the outputs", fix="give -o out.npz")
-        with _opened(artifact, engine, ray_address, micro_batches) as model:
+        with _opened(artifact, engine, ray_address, micro_batches, fidelity) as model:
             _run_on_arrays(screen, model, inputs, output)
         return
     if output is not None:
         raise UsageError("usage", "-o is for the outputs of --inputs", fix="drop it: generated text goes to stdout")
     sampling = Sampling.of(temperature, top_k, top_p, seed)
     prompts: list[str] | list[list[int]] = texts or ids
-    with _opened(artifact, engine, ray_address, micro_batches) as model:
+    with _opened(artifact, engine, ray_address, micro_batches, fidelity) as model:
         _generate(screen, model, prompts, max_new_tokens, sampling)
 
 
 @contextmanager
-def _opened(path: Path, engine: str | None, address: str | None, micro_batches: int | None) -> Iterator[Artifact]:
+def _opened(path: Path, engine: str | None, address: str | None, micro_batches: int | None, fidelity: str | None) -> Iterator[Artifact]:
+    if fidelity is not None:
+        require_choice("--fidelity", fidelity, FIDELITIES)
     artifact = Artifact.open(path)
+    artifact.fidelity = fidelity
     if address is not None and engine != "ray":
         raise UsageError("usage", "--ray-address is for --engine ray", fix="add --engine ray, or drop it")
     if engine is None and micro_batches is None:
@@ -67,6 +75,13 @@ def _opened(path: Path, engine: str | None, address: str | None, micro_batches: 
         return
     with artifact.running_on(engine or "local", address=address, micro_batches=micro_batches) as running:
         yield running
+
+
+def _metered(screen: Screen, artifact: Artifact) -> None:
+    """Say what the runs would have taken, where the artifact stands for a machine that is modelled."""
+    if isinstance(artifact.session, MeteredSession):
+        for line in artifact.session.notes():
+            screen.note(line)
 
 
 def parse_ids(text: str) -> list[int]:
@@ -84,6 +99,7 @@ def _run_on_arrays(screen: Screen, artifact: Artifact, source: Path, place: Path
     write_arrays(place, outputs)
     rows = [(name, str(array.dtype), str(list(array.shape))) for name, array in outputs.items()]
     value = {name: {"dtype": str(array.dtype), "shape": list(array.shape)} for name, array in outputs.items()}
+    _metered(screen, artifact)
     screen.result(table(rows), value)
 
 
@@ -97,8 +113,10 @@ def _generate(
         for piece in pieces:
             screen.stream(piece)
         screen.stream("\n")
+        _metered(screen, artifact)
         return
     rows = artifact.generate_batch(prompts, max_new_tokens=max_new_tokens, sampling=sampling)
+    _metered(screen, artifact)
     lines = []
     for prompt, row in zip(prompts, rows, strict=True):
         lines.append(prompt + (row.text or "") if isinstance(prompt, str) else ",".join(map(str, row.ids)))

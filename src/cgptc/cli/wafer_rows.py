@@ -25,3 +25,28 @@ def wafer_rows(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("speed", f"{facts['tokens_per_second']:,.0f} tokens/s streamed, {facts['single_tokens_per_second']:,.0f} one after another"),
         ("slowest", f"region '{facts['slowest']}'"),
     ]
+
+
+def region_rows(facts: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """Where every region lies, and what an item costs it."""
+    return [
+        (
+            region["name"],
+            f"{region['width']} x {region['height']} at ({region['x']}, {region['y']})",
+            f"{region['cycles']:,} cycles",
+            f"{region['sram_bytes']:,} B per PE",
+            f"{region['kernels']} kernels",
+        )
+        for region in facts["regions"]
+    ]
+
+
+def memory_rows(facts: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """SRAM per PE of every region: what stays, and what is there at the peak."""
+    limit = facts["sram_limit_bytes"]
+    rows: list[tuple[str, ...]] = []
+    for region in facts["regions"]:
+        free = limit - region["sram_bytes"]
+        stays = f"{region['resident_bytes']:,} B stay"
+        rows.append((region["name"], f"{region['sram_bytes']:,} of {limit:,} B", stays, f"{free:,} B free", f"{region['area']:,} PEs"))
+    return rows

@@ -8,11 +8,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from cgptc.artifact import ArtifactFolder, ArtifactWriter, check_files, open_folder
-from cgptc.backends.registry import Backend, Session, StagedBackend, backend
+from cgptc.backends.registry import BUILT_IN, Backend, Session, StagedBackend, backend
 from cgptc.ir.diagnostics import MalformedError, UsageError
 from cgptc.ir.graph import Graph
 from cgptc.ir.op import Array
@@ -58,6 +59,8 @@ class Artifact:
 
     def __init__(self, folder: ArtifactFolder, keep: tempfile.TemporaryDirectory[str] | None = None) -> None:
         self.folder = folder
+        self.fidelity: str | None = None
+        """Which engine a wafer artifact runs on, ``fast`` or ``pe``; the target's own where None. To be set before the first run."""
         self._keep = keep  # the folder of an artifact that was compiled to nowhere lives as long as this object
 
     @classmethod
@@ -119,8 +122,14 @@ class Artifact:
         target = self.load_target()
         if self.plan is not None:
             return self._staged_session(self.plan, "local", None, None)
-        loaded: Session = target.backend.load(self.path, target.options)
-        return loaded
+        if self.fidelity is None:
+            loaded: Session = target.backend.load(self.path, target.options)
+            return loaded
+        if self.target != "wafer":
+            what = f"an artifact for {self.target} has one engine"
+            raise UsageError("unknown-option", what, file=str(self.path), fix="drop --fidelity")
+        placed: Session = import_module(BUILT_IN["wafer"]).BACKEND.load(self.path, target.options, self.fidelity)
+        return placed
 
     @cached_property
     def tokenizer(self) -> Tokenizer | None:

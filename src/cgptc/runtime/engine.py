@@ -44,6 +44,15 @@ class DecodingSession(Protocol):
         ...
 
 
+@runtime_checkable
+class MeteredSession(Protocol):
+    """A session that counts what its runs would take on the machine it stands for."""
+
+    def notes(self) -> tuple[str, ...]:
+        """Lines for a reader, of all runs so far."""
+        ...
+
+
 @dataclass(frozen=True)
 class CausalInterface:
     """Names of a causal model's inputs and outputs: ``pasts`` pairs each past input with the output that continues it."""
