@@ -35,7 +35,8 @@ def _widened_dtype(value: Any) -> Any:
 
 
 @contextlib.contextmanager
-def _wide_by_default() -> Iterator[None]:
+def wide_by_default() -> Iterator[None]:
+    """Meanwhile PyTorch makes float64 of every narrower float type that code names."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
@@ -79,7 +80,7 @@ def evaluate_module(
     if wide:
         tensors = {name: tensor.double() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
     by_name = tensors.keys() <= inspect.signature(module.forward).parameters.keys()
-    with torch.no_grad(), _every_row_computed(), _wide_by_default() if wide else contextlib.nullcontext():
+    with torch.no_grad(), _every_row_computed(), wide_by_default() if wide else contextlib.nullcontext():
         result = module(**tensors) if by_name else module(*tensors.values())
     found = [value for value in pytree.tree_leaves(result) if isinstance(value, torch.Tensor)]
     names = output_names or (["output"] if len(found) == 1 else [f"output_{index}" for index in range(len(found))])
