@@ -9,9 +9,11 @@ from typing import Annotated
 import typer
 
 from cgptc.cli.command import command
+from cgptc.cli.loss_rows import explain_rows
 from cgptc.cli.screen import Screen, table
 from cgptc.cli.wafer_rows import memory_rows, region_rows, wafer_rows
 from cgptc.driver.options import CompileOptions, require_choice
+from cgptc.driver.shrinking import Shrinking
 from cgptc.frontend.source import Request
 from cgptc.ir.diagnostics import UsageError
 from cgptc.runtime.compiled import Artifact
@@ -23,7 +25,8 @@ Config = Annotated[Path | None, typer.Option("--config", help="A config.json tha
 TargetName = Annotated[str, typer.Option("--target", help="What to compile for.")]
 Cache = Annotated[str | None, typer.Option("--cache", help="none or dynamic: inputs for past keys and values.")]
 
-TOPICS = ("fusions", "stages", "placement", "memory")
+TOPICS = ("fusions", "precision", "sparsity", "stages", "placement", "memory")
+LOSSES = ("precision", "sparsity")
 
 
 @command("check")
@@ -41,20 +44,30 @@ def check(
 def explain(
     screen: Screen,
     model: Annotated[str, typer.Argument(metavar="ARTIFACT|MODEL", help="An artifact, a model file or folder, or a preset.")],
-    topic: Annotated[str, typer.Argument(metavar="[fusions|stages|placement|memory]", help="What to explain.")] = "fusions",
+    topic: Annotated[str, typer.Argument(metavar="[" + "|".join(TOPICS) + "]", help="What to explain.")] = "fusions",
     target: TargetName = "onnx",
     preset: Preset = None,
     config: Config = None,
     cache: Cache = None,
     stages: Annotated[str | None, typer.Option("--stages", help="stages of a model: auto, or how many.")] = None,
+    quantize: Annotated[str | None, typer.Option("--quantize", help="precision of a model: as compile takes it.")] = None,
+    sparsity: Annotated[list[str] | None, typer.Option("--sparsity", help="sparsity of a model: as compile takes it.")] = None,
 ) -> None:
-    """Show what is whole and which fusions were nearly made, with -v those made as well, or the stages that a model is cut into."""
+    """Show what is whole and which fusions were nearly made, with -v those made as well; what precision and sparsity gain and cost, matrix
+    by matrix; or the stages that a model is cut into.
+    """
     from cgptc.driver.examination import explain_model
 
     require_choice("topic", topic, TOPICS)
     if topic == "stages":
         _explain_stages(screen, model, CompileOptions(target, Request(preset=preset, config=config), cache, stages=stages))
         return
+    if topic in LOSSES:
+        shrinking = Shrinking(quantize=quantize, sparsity=tuple(sparsity or ()))
+        _explain_losses(screen, model, topic, replace(_options(target, preset, config, cache), shrinking=shrinking))
+        return
+    if quantize is not None or sparsity:
+        raise UsageError("usage", "--quantize and --sparsity are for the topics 'precision' and 'sparsity'", fix="drop them")
     if topic in ("placement", "memory"):
         _explain_placement(screen, Path(model), topic)
         return
@@ -83,6 +96,19 @@ def _explain_placement(screen: Screen, path: Path, topic: str) -> None:
 
 def _options(target: str, preset: str | None, config: Path | None, cache: str | None) -> CompileOptions:
     return CompileOptions(target=target, source=Request(preset=preset, config=config), cache=cache)
+
+
+def _explain_losses(screen: Screen, model: str, topic: str, options: CompileOptions) -> None:
+    from cgptc.driver.examination import explain_losses
+
+    if (Path(model) / "manifest.json").is_file():
+        if options.shrinking != Shrinking():
+            raise UsageError("usage", "an artifact has what it was compiled with", file=model, fix="drop --quantize and --sparsity")
+        losses = Artifact.open(Path(model)).report.losses
+    else:
+        with screen.progress(f"measuring {model}"):
+            losses = explain_losses(model, topic, options)
+    screen.result(table(explain_rows(losses, topic)) or f"  {topic}: every weight is as the model has it", dict(losses))
 
 
 def _explain_stages(screen: Screen, model: str, options: CompileOptions) -> None:

@@ -9,6 +9,7 @@ import typer
 
 from cgptc.cli import wafer_flags
 from cgptc.cli.command import command
+from cgptc.cli.loss_rows import compile_rows
 from cgptc.cli.screen import Screen, table
 from cgptc.cli.wafer_rows import wafer_rows
 from cgptc.cli.watching import Watch
@@ -136,6 +137,7 @@ def _rows(artifact: Artifact, clock: Clock) -> list[tuple[str, ...]]:
         ("model", "   ".join(described)),
         ("import", f"{clock.seconds.get('import', 0):.1f} s   {symbols} stay symbolic"),
         ("passes", f"{clock.seconds['passes']:.1f} s   {nodes} operations   {' · '.join(fusions)}"),
+        *compile_rows(report.losses),
         *wafer_rows(report.backend),
         ("write", f"{clock.seconds['write']:.1f} s   {artifact.path}: {files}"),
         ("peak RSS", f"{size(peak_bytes())}   sha256 {artifact.folder.digest[:4]}…{artifact.folder.digest[-2:]}"),

@@ -20,6 +20,7 @@ from cgptc.backends.registry import Emitted, backend
 from cgptc.driver.companions import read_companions
 from cgptc.driver.environment import library_versions
 from cgptc.driver.fusion_counts import CountWhole, check_subjects, fusions, require_fusions
+from cgptc.driver.losses import LossWatch
 from cgptc.driver.masks import with_masks
 from cgptc.driver.numeric_check import numeric_check
 from cgptc.driver.options import CompileOptions, make_target_options
@@ -71,6 +72,7 @@ class Optimised:
     pipeline: Pipeline
     context: PassContext
     fusions: Fusions
+    losses: Mapping[str, Json] = field(default_factory=dict)
 
 
 def pipeline_for(target: Target, options: CompileOptions, cached: bool) -> Pipeline:
@@ -125,20 +127,20 @@ def optimise(
         rewrites_left=options.bisect_limit,
         masks=masks or {},
     )
-    whole = CountWhole(LEGALISE_PASS)
+    whole, losses = CountWhole(LEGALISE_PASS), LossWatch()
     watching: list[Instrument] = [VerifyEach()] if options.verify_each != "off" else []
     if options.verify_each == "numeric":
         watching.append(numeric_check())
     kept = KeepBefore()
     with reproducible(kept, context, options.verify_each):
-        pipeline.run(model.graph, context, [kept, whole, *watching, *options.instruments, *instruments])
+        pipeline.run(model.graph, context, [kept, whole, losses, *watching, *options.instruments, *instruments])
     if options.bisect_limit is not None:
         context.warnings.add(
             "bisect", f"{context.counters.get('rewrites', 0)} rewrites were made; the last was {context.last_rewrite or 'none'}"
         )
     found = fusions(model, whole.found or whole.count(model.graph), context)
     require_fusions(found, options.required_fusions, model.name)
-    return Optimised(model.graph, pipeline, context, found)
+    return Optimised(model.graph, pipeline, context, found, losses.to_json(model.graph))
 
 
 def write_artifact(
@@ -179,6 +181,7 @@ def make_report(model: CapturedModel, optimised: Optimised, facts: object) -> Re
         fusions=optimised.fusions,
         counters=dict(sorted(optimised.context.counters.items())),
         backend=_json_object(facts),
+        losses=optimised.losses,
         warnings=(*model.warnings, *optimised.context.warnings.lines),
     )
 

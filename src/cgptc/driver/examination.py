@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from cgptc.artifact.canonical import Json
 from cgptc.driver.compilation import Optimised, make_report, optimise, pipeline_for, target_of
+from cgptc.driver.masks import with_masks
 from cgptc.driver.options import CompileOptions
+from cgptc.driver.shrinking import Shrinking
+from cgptc.driver.sparsity_options import mask_file
 from cgptc.driver.stage_survey import StageSurvey, survey_stages
 from cgptc.frontend.source import Request, open_model
 from cgptc.ir.diagnostics import CompileError, FileError, MalformedError, UsageError
@@ -50,6 +54,19 @@ def explain_model(source: str, options: CompileOptions) -> Report:
     target = target_of(options)
     with open_model(source, options.source, shape_only=True) as model:
         return make_report(model, optimise(model, target, options, legalise=False), {})
+
+
+def explain_losses(source: str, topic: str, options: CompileOptions) -> Mapping[str, Json]:
+    """What precision and sparsity would cost and gain, with the model's weights; a preset, which has none, has no errors.
+
+    Where nothing is asked for: int8 for the topic "precision", the zeros that are there for "sparsity".
+    """
+    if not options.shrinking.passes():
+        asked = Shrinking(quantize="int8") if topic == "precision" else Shrinking(sparsity=("from-zeros",))
+        options = replace(options, shrinking=asked)
+    target = target_of(options)
+    with open_model(source, options.source) as model, with_masks(model.graph, mask_file(options.shrinking.sparsity)) as masks:
+        return optimise(model, target, options, legalise=False, masks=masks).losses
 
 
 def explain_stages(source: str, options: CompileOptions) -> StageSurvey:

@@ -46,7 +46,9 @@ class Fusions:
 
 @dataclass(frozen=True)
 class Report:
-    """``model`` describes the input, ``graph`` counts operations, ``counters`` the passes' work, ``backend`` what was emitted."""
+    """``model`` describes the input, ``graph`` counts operations, ``counters`` the passes' work, ``backend`` what was emitted,
+    ``losses`` what was traded for size or speed, where anything was.
+    """
 
     model: Mapping[str, Json] = field(default_factory=dict)
     graph: Mapping[str, Json] = field(default_factory=dict)
@@ -54,6 +56,7 @@ class Report:
     counters: Mapping[str, Json] = field(default_factory=dict)
     backend: Mapping[str, Json] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    losses: Mapping[str, Json] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Json]:
         """The file's content."""
@@ -64,6 +67,7 @@ class Report:
             "counters": dict(self.counters),
             "backend": dict(self.backend),
             "warnings": list(self.warnings),
+            **({"losses": dict(self.losses)} if self.losses else {}),
         }
 
     @classmethod
@@ -81,6 +85,7 @@ class Report:
             _object(value, "counters"),
             _object(value, "backend"),
             tuple(map(str, warnings)),
+            _object(value, "losses") if "losses" in value else {},
         )
 
 

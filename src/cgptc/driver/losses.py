@@ -1,0 +1,182 @@
+"""What precision and sparsity cost and gain: every lossy pass measured against the graph before it, and the whole against the dense model.
+
+Errors are relative root mean squares against float64, on a few seeded tokens. They are measured, not bounds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from cgptc.artifact.canonical import Json
+from cgptc.driver.verification.reference import work
+from cgptc.ir.cost import CostModel
+from cgptc.ir.graph import Graph, Node, Value
+from cgptc.ir.interpreter import evaluate_graph
+from cgptc.ir.op import Array
+from cgptc.ir.ops.matmul import Linear
+from cgptc.ir.ops.quantized import QuantizedLinear
+from cgptc.ir.sparsity import LINES, Sparsity, sparsity_of
+from cgptc.ir.weight_expressions import leaves, widened
+from cgptc.ir.weights import EMPTY_STORE, Dense, Weight
+from cgptc.passes.convert import Convert
+from cgptc.passes.manager import Pass, PassContext
+from cgptc.passes.weight_names import names_of, weight_of
+from cgptc.runtime.interface import PAST
+from cgptc.testing.input_data import random_inputs
+
+TOKENS = 8
+MAXIMUM_WORK = 10**9
+"""Multiply-accumulates of one run above which nothing is measured: that is for `cgptc eval`."""
+
+DECODE, PREFILL = 1, 128
+"""Rows of the products whose time is told."""
+
+
+@dataclass
+class LossWatch:
+    """An instrument: ``rows`` has a line for each matrix that a lossy pass changed; ``dense`` is the graph before the first of them."""
+
+    rows: list[dict[str, Json]] = field(default_factory=list)
+    dense: Graph | None = None
+    _before: Graph | None = None
+
+    def before(self, pass_: Pass, index: int, graph: Graph, context: PassContext) -> None:
+        self._before = graph.clone() if pass_.lossy else None
+        if self.dense is None:
+            self.dense = self._before
+
+    def after(self, pass_: Pass, index: int, graph: Graph, context: PassContext, changed: bool) -> None:
+        if self._before is not None and changed:
+            self.rows += changed_matrices(pass_.name, self._before, graph, context.cost_model)
+        self._before = None
+
+    def to_json(self, graph: Graph) -> dict[str, Json]:
+        """As the report holds it: matrices, and the outputs of the graph as it became. Empty where nothing was traded."""
+        if self.dense is None:
+            return {}
+        return {"matrices": [*self.rows], "outputs": output_errors(self.dense, graph)}
+
+
+def changed_matrices(pass_name: str, before: Graph, after: Graph, cost_model: CostModel | None) -> list[dict[str, Json]]:
+    """One row for each linear layer whose weight a pass changed. Lossy passes keep layers and their order."""
+    old, new = ([node for node in graph.nodes if isinstance(node.op, Linear | QuantizedLinear)] for graph in (before, after))
+    pairs = [(a, b) for a, b in zip(old, new, strict=True) if weight_of(a, 1) != weight_of(b, 1) and isinstance(a.op, Linear)]
+    # Float64 evaluation undoes a conversion: what it costs shows in the outputs alone.
+    errors = _layer_errors(before, dict(pairs)) if after.store is not EMPTY_STORE and pass_name != Convert.name else {}
+    rows: list[dict[str, Json]] = []
+    for a, b in pairs:
+        dense, weight = weight_of(a, 1), weight_of(b, 1)
+        assert dense is not None
+        assert weight is not None
+        pattern = sparsity_of(weight)
+        row: dict[str, Json] = {
+            "pass": pass_name,
+            "where": next(iter(names_of(b, after)), ""),
+            "pattern": f"{weight.dtype}" if isinstance(b.op, QuantizedLinear) else str(pattern),
+            "zeros": _zeros(weight, after) if isinstance(b.op, Linear) and after.store is not EMPTY_STORE else None,
+            "bytes": _bytes(b),
+            "dense_bytes": _bytes(a),
+            "output_error": errors.get(b),
+        }
+        if cost_model is not None:
+            row |= {name: _gain(cost_model, count, dense, weight, pattern, b) for name, count in (("decode", DECODE), ("prefill", PREFILL))}
+        rows.append(row)
+    return rows
+
+
+def output_errors(dense: Graph, graph: Graph) -> dict[str, Json]:
+    """For each floating-point output that both graphs have in one shape: root mean square of the difference, and the largest, of the graph
+    in its own arithmetic against the dense one in float64. Empty where the work is too much, or there are no weights.
+    """
+    given = sample_inputs(dense)
+    if graph.store is EMPTY_STORE or work(dense, given) > MAXIMUM_WORK:
+        return {}
+    given = {name: array.astype(np.float64) if array.dtype.kind == "f" else array for name, array in given.items()}
+    expected = evaluate_graph(dense, given, wide=True)
+    found = evaluate_graph(graph, sample_inputs(graph))
+    errors: dict[str, Json] = {}
+    for name, reference in expected.items():
+        actual = found.get(name)
+        if actual is not None and reference.dtype.kind == "f" and actual.shape == reference.shape and not name.startswith("present"):
+            difference = actual.astype(np.float64) - reference
+            scale = rms(reference)
+            errors[name] = {
+                "rms": rounded(rms(difference)),
+                "largest": rounded(float(np.max(np.abs(difference), initial=0.0))),
+                "relative": rounded(rms(difference) / scale if scale else 0.0),
+            }
+    return errors
+
+
+def sample_inputs(graph: Graph) -> dict[str, Array]:
+    """A few seeded tokens, without padding and with as short a past as the model takes."""
+    wanted = {"batch": 1, "seq": TOKENS, PAST: 0}
+    sizes = {name: min(max(wanted.get(name, 2), symbol.low), symbol.high) for name, symbol in graph.symbols.items()}
+    inputs = random_inputs(graph, seed=0, sizes=sizes)
+    return {name: np.ones_like(array) if "mask" in name else array for name, array in inputs.items()}
+
+
+def _layer_errors(before: Graph, pairs: Mapping[Node, Node]) -> dict[Node, float]:
+    """Relative errors of changed layers, each on what it is given in the graph before."""
+    given = sample_inputs(before)
+    if work(before, given) > MAXIMUM_WORK:
+        return {}
+    wanted = {node.inputs[0] for node in pairs}
+    kept: dict[Value, Array] = {}
+    errors: dict[Node, float] = {}
+
+    def look(value: Value, array: Array) -> None:
+        if value in wanted:
+            kept[value] = array
+        node = value.producer
+        new = pairs.get(node) if node is not None else None
+        if node is not None and new is not None:
+            weights = [weight_of(new, index) for index in range(1, len(new.operands))]
+            constants = [widened(weight).read(before.store) if weight is not None else None for weight in weights]
+            found = np.asarray(new.op.widened().evaluate(kept[node.inputs[0]], *constants))
+            scale = rms(array)
+            errors[new] = rounded(rms(found - array) / scale if scale else 0.0)
+
+    given = {name: array.astype(np.float64) if array.dtype.kind == "f" else array for name, array in given.items()}
+    evaluate_graph(before, given, wide=True, on_value=look)
+    return errors
+
+
+def rms(array: Array) -> float:
+    """Root of the mean square; 0 of nothing."""
+    return float(np.sqrt(np.mean(np.square(array)))) if array.size else 0.0
+
+
+def rounded(number: float) -> float:
+    """To two digits, so that the order of a sum does not show in a report."""
+    return float(f"{number:.1e}")
+
+
+def _zeros(weight: Weight, graph: Graph) -> float:
+    size = math.prod(weight.shape)
+    return rounded(sum(block.size - int(np.count_nonzero(block)) for block in weight.blocks(graph.store)) / size) if size else 0.0
+
+
+def _bytes(node: Node) -> int:
+    weights = [weight_of(node, index) for index in ((1, 2) if isinstance(node.op, QuantizedLinear) else (1,))]
+    return sum(weight.dtype.bytes(math.prod(weight.shape)) for weight in weights if weight is not None)
+
+
+def _gain(cost_model: CostModel, rows: int, dense: Weight, weight: Weight, pattern: Sparsity, node: Node) -> float:
+    """How many times as fast the product is to be on this target: 1 is no gain."""
+    inputs, outputs = dense.shape
+    before = cost_model.matmul(rows, inputs, outputs, dense.dtype).time
+    if isinstance(node.op, QuantizedLinear):
+        return rounded(before / cost_model.matmul(rows, inputs, outputs, weight.dtype).time)
+    left = [inputs, outputs]
+    if pattern.kind in LINES and pattern.mask is not None:
+        axis = LINES.index(pattern.kind)
+        if all(isinstance(leaf, Dense) for leaf in leaves(pattern.mask)):
+            left[axis] = int(np.count_nonzero(pattern.mask.read(EMPTY_STORE)))
+        return rounded(before / cost_model.matmul(rows, left[0], left[1], dense.dtype).time)
+    kind = pattern.kind if pattern.kind != "unknown" else "unstructured"
+    return rounded(before / cost_model.matmul(rows, inputs, outputs, dense.dtype, kind).time)

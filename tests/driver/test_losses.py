@@ -1,0 +1,61 @@
+"""What precision and sparsity cost: measured for each matrix and for the outputs, and told where nothing is gained."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from tests.backends.onnx.tiny_gpt import TinyGpt
+
+from cgptc.backends.onnx.cost import OnnxCostModel
+from cgptc.cli.loss_rows import compile_rows, explain_rows
+from cgptc.driver.losses import LossWatch
+from cgptc.ir.weights import EMPTY_STORE
+from cgptc.passes.manager import PassContext, Pipeline
+
+
+def losses(passes: str, *, weights: bool = True) -> dict:  # type: ignore[type-arg]
+    graph, watch = TinyGpt().graph(), LossWatch()
+    if not weights:
+        graph.store = EMPTY_STORE
+    Pipeline.parse(passes).run(graph, PassContext(cost_model=OnnxCostModel()), [watch])
+    return watch.to_json(graph)
+
+
+def test_nothing_is_told_where_nothing_is_traded() -> None:
+    assert losses("canonicalize,dead-code") == {}
+    assert compile_rows({}) == []
+
+
+def test_every_quantised_matrix_has_its_error_and_the_outputs_have_theirs() -> None:
+    found = losses("quantize{bits=4 block=8 activations=blocks keep=lm_head}")
+    rows = found["matrices"]
+    assert len(rows) == 12
+    assert all(0.01 < row["output_error"] < 0.5 for row in rows)
+    assert all(row["pattern"] == "i4" and row["bytes"] < row["dense_bytes"] / 3 for row in rows)
+    assert 0.001 < found["outputs"]["logits"]["relative"] < 0.5
+    better = losses("quantize{bits=8 activations=exact}")["outputs"]["logits"]["relative"]
+    assert better < found["outputs"]["logits"]["relative"] / 4
+
+
+def test_a_pattern_that_onnxruntime_cannot_use_is_no_gain_and_removed_rows_are_one() -> None:
+    found = losses("sparsify{pattern=2:4 keep=lm_head;h.0},prune-neurons{only=h.0},remove-dead")
+    patterns = {row["pattern"]: row for row in found["matrices"]}
+    assert set(patterns) == {"n:m 2:4@0", "rows"}
+    assert patterns["n:m 2:4@0"]["zeros"] == 0.5
+    assert patterns["n:m 2:4@0"]["decode"] == 1
+    table = explain_rows(found, "sparsity")
+    assert "no gain" in next(row for row in table if "n:m 2:4@0" in row)
+    assert explain_rows(found, "precision") == table[-1:]
+    assert np.isfinite([row["output_error"] for row in found["matrices"]]).all()
+
+
+def test_a_type_is_measured_in_its_own_arithmetic() -> None:
+    error = losses("convert{dtype=f16}")["outputs"]["logits"]["relative"]
+    assert 1e-5 < error < 1e-2
+
+
+@pytest.mark.parametrize("passes", ["quantize", "sparsify{keep=lm_head}", "prune-heads{count=2},remove-dead"])
+def test_without_weights_there_are_no_errors(passes: str) -> None:
+    found = losses(passes, weights=False)
+    assert found["outputs"] == {}
+    assert {row["output_error"] for row in found["matrices"]} == {None}
