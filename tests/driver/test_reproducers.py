@@ -117,3 +117,11 @@ def test_a_graph_on_which_a_command_fails_shrinks_to_what_matters(large: Path, c
 )
 def test_a_check_that_does_not_fail_is_a_usage_error(large: Path, arguments: list[str]) -> None:
     assert run(["reduce", str(large), *arguments]) == 2
+
+
+def test_opt_runs_a_targets_own_pipeline(large: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = []
+    for level in ("0", "2"):
+        assert run(["opt", str(large), "-O", level, "--json"]) == 0
+        sizes.append(json.loads(capsys.readouterr().out)["graph"].count("\n"))
+    assert sizes[0] > sizes[1]
