@@ -4,5 +4,6 @@ from collections.abc import Mapping
 
 from cgptc.testing.seeded_bugs.bug import SeededBug
 from cgptc.testing.seeded_bugs.ops import OPS_BUGS
+from cgptc.testing.seeded_bugs.passes import PASS_BUGS
 
-SEEDED_BUGS: Mapping[str, SeededBug] = {bug.name: bug for bug in (*OPS_BUGS,)}
+SEEDED_BUGS: Mapping[str, SeededBug] = {bug.name: bug for bug in (*OPS_BUGS, *PASS_BUGS)}

@@ -48,6 +48,11 @@ def test_every_spelling_fuses_and_keeps_its_meaning(spelling: Spelling) -> None:
         assert_t1(before, after, depth=graph.node_count)
 
 
+def test_scores_that_are_divided_have_the_reciprocal_as_their_scale() -> None:
+    fused = Pipeline.parse("fuse-attention").run(decoder(Spelling()))  # canonicalize would make it a product
+    assert [node.op.scale for node in fused.nodes if isinstance(node.op, Attention)] == [0.5]
+
+
 def _scores(extra: bool) -> Graph:
     graph = Graph()
     build = Builder(graph)
