@@ -13,6 +13,7 @@ from cgptc.driver.compilation import target_of
 from cgptc.driver.options import CompileOptions
 from cgptc.driver.shrinking import Shrinking, parse_quantize
 from cgptc.driver.sparsity_options import parse_sparsity
+from cgptc.driver.verification.verify import require_untraded
 from cgptc.frontend.new_model import write_model
 from cgptc.frontend.presets import preset
 from cgptc.ir.diagnostics import CompileError, UsageError
@@ -115,6 +116,9 @@ def test_a_shrunk_model_is_smaller_and_near(model: Path, dense: Artifact, asked:
     assert sizes[1] < 0.8 * sizes[0]
     assert np.corrcoef(expected.reshape(-1), found.reshape(-1))[0, 1] > 0.9
     assert len(small.generate([3, 1, 4], max_new_tokens=2).ids) == 2
+    with pytest.raises(UsageError, match="its numbers are not the model's"):
+        require_untraded(small.path)
+    require_untraded(dense.path)
     assert small.folder.manifest.options["dtype"] == asked.get("dtype")
     assert small.folder.manifest.options["quantize"] == asked.get("quantize")
 

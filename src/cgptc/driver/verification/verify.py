@@ -14,9 +14,10 @@ from cgptc.driver.verification.locate import Place, locate
 from cgptc.driver.verification.reference import Reference
 from cgptc.driver.verification.text import SEED, TextChecks, choose_lengths
 from cgptc.frontend.source import CapturedModel, Request, open_model
-from cgptc.ir.diagnostics import CgptcError, Exit
+from cgptc.ir.diagnostics import CgptcError, Exit, UsageError
 from cgptc.ir.graph import Graph
 from cgptc.ir.op import Array
+from cgptc.passes.manager import Pipeline
 from cgptc.runtime.compiled import Artifact
 from cgptc.runtime.interface import IDS
 from cgptc.testing.input_data import random_inputs
@@ -34,10 +35,20 @@ def verify_files(path: Path) -> Verification:
 def verify_against(path: Path, model: str, request: Request | None = None, lengths: Sequence[int] | None = None) -> Verification:
     """Open what ``model`` names and compare with it; see `verify_model`. Damaged files and bad lengths are told before the slow work."""
     verify_files(path)
+    require_untraded(path)
     artifact = Artifact(open_folder(path))
     choose_lengths(lengths, _longest(artifact), Graph())
     with open_model(model, request or Request()) as captured:
         return verify_model(path, captured, lengths)
+
+
+def require_untraded(path: Path) -> None:
+    """`UsageError` for an artifact that is not to equal its model: another precision or more zeros were asked for."""
+    traded = [str(pass_) for pass_ in Pipeline.parse(open_folder(path).manifest.pipeline).passes if pass_.lossy]
+    if traded:
+        what = f"it was compiled with {', '.join(traded)}, so its numbers are not the model's"
+        fix = f"cgptc eval {path} --text FILE --against MODEL compares their quality, cgptc explain {path} precision tells each matrix"
+        raise UsageError("traded", what, file=str(path), fix=fix)
 
 
 def verify_model(path: Path, model: CapturedModel, lengths: Sequence[int] | None = None) -> Verification:
@@ -47,6 +58,7 @@ def verify_model(path: Path, model: CapturedModel, lengths: Sequence[int] | None
     Raises `CgptcError` with exit 8 where something differs, naming the first wrong node where one can be found.
     """
     files = verify_files(path)
+    require_untraded(path)
     artifact, reference = Artifact(open_folder(path)), Reference.of(model)
     digest, notes = artifact.folder.manifest.input.get("sha256"), list(files.notes)
     stranger = "the model to compare with is not the file that the artifact was compiled from" if digest != model.digest() else ""
