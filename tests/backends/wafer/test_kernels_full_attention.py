@@ -14,8 +14,8 @@ from cgptc.backends.wafer.faults import ProgramError
 from cgptc.backends.wafer.kernels.assembly import single_region
 from cgptc.backends.wafer.kernels.attention import CachedAttention, full_attention
 from cgptc.backends.wafer.kernels.fragment import Grid, Reduction
-from cgptc.backends.wafer.machine import small_machine
-from cgptc.ir.dtypes import f32
+from cgptc.backends.wafer.machine import doubled_sram, small_machine
+from cgptc.ir.dtypes import f32, f64
 from cgptc.testing.tolerances import assert_t2
 
 MACHINE = small_machine(8, 8)
@@ -49,7 +49,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("dtype", ["f32", "f16"])
+@pytest.mark.parametrize("dtype", ["f32", "f16", "f64"])
 @pytest.mark.parametrize("name", CASES)
 def test_attention_without_a_cache_is_close_to_float64(name: str, dtype: str) -> None:
     random = np.random.default_rng(3)
@@ -62,10 +62,12 @@ def test_attention_without_a_cache_is_close_to_float64(name: str, dtype: str) ->
     if kernel.masked:
         mask[random.integers(kernel.new)] = 0
     order = list(kernel.query_order())
-    run = run_both(single_region(MACHINE, [kernel.fragment("a")]), {}, {"a.q": q[:, order], "a.k": k, "a.v": v, "a.mask": mask})
+    machine = doubled_sram(MACHINE) if dtype == "f64" else MACHINE
+    run = run_both(single_region(machine, [kernel.fragment("a")]), {}, {"a.q": q[:, order], "a.k": k, "a.v": v, "a.mask": mask})
     check_cycles(kernel, run)
     expected, size = (one[:, order] for one in _reference(kernel, *(one.astype(float) for one in (q, k, v)), mask))
-    assert_t2(expected, run.outputs["a.y"], magnitude=size, terms=kernel.new + kernel.head_dim, accumulator=f32, function="exp")
+    inner = f64 if dtype == "f64" else f32
+    assert_t2(expected, run.outputs["a.y"], magnitude=size, terms=kernel.new + kernel.head_dim, accumulator=inner, function="exp")
 
 
 def test_where_all_keys_are_padding_the_result_is_zero() -> None:

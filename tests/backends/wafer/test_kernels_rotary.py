@@ -14,9 +14,9 @@ from cgptc.backends.wafer.kernels.assembly import renamed, single_region
 from cgptc.backends.wafer.kernels.attention import CachedAttention
 from cgptc.backends.wafer.kernels.fragment import Grid, Reduction
 from cgptc.backends.wafer.kernels.rotary import Rotary, pair_order
-from cgptc.backends.wafer.machine import small_machine
+from cgptc.backends.wafer.machine import doubled_sram, small_machine
 from cgptc.backends.wafer.program import Program, Scalar
-from cgptc.ir.dtypes import f32
+from cgptc.ir.dtypes import f32, f64
 from cgptc.testing.tolerances import assert_t2
 
 MACHINE = small_machine(8, 8)
@@ -56,7 +56,7 @@ def _attention(name: str, dtype: str, m: int) -> CachedAttention:
 
 
 @pytest.mark.parametrize("interleaved", [False, True])
-@pytest.mark.parametrize("dtype", ["f32", "f16"])
+@pytest.mark.parametrize("dtype", ["f32", "f16", "f64"])
 @pytest.mark.parametrize("name", CASES)
 def test_rotation_is_that_of_the_position(name: str, dtype: str, interleaved: bool) -> None:
     random = np.random.default_rng(1)
@@ -67,7 +67,8 @@ def test_rotation_is_that_of_the_position(name: str, dtype: str, interleaved: bo
         kernel = Rotary(attention, keys)
         angles = kernel.angles(POSITIONS, var("past"), Reduction("two-phase", 2))
         fragments = [angles.fragment("t"), renamed(kernel.fragment("r"), {"r.angles": "t.y"})]
-        program = single_region(MACHINE, fragments, scalars=[Scalar("past", 0, POSITIONS - 2)])
+        machine = doubled_sram(MACHINE) if dtype == "f64" else MACHINE
+        program = single_region(machine, fragments, scalars=[Scalar("past", 0, POSITIONS - 2)])
         heads = attention.kv_heads if keys else attention.heads
         within = pair_order(attention.head_dim, rotated, interleaved=interleaved)
         order = list(attention.key_order(within) if keys else attention.query_order(within))
@@ -75,7 +76,7 @@ def test_rotation_is_that_of_the_position(name: str, dtype: str, interleaved: bo
         table = kernel.table(*_angles(rotated // 2, storage))
         run = run_both(program, {"t.table": table}, {"r.x": x.reshape(2, -1)[:, order]}, {"past": 5})
         expected, size = (one.reshape(2, -1)[:, order] for one in _rotated(x, 5, rotated, interleaved=interleaved))
-        assert_t2(expected, run.outputs["r.y"], magnitude=size, terms=2, accumulator=f32)
+        assert_t2(expected, run.outputs["r.y"], magnitude=size, terms=2, accumulator=f64 if dtype == "f64" else f32)
 
 
 def test_cycles_are_those_of_the_closed_form() -> None:
