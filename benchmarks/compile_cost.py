@@ -4,11 +4,13 @@ Each run is a fresh process; the two take turns, and what is printed are ratios 
 of each side beside. Needs onnxscript for PyTorch's exporter.
 
     python benchmarks/compile_cost.py --preset cerebras-gpt-111m --pairs 5
+    python benchmarks/compile_cost.py --write README.md        puts the table between its two marks there
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import os
 import statistics
 import subprocess
@@ -17,6 +19,8 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+
+START, END = "<!-- compile cost -->", "<!-- end of compile cost -->"
 
 EXPORT = """
 import sys, torch
@@ -65,6 +69,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", default="cerebras-gpt-111m")
     parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--write", type=Path, help="a file with the marks of this table")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -74,16 +79,46 @@ def main() -> None:
         for _ in range(arguments.pairs):
             ours.append(measure([sys.executable, "-m", "cgptc", "compile", "model.pt", "-o", "ours", "-q"], folder))
             theirs.append(measure([sys.executable, "-c", EXPORT, "model.pt", "theirs.onnx"], folder))
-        print(f"{arguments.preset}, {arguments.pairs} pairs, {os.cpu_count()} cores")
-        print("| figure | cgptc compile | torch.onnx.export | ratio (pair by pair) |")
-        print("| --- | --- | --- | --- |")
-        for title, field, scale, unit in (
-            ("whole process", "seconds", 1, "s"),
-            ("processor time", "cpu_seconds", 1, "s"),
-            ("peak memory", "peak_bytes", 1 << 30, "GiB"),
-        ):
-            left, right = (statistics.median(getattr(run, field) for run in side) / scale for side in (ours, theirs))
-            print(f"| {title} | {left:.2f} {unit} | {right:.2f} {unit} | {ratios(ours, theirs, field)} |")
+    text = report(arguments.preset, ours, theirs)
+    print(text)
+    if arguments.write is not None:
+        write_between_marks(arguments.write, text)
+
+
+def report(name: str, ours: list[Run], theirs: list[Run]) -> str:
+    """The table, with what it was measured on."""
+    lines = [
+        f"{name}, {len(ours)} pairs in turns, {os.cpu_count()} cores, cgptc {version('cgptc')}, torch {version('torch')}:",
+        "",
+        "| figure | cgptc compile | torch.onnx.export | ratio (pair by pair) |",
+        "| --- | --- | --- | --- |",
+    ]
+    for title, field, scale, unit in (
+        ("whole process", "seconds", 1, "s"),
+        ("processor time", "cpu_seconds", 1, "s"),
+        ("peak memory", "peak_bytes", 1 << 30, "GiB"),
+    ):
+        left, right = (statistics.median(getattr(run, field) for run in side) / scale for side in (ours, theirs))
+        lines.append(f"| {title} | {left:.2f} {unit} | {right:.2f} {unit} | {ratios(ours, theirs, field)} |")
+    return "\n".join(lines)
+
+
+def version(package: str) -> str:
+    """As installed; cgptc's own also where it runs from its sources."""
+    if package == "cgptc":
+        from cgptc import __version__
+
+        return __version__
+    return importlib.metadata.version(package)
+
+
+def write_between_marks(file: Path, text: str) -> None:
+    """Replace what stands between the table's marks; ValueError where they are not there."""
+    before, start, rest = file.read_text(encoding="utf-8").partition(START)
+    _, end, after = rest.partition(END)
+    if not start or not end:
+        raise ValueError(f"{file} has no {START} … {END}")
+    file.write_text(f"{before}{start}\n{text}\n{end}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -33,6 +33,51 @@ def test_the_commands_run(file: str, tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert run(arguments) == 0, (arguments, capsys.readouterr().err)
 
 
+def test_the_road_from_initialising_to_generating_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every line of the page, the training script's included, in a folder where the examples lie as in the repository."""
+    import runpy
+
+    from cgptc.cli.entry import run
+
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    monkeypatch.chdir(tmp_path)
+    lines = [line.removeprefix("$ ") for block in blocks("docs/training.md", "console") for line in block.splitlines()]
+    assert len(lines) == 8
+    for line in lines:
+        program, *arguments = shlex.split(line)
+        if program == "python":
+            monkeypatch.setattr("sys.argv", arguments)
+            runpy.run_path(arguments[0], run_name="__main__")
+        else:
+            assert program == "cgptc"
+            assert run(arguments) == 0, (line, capsys.readouterr().err)
+    assert "And the" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("file", ["docs/write-an-op.md", "docs/write-a-pass.md"])
+def test_the_code_of_a_guide_runs(file: str, tmp_path: Path) -> None:
+    import runpy
+
+    from cgptc.ir.op import OPS
+    from cgptc.passes.manager import PASSES
+
+    script = tmp_path / "guide.py"
+    script.write_text("\n".join(blocks(file, "python")))
+    known = dict(OPS), dict(PASSES)
+    try:
+        values = runpy.run_path(str(script))
+        for name, value in values.items():
+            if name.startswith("test_"):
+                value()
+        assert set(OPS) - set(known[0]) or set(PASSES) - set(known[1])  # it declared what it is about
+    finally:
+        for registry, before in zip((OPS, PASSES), known, strict=True):
+            for name in set(registry) - set(before):
+                del registry[name]
+
+
 def test_the_python_of_the_readme_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     script = "\n".join(blocks("README.md", "python"))
     file = tmp_path / "readme.py"
