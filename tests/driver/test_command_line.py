@@ -49,6 +49,25 @@ WRONG_USES = [
     ("list", 2, "missing-argument", "--help"),
     ("list pressets", 2, "unknown-list", "did you mean 'presets'?"),
     ("inspect {tmp}", 5, "not-a-model", "config.json"),
+    ("compile", 2, "missing-argument", "--help"),
+    ("compile {tmp}/none.pt", 7, "no-such-model", "cgptc list presets"),
+    ("compile {tmp}/junk", 5, "not-a-model", "give safetensors"),
+    ("compile tiny -o {tmp}/x", 2, "shape-only", "cgptc new --preset tiny"),
+    ("compile {tmp}/junk --target onx", 2, "unknown-target", "did you mean 'onnx'?"),
+    ("compile {tmp}/junk --opset 7", 2, "bad-option", "choose 21 to"),
+    ("compile {tmp}/junk --ops fast", 2, "bad-option", "choose one of ort, standard"),
+    ("compile {tmp}/junk --dynamic batch", 2, "bad-value", "seq=1..2048"),
+    ("compile {tmp}/junk --verify-each sometimes", 2, "bad-value", "ir, numeric, off"),
+    ("compile {tmp}/junk --passes frobnicate", 2, "unknown-pass", "cgptc list passes"),
+    ("compile {tmp}/junk --disable-pass canonicalise", 2, "unknown-pass", "did you mean 'canonicalize'?"),
+    ("run {tmp}/none --prompt hi", 7, "not-found", "cgptc compile MODEL"),
+    ("run {tmp} --prompt hi", 2, "not-an-artifact", "give the folder"),
+    ("verify {tmp} --lengths a,b", 2, "bad-value", "1,7,257"),
+    ("verify {tmp} --lengths 1", 2, "usage", "--against MODEL"),
+    ("opt {tmp}/none.cgir --passes cse", 7, "read", "give a graph in text form"),
+    ("opt {tmp}/junk --passes cse", 4, "ir-text", "expected"),
+    ("check tiny --target wafr", 2, "unknown-target", "did you mean 'wafer'?"),
+    ("bench {tmp}/none", 7, "not-found", "cgptc compile MODEL"),
 ]
 
 
@@ -56,6 +75,8 @@ WRONG_USES = [
 def test_a_wrong_use_gives_its_exit_code_and_one_line_with_a_next_step(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: str, code: int, name: str, step: str
 ) -> None:
+    if "/junk" in arguments:
+        (tmp_path / "junk").write_text("hello")
     assert run(arguments.format(tmp=tmp_path).split()) == code
     printed = capsys.readouterr()
     assert printed.out == ""
