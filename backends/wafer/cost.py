@@ -51,6 +51,11 @@ class WaferCostModel:
         come, go = f32.bytes(m * k), f32.bytes(m * n)
         return Price(self._cycles(m * k * n, None), weight, weight + come + go, come, go)
 
+    def transfer(self, byte_count: int) -> Price:
+        """A stream from one region to the next: wavelets of four bytes, side by side over the edge of a square region."""
+        lanes = math.isqrt(AREA) * self.machine.link_words
+        return Price(math.ceil(byte_count / (4 * lanes)) + self.machine.vector_start_cycles, peak_bytes=byte_count)
+
     def _cycles(self, macs: float, area: int | None) -> float:
         rate = dict(self.machine.mac_lanes).get("f32", 1.0) * (area or AREA)
         return math.ceil(macs / rate) + self.machine.vector_start_cycles
