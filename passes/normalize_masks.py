@@ -30,6 +30,7 @@ class NormalizeMasks(Pass, name="normalize-masks"):
     def run(self, graph: Graph, context: PassContext) -> bool:
         changed = False
         for node in graph.nodes:
+            context.count("nodes visited")
             mask = node.operands[MASK] if isinstance(node.op, Attention) and len(node.operands) > MASK else None
             if mask is None or mask.type.rank == 2:
                 continue
