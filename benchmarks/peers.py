@@ -191,6 +191,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> str:
                 failures[name] = str(error)
                 print(f"{name}: {error}", file=sys.stderr)
                 del results[name]
+        (folder / "results.json").write_text(json.dumps(results))
         print(f"round {number + 1} of {arguments.rounds}", file=sys.stderr)
     if "cgptc" not in results:
         raise SystemExit(f"cgptc itself failed: {failures['cgptc']}")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import onnx_ir
 
+from cgptc.backends.onnx.cuda_kernels import without_kernel
 from cgptc.backends.onnx.external_data import attach, byte_count, place, write_weights
 from cgptc.backends.onnx.interface_names import CACHED_FORMS, GROUPED_QUERY
 from cgptc.backends.onnx.lowering import lower
@@ -42,6 +43,7 @@ def emit_model(graph: Graph, model_file: Path, options: OnnxOptions) -> Emitted:
             "weight_count": len(weights),
             "cached_attention": forms,
             "new_tokens_of_a_batch_with_a_past": "one" if GROUPED_QUERY in forms else "any",
+            **({"nodes_without_cuda_kernel": list(map(str, without_kernel(lowered.model)))} if options.ep == "cuda" else {}),
         },
     )
 

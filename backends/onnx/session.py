@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,6 +25,14 @@ if TYPE_CHECKING:
     from cgptc.backends.onnx.decoder import Decoder
 
 EP_NAMES = {"cpu": "CPUExecutionProvider", "any": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
+ON_HOST = frozenset(
+    [
+        *("Add", "And", "Cast", "Concat", "CumSum", "Div", "Equal", "Expand", "Gather", "Greater", "Identity", "Less", "Max", "Min", "Mod"),
+        *("Mul", "Neg", "Not", "Or", "Range", "ReduceMax", "Reshape", "Shape", "Size", "Slice", "Squeeze", "Sub", "Unsqueeze", "Where"),
+    ]
+)
+"""Operators that onnxruntime itself keeps on the CPU where they compute shapes and positions, a handful of integers."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +73,10 @@ class OnnxSession:
             session = onnxruntime.InferenceSession(str(path), options, providers=[wanted])
         except Exception as error:  # onnxruntime raises classes of its own that have no common base
             raise FileError("bad-model", f"onnxruntime refuses the model: {error}", file=path.name) from error
-        return cls(session)
+        opened = cls(session)
+        if provider == "cuda":
+            require_on_device(opened.placed_operators(), wanted)
+        return opened
 
     @property
     def input_names(self) -> tuple[str, ...]:
@@ -115,13 +127,17 @@ class OnnxSession:
         """What asks a model for the logits of the last token alone; empty where it cannot drop the others."""
         return {LOGITS_TO_KEEP: to_value(np.ones(1, np.int64), i64)} if self.can_keep_logits else {}
 
-    def placement(self) -> dict[str, int]:
-        """How many nodes onnxruntime gave to each execution provider; empty where its version does not tell (before 1.24)."""
+    def placed_operators(self) -> dict[str, Counter[str]]:
+        """Operators by the execution provider that onnxruntime gave them to; empty where its version does not tell (before 1.24)."""
         tell = getattr(self.session, "get_provider_graph_assignment_info", None)
-        counts: dict[str, int] = {}
+        found: dict[str, Counter[str]] = {}
         for part in tell() if tell is not None else ():
-            counts[part.ep_name] = counts.get(part.ep_name, 0) + len(part.get_nodes())
-        return counts
+            found.setdefault(part.ep_name, Counter()).update(node.op_type for node in part.get_nodes())
+        return found
+
+    def placement(self) -> dict[str, int]:
+        """How many nodes each execution provider has; empty where onnxruntime does not tell."""
+        return {name: operators.total() for name, operators in self.placed_operators().items()}
 
     def decoder(self) -> Decoder:
         """A decoder over this model, which must be a cached causal one."""
@@ -174,6 +190,18 @@ def complete(ports: Sequence[Port], inputs: Mapping[str, Array]) -> dict[str, Ar
         else:
             raise UsageError("missing-input", f"input '{port.name}' is not given and has no natural default")
     return found
+
+
+def require_on_device(placed: Mapping[str, Counter[str]], wanted: str) -> None:
+    """`UsageError` where a node that computes, rather than only moving shapes and positions about, is on another provider than asked."""
+    if not placed:
+        raise UsageError("no-placement", "this onnxruntime does not say where nodes run", fix="install onnxruntime-gpu 1.24 or newer")
+    elsewhere = sum((operators for name, operators in placed.items() if name != wanted), Counter[str]())
+    strayed = [f"{count} {name}" for name, count in sorted(elsewhere.items()) if name not in ON_HOST]
+    if strayed:
+        raise UsageError(
+            "cpu-nodes", f"onnxruntime would run nodes on the CPU: {', '.join(strayed)}", fix="compile with --ep cuda, or run with --ep cpu"
+        )
 
 
 def empty_past(port: Port, batch: int, length: int) -> Array:

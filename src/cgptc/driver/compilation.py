@@ -182,7 +182,18 @@ def make_report(model: CapturedModel, optimised: Optimised, facts: object) -> Re
         counters=dict(sorted(optimised.context.counters.items())),
         backend=_json_object(facts),
         losses=optimised.losses,
-        warnings=(*model.warnings, *optimised.context.warnings.lines),
+        warnings=(*model.warnings, *optimised.context.warnings.lines, *_placement_warnings(_json_object(facts))),
+    )
+
+
+def _placement_warnings(facts: Mapping[str, Json]) -> tuple[str, ...]:
+    """What a compile for a device says of the nodes that would not run on it."""
+    nodes = facts.get("nodes_without_cuda_kernel")
+    if not isinstance(nodes, list) or not nodes:
+        return ()
+    return (
+        f"cuda has no kernel for {len(nodes)} node{'s' if len(nodes) != 1 else ''}, which would run on the CPU:",
+        *(f"  {node}" for node in nodes),
     )
 
 
