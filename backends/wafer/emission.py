@@ -15,7 +15,7 @@ from cgptc.backends.wafer.options import WaferOptions
 from cgptc.backends.wafer.plan.lift import Refused, lift
 from cgptc.backends.wafer.plan.planner import ENTRY, Aim, Plan, plan
 from cgptc.backends.wafer.plan.select import buffer_of
-from cgptc.backends.wafer.plan.tasks import AttendWork, Tasks, shortened
+from cgptc.backends.wafer.plan.tasks import PADDING, AttendWork, Tasks, shortened
 from cgptc.backends.wafer.report.floorplan import floorplan_svg
 from cgptc.backends.wafer.serial import program_text
 from cgptc.backends.wafer.summary import facts_of
@@ -79,6 +79,7 @@ def emit_program(graph: Graph, folder: Path, options: WaferOptions) -> Emitted:
 def host_of(tasks: Tasks, dtype: str) -> Host:
     """What the host must know to feed the program."""
     feeds = {feed.value: feed.width for feed in tasks.feeds}
+    rows = {task.name: task.rows for task in tasks.tasks}
     works = {task.name: task.work for task in tasks.tasks}
     caches: list[HostCache] = []
     for cache in tasks.caches:
@@ -89,11 +90,15 @@ def host_of(tasks: Tasks, dtype: str) -> Host:
         caches.append(HostCache(f"{cache.task}.values", work.kv_heads, work.head_dim, cache.past_value, cache.present_value))
     return Host(
         tuple(HostInput(feed.name, feed.value, feed.width == 0) for feed in tasks.feeds),
-        tuple(HostOutput(name, buffer_of(value, feeds), tasks.dtype if tasks.dtype != "bf16" else dtype) for name, value in tasks.outputs),
+        tuple(
+            HostOutput(name, buffer_of(value, feeds), tasks.dtype if tasks.dtype != "bf16" else dtype, rows[value] < tasks.rows)
+            for name, value in tasks.outputs
+        ),
         tuple(caches),
         tasks.mask,
         tasks.context,
         ENTRY,
+        PADDING if tasks.whole else "",
     )
 
 

@@ -25,11 +25,14 @@ class HostInput:
 
 @dataclass(frozen=True)
 class HostOutput:
-    """The model's output ``name [batch, time, features]`` in elements of ``dtype`` is the program's ``tensor`` item by item."""
+    """The model's output ``name [batch, time, features]`` in elements of ``dtype`` is the program's ``tensor`` item by item;
+    ``[batch, features]`` where ``picked``.
+    """
 
     name: str
     tensor: str
     dtype: str
+    picked: bool = False
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,10 @@ class HostCache:
 
 @dataclass(frozen=True)
 class Host:
-    """All of it. ``mask`` is the padding mask's name, empty where the model has none; ``context`` the most tokens of a row."""
+    """All of it. ``mask`` is the padding mask's name, empty where the model has none; ``context`` the most tokens of a row.
+
+    Where ``padding`` is not empty an item is a whole row of ``context`` tokens, and that tensor says which of them are real.
+    """
 
     inputs: tuple[HostInput, ...]
     outputs: tuple[HostOutput, ...]
@@ -58,6 +64,7 @@ class Host:
     mask: str
     context: int
     entry: str
+    padding: str = ""
 
 
 def write_host(host: Host, folder: Path) -> None:
@@ -83,6 +90,7 @@ def read_host(folder: Path) -> Host:
         host["mask"],
         host["context"],
         host["entry"],
+        host["padding"],
     )
 
 

@@ -67,6 +67,8 @@ class WaferSession:
         host = self.host
         first = inputs[host.inputs[0].name]
         rows, time = first.shape[:2]
+        if host.padding:
+            return self._run_whole(inputs, rows, time)
         past = next((inputs[cache.past].shape[2] for cache in host.caches if cache.past in inputs), 0)
         mask = self._mask(inputs, rows, past + time)
         outputs: dict[str, Array] = {}
@@ -88,6 +90,34 @@ class WaferSession:
                     whole[row][:, places] = held
         return {name: outputs[name] for name in self.output_names}
 
+    def _run_whole(self, inputs: Mapping[str, Array], rows: int, time: int) -> dict[str, Array]:
+        """Every row of a batch as one item, filled up with padding."""
+        host = self.host
+        if time > host.context:
+            what = f"{time} tokens in a row, and the program holds {host.context}"
+            raise UsageError("context", what, fix="give fewer, or compile with a larger --context")
+        items = {host.padding: np.zeros((rows, host.context), np.float32)}
+        items[host.padding][:, :time] = self._mask(inputs, rows, time)
+        for one in host.inputs:
+            given = inputs[one.name].astype(np.int32) if one.ids else inputs[one.name]
+            items[one.tensor] = np.zeros((rows, host.context, *given.shape[2:]), given.dtype)
+            items[one.tensor][:, :time] = given
+        with running():
+            run: Run = self.engine.run(host.entry, self._everywhere(items), {"length": rows})
+        self._count(rows * time, run)
+        found = {one.name: run.outputs[one.tensor].astype(_NUMPY[one.dtype]) for one in host.outputs}
+        return {one.name: found[one.name][:, 0] if one.picked else found[one.name][:, :time] for one in host.outputs}
+
+    def _everywhere(self, items: Mapping[str, Array]) -> dict[str, Array]:
+        """Inputs for every region that takes them: ``name@region`` after the first."""
+        taken = [binding.tensor for binding in self.program.bindings if binding.role == "input"]
+        return {name: items[name if name in items else name.split("@")[0]] for name in taken}
+
+    def _count(self, tokens: int, run: Run) -> None:
+        self.usage.items += tokens
+        self.usage.cycles += run.account.timeline.cycles
+        self.usage.account = run.account
+
     def _mask(self, inputs: Mapping[str, Array], rows: int, total: int) -> Array:
         given = inputs.get(self.host.mask) if self.host.mask else None
         return np.ones((rows, total), np.bool_) if given is None else given.astype(np.bool_)
@@ -101,10 +131,8 @@ class WaferSession:
             what = f"{past + length} tokens in a row, and the program holds {host.context}"
             raise UsageError("context", what, fix="give fewer, or compile with a larger --context")
         with running():
-            run: Run = self.engine.run(host.entry, items, {"past": past, "length": length})
-        self.usage.items += length
-        self.usage.cycles += run.account.timeline.cycles
-        self.usage.account = run.account
+            run: Run = self.engine.run(host.entry, self._everywhere(items), {"past": past, "length": length})
+        self._count(length, run)
         return {one.name: run.outputs[one.tensor][:, 0].astype(_NUMPY[one.dtype]) for one in host.outputs}
 
     def cache(self, cache: HostCache, count: int) -> Array:
@@ -141,7 +169,7 @@ class WaferDecoder:
 
     def __init__(self, session: WaferSession) -> None:
         names = [one.name for one in session.host.outputs]
-        if len(session.host.inputs) != 1 or not session.host.inputs[0].ids or "logits" not in names:
+        if len(session.host.inputs) != 1 or not session.host.inputs[0].ids or "logits" not in names or session.host.padding:
             raise UsageError("no-decoder", "the program does not make logits from ids", fix="use run with --inputs")
         self._session = session
         self._lengths: list[int] = []

@@ -19,7 +19,7 @@ def facts_of(tasks: Tasks, plan: Plan, dtype: str) -> Mapping[str, object]:
     """Machine, strategy, regions, SRAM, and the cycles of a token at the last positions of a full row."""
     program = plan.program
     machine = program.machine
-    count = min(STREAMED, tasks.context)
+    count = STREAMED if tasks.whole else min(STREAMED, tasks.context)
     scalars = {PAST: tasks.context - count, LENGTH: count}
     clock = timeline(program, ENTRY, scalars)
     alone = timeline(program, ENTRY, {PAST: tasks.context - 1, LENGTH: 1})
@@ -28,7 +28,7 @@ def facts_of(tasks: Tasks, plan: Plan, dtype: str) -> Mapping[str, object]:
     areas = {region.name: region.rectangle.area for region in program.regions}
     total = sum(areas.values())
     slowest = max(program.regions, key=lambda region: clock.busy(region.name))
-    macs = sum(task.work.k * task.work.n for task in tasks.tasks if isinstance(task.work, LinearWork))
+    macs = sum(task.rows * task.work.k * task.work.n for task in tasks.tasks if isinstance(task.work, LinearWork))
     lanes = dict(machine.mac_lanes).get("f32" if dtype == "f16" else dtype, 1.0)
     return {
         "machine": machine.name,
@@ -36,6 +36,7 @@ def facts_of(tasks: Tasks, plan: Plan, dtype: str) -> Mapping[str, object]:
         "strategy": plan.strategy,
         "dtype": dtype,
         "context": tasks.context,
+        "item": "row" if tasks.whole else "token",
         "pe_count": total,
         "pe_share": total / (machine.width * machine.height),
         "sram_limit_bytes": machine.usable_bytes,

@@ -151,10 +151,12 @@ def pipeline(
     entry: str = "run",
     limits: Sequence[Affine] = (),
     depth: int = 2,
+    given: Sequence[str] = (),
 ) -> Program:
     """Regions in a chain: where a stage takes a buffer that an earlier one gives, a stream carries it, ``depth`` items deep.
 
-    What no stage gives is the program's input, what no later stage takes its output. Streams are coloured in turn.
+    What no stage gives is the program's input, what no later stage takes its output, and so are those of ``given`` though a later stage
+    takes them. Streams are coloured in turn.
     """
     joined = [join(stage.fragments, stage.outputs) for stage in stages]
     makers: dict[str, int] = {}
@@ -189,7 +191,7 @@ def pipeline(
             *(
                 Binding(name, "output", stage.name, name, slot.layout, (entry,))
                 for name, slot in one.outputs.items()
-                if name not in carried
+                if name not in carried or name in given
             ),
         ]
         bindings += bound

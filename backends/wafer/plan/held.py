@@ -13,8 +13,8 @@ from cgptc.ir.weights import Weight
 
 Columns: TypeAlias = NDArray[np.int64]
 
-BATCH, TIME, ROWS, FEATURE = "batch", "time", "rows", "feature"
-"""Kinds of a value's axes; rows are batch and time in one."""
+BATCH, TIME, ROWS, FEATURE, ONE = "batch", "time", "rows", "feature", "one"
+"""Kinds of a value's axes; rows are batch and time in one, and one is the time axis of a token that was picked."""
 
 
 class RefusedError(Exception):
@@ -45,8 +45,13 @@ class Features:
 
     @property
     def flat(self) -> bool:
-        """Whether the value is ``[batch, time, features]``, or ``[rows, features]``."""
-        return self.axes in ((BATCH, TIME, FEATURE), (ROWS, FEATURE))
+        """Whether the value has features along its last axis alone."""
+        return self.axes in ((BATCH, TIME, FEATURE), (ROWS, FEATURE), (BATCH, FEATURE), (BATCH, ONE, FEATURE))
+
+    @property
+    def picked(self) -> bool:
+        """Whether it is of one token of a row."""
+        return TIME not in self.axes and ROWS not in self.axes
 
 
 @dataclass(frozen=True)

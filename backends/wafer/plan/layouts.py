@@ -12,7 +12,7 @@ from functools import cache
 
 from cgptc.backends.wafer.affine import Affine, var
 from cgptc.backends.wafer.faults import ProgramError
-from cgptc.backends.wafer.kernels.attention import CachedAttention
+from cgptc.backends.wafer.kernels.attention import CachedAttention, full_attention
 from cgptc.backends.wafer.kernels.fragment import Direction, Grid, other
 from cgptc.backends.wafer.kernels.rotary import pair_order
 from cgptc.backends.wafer.plan.tasks import (
@@ -23,6 +23,7 @@ from cgptc.backends.wafer.plan.tasks import (
     LookupWork,
     MapWork,
     NormWork,
+    PickWork,
     RotateWork,
     Task,
     TurnWork,
@@ -68,12 +69,12 @@ def direct(tasks: Iterable[Task], widths: dict[str, int], feeds: Iterable[str] =
         first = along[task.inputs[0]]
         inputs: list[str] = []
         for name in task.inputs:
-            if along[name] == first:
+            if name not in along or along[name] == first:
                 inputs.append(name)
                 continue
             if name not in turned:
                 turned[name] = f"{name}~turned"
-                made.append(Task(turned[name], TurnWork(widths[name]), (name,), (), task.path, task.stage))
+                made.append(Task(turned[name], TurnWork(widths[name]), (name,), (), task.path, task.stage, task.rows))
                 along[turned[name]], widths[turned[name]] = first, widths[name]
             inputs.append(turned[name])
         made.append(replace(task, inputs=tuple(inputs)))
@@ -97,8 +98,25 @@ class _Spaces:
         self.parents[self.find(one)] = self.find(another)
 
 
-def attention_of(work: AttendWork, grid: Grid, along: Direction, context: int, dtype: str) -> CachedAttention:
-    """The attention kernel of a task, its reduction still the default."""
+def attention_of(work: AttendWork, grid: Grid, along: Direction, context: int, dtype: str, *, whole: bool = False) -> CachedAttention:
+    """The attention kernel of a task, its reduction still the default; of ``whole`` rows of ``context`` tokens, or of one token."""
+    unit, window = 2 if work.rotated else 1, work.window or 0
+    if whole:
+        return full_attention(
+            context,
+            context,
+            work.heads,
+            work.kv_heads,
+            work.head_dim,
+            work.scale,
+            grid,
+            along=along,
+            dtype=dtype,
+            causal=work.causal,
+            window=window,
+            masked=True,
+            unit=unit,
+        )
     return CachedAttention(
         1,
         work.heads,
@@ -110,8 +128,8 @@ def attention_of(work: AttendWork, grid: Grid, along: Direction, context: int, d
         POSITION,
         along,
         dtype,
-        window=work.window or 0,
-        unit=2 if work.rotated else 1,
+        window=window,
+        unit=unit,
     )
 
 
@@ -157,12 +175,12 @@ def arrange(tasks: Sequence[Task], along: dict[str, Direction], grid: Grid, cont
     demands: list[tuple[str, Lie]] = []
     for task in tasks:
         match task.work:
-            case NormWork() | MapWork() | ConstantWork() | TurnWork():
+            case NormWork() | MapWork() | ConstantWork() | TurnWork() | PickWork():
                 for name in task.inputs:
                     spaces.join(name, task.name)
             case AttendWork():
                 lies = known(task.work, along[task.name])
-                q, k, v = task.inputs
+                q, k, v = task.inputs[:3]
                 demands += [(q, lies.queries), (k, lies.keys), (v, lies.values), (task.name, lies.result)]
             case RotateWork():
                 spaces.join(task.inputs[0], task.name)

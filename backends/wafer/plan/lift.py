@@ -26,10 +26,11 @@ from cgptc.backends.wafer.plan.held import (
     plain,
 )
 from cgptc.backends.wafer.plan.tables import tabulate
-from cgptc.backends.wafer.plan.tasks import Cache, Feed, LinearWork, LookupWork, Task, Tasks, Work, width_of
+from cgptc.backends.wafer.plan.tasks import PADDING, Cache, Feed, LinearWork, LookupWork, PickWork, Task, Tasks, Work, width_of
 from cgptc.ir.dims import Dim, symbols
 from cgptc.ir.graph import Graph, Node, Value
 from cgptc.ir.op import Op
+from cgptc.ir.ops.attention import Attention
 from cgptc.ir.types import TensorType
 from cgptc.ir.weight_expressions import reshaped, taken
 from cgptc.ir.weights import Weight
@@ -77,10 +78,17 @@ class Lift:
     items: dict[Value, Item] = field(default_factory=dict)
     names: set[str] = field(default_factory=set)
     mask: str = ""
+    whole: bool = False
     angles: dict[tuple[object, ...], str] = field(default_factory=dict)
     _made: dict[tuple[int, bytes], str] = field(default_factory=dict)
     _kept: list[Product] = field(default_factory=list)
     _widths: dict[str, int] = field(default_factory=dict)
+    _rows: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def rows(self) -> int:
+        """Tokens of an item."""
+        return self.context if self.whole else 1
 
     @property
     def context(self) -> int:
@@ -166,7 +174,9 @@ class Lift:
 
     def add_task(self, work: Work, inputs: Sequence[str], weights: Sequence[tuple[str, Weight]], path: str, stage: int | None) -> str:
         name = self.unique(path)
-        self.tasks.append(Task(name, work, tuple(inputs), tuple(weights), path, stage))
+        rows = 1 if isinstance(work, PickWork) else self._rows.get(inputs[0], self.rows) if inputs else self.rows
+        self.tasks.append(Task(name, work, tuple(inputs), tuple(weights), path, stage, rows))
+        self._rows[name] = rows
         self._widths[name] = width_of(work)
         return name
 
@@ -220,7 +230,8 @@ def lift(graph: Graph) -> tuple[Tasks | None, list[Refused]]:
     used = {name for task in state.tasks for name in task.inputs}
     feeds = tuple(feed for feed in state.feeds if feed.value in used)
     dtype = next((value.type.dtype.name for _, value in graph.outputs if value.type.dtype.is_float), "f32")
-    return Tasks(tuple(state.tasks), feeds, tuple(outputs), tuple(state.caches.values()), state.context, dtype, state.mask), []
+    caches = () if state.whole else tuple(state.caches.values())
+    return Tasks(tuple(state.tasks), feeds, tuple(outputs), caches, state.context, dtype, state.mask, state.whole), []
 
 
 def _read(state: Lift, node: Node) -> tuple[Item, ...]:
@@ -241,6 +252,8 @@ def _start(graph: Graph) -> Lift | str:
         return "the model's first input must be [batch, time] ids or [batch, time, features]"
     pasts = [value.type for value in graph.inputs if value.name.startswith(PAST_PREFIX)]
     state = Lift(graph, lead.shape[0], lead.shape[1], pasts[0].shape[2] if pasts else 0)
+    state.whole = any(isinstance(node.op, Attention) and not node.op.causal for node in graph.nodes)
+    state.names.add(PADDING)
     for value in graph.inputs:
         item = _input(state, value.name, value.type)
         if item is not None:
@@ -283,7 +296,7 @@ def _output(state: Lift, name: str, item: Item) -> list[tuple[str, str]]:
                 task, cache.past_key, cache.past_value, name if key else cache.present_key, cache.present_value if key else name
             )
             return []
-        case Features() if item.axes == (BATCH, TIME, FEATURE):
+        case Features() if item.axes in ((BATCH, TIME, FEATURE), (BATCH, FEATURE)):
             return [(name, state.value(item))]
         case _:
             raise RefusedError(f"the output '{name}' is no vector of features per token")

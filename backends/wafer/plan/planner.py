@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 from cgptc.backends.wafer.affine import var
 from cgptc.backends.wafer.kernels.assembly import Stage, pipeline
@@ -15,12 +15,15 @@ from cgptc.backends.wafer.plan.pack import pack
 from cgptc.backends.wafer.plan.select import buffer_of, ordered_weights
 from cgptc.backends.wafer.plan.size import DEPTH, Fitted, Sizer, grids
 from cgptc.backends.wafer.plan.stages import Group, groups, one_group
-from cgptc.backends.wafer.plan.tasks import Tasks, width_of
+from cgptc.backends.wafer.plan.tasks import PADDING, Tasks, width_of
 from cgptc.backends.wafer.program import Program, Scalar
 from cgptc.backends.wafer.verify import check
 from cgptc.ir.weights import Weight
 
 ENTRY = "run"
+MOST_ROWS = 1 << 16
+"""Whole rows that one run takes."""
+
 STRATEGIES = ("auto", "pipeline", "resident")
 OBJECTIVES = ("throughput", "latency", "area")
 
@@ -48,22 +51,42 @@ class Plan:
 
 def plan(tasks: Tasks, aim: Aim, dtype: str) -> Plan:
     """Place a model. Raises DoesNotFitError, and InvalidProgramError where the planner is wrong."""
-    feeds = {feed.value: feed.width for feed in tasks.feeds}
+    feeds = {feed.value: feed.width for feed in tasks.feeds} | ({PADDING: 0} if tasks.whole else {})
     widths = feeds | {task.name: width_of(task.work) for task in tasks.tasks}
     directed = direct(tasks.tasks, widths, [feed.value for feed in tasks.feeds if feed.width])
     outputs = [value for _, value in tasks.outputs]
-    sizer = Sizer(aim.machine, directed, feeds, dtype, tasks.context, outputs)
+    sizer = Sizer(aim.machine, directed, feeds, dtype, tasks.context, outputs, tasks.whole)
     strategy, regions, choice = _best(sizer, aim)
     fitted = tuple(sizer.fit(group, cost.grid) for group, cost in zip(regions, choice.costs, strict=True))
+    given = [buffer_of(name, feeds) for name in outputs]
     stages = [
-        Stage(one.group.name, place, one.fragments, tuple(buffer_of(name, feeds) for name in outputs))
+        Stage(one.group.name, place, one.fragments, tuple(buffer_of(name, feeds) for name in (*outputs, *_shared(one.group, regions))))
         for one, place in zip(fitted, choice.places, strict=True)
     ]
     scalars = [Scalar(PAST, 0, tasks.context - 1), Scalar(LENGTH, 1, tasks.context)]
     limits = [tasks.context - var(PAST) - var(LENGTH)]
-    program = pipeline(aim.machine, stages, scalars=scalars, items=var(LENGTH), entry=ENTRY, limits=limits, depth=DEPTH)
+    if tasks.whole:
+        scalars, limits = [Scalar(LENGTH, 1, MOST_ROWS)], []
+    program = pipeline(aim.machine, stages, scalars=scalars, items=var(LENGTH), entry=ENTRY, limits=limits, depth=DEPTH, given=given)
     weights = {name: weight for one in fitted for task in one.group.tasks for name, weight in ordered_weights(task, one.ground).items()}
-    return Plan(check(program), strategy, choice, fitted, weights)
+    return Plan(check(_named_apart(program)), strategy, choice, fitted, weights)
+
+
+def _shared(group: Group, regions: Sequence[Group]) -> list[str]:
+    """What a group makes and another takes: it stays, though the group itself may have used it up."""
+    made = {task.name for task in group.tasks}
+    return [name for other in regions if other is not group for task in other.tasks for name in task.inputs if name in made]
+
+
+def _named_apart(program: Program) -> Program:
+    """The program with an input that several regions take under a name for each: ``name@region`` after the first."""
+    seen: set[str] = set()
+    bindings = []
+    for one in program.bindings:
+        twice = one.role == "input" and one.tensor in seen
+        seen.add(one.tensor)
+        bindings.append(replace(one, tensor=f"{one.tensor}@{one.region}") if twice else one)
+    return replace(program, bindings=tuple(bindings))
 
 
 def _best(sizer: Sizer, aim: Aim) -> tuple[str, tuple[Group, ...], Choice]:

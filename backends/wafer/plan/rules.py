@@ -10,6 +10,7 @@ import numpy as np
 from cgptc.backends.wafer.plan.held import (
     BATCH,
     FEATURE,
+    ONE,
     ROWS,
     TIME,
     Features,
@@ -27,7 +28,18 @@ from cgptc.backends.wafer.plan.held import (
     shaped,
 )
 from cgptc.backends.wafer.plan.lift import Lift, lifts
-from cgptc.backends.wafer.plan.tasks import AnglesWork, AttendWork, Cache, ConstantWork, LookupWork, MapWork, NormWork, RotateWork
+from cgptc.backends.wafer.plan.tasks import (
+    PADDING,
+    AnglesWork,
+    AttendWork,
+    Cache,
+    ConstantWork,
+    LookupWork,
+    MapWork,
+    NormWork,
+    PickWork,
+    RotateWork,
+)
 from cgptc.ir.graph import Node
 from cgptc.ir.op import Op
 from cgptc.ir.ops.attention import Attention, Rotary
@@ -239,10 +251,21 @@ def _embedding(lift: Lift, op: Embedding, node: Node) -> Results:
 
 @lifts(Gather)
 def _gather(lift: Lift, op: Gather, node: Node) -> Results:
+    if isinstance(lift.operand(node, 0), Features):
+        return _picked(lift, op, node)
     table = lift.weight(node, 0)
     if op.axis != 0 or len(table.shape) != 2:
         raise RefusedError("the wafer takes rows of a table only")
     return _lookup(lift, node, table, lift.operand(node, 1))
+
+
+def _picked(lift: Lift, op: Gather, node: Node) -> Results:
+    x, index = lift.features(node, 0), lift.operand(node, 1)
+    first = isinstance(index, Held) and index.weight.shape == () and _is_zero(lift, index.weight)
+    if not lift.whole or x.axes != (BATCH, TIME, FEATURE) or op.axis != 1 or not first:
+        raise RefusedError("of a row's tokens the wafer picks the first only")
+    width = x.columns.size
+    return (Features(lift.add(node, PickWork(width), [lift.value(x)]), np.arange(width), (BATCH, FEATURE)),)
 
 
 def _lookup(lift: Lift, node: Node, table: Weight, index: Item) -> Results:
@@ -262,8 +285,8 @@ def _lookup(lift: Lift, node: Node, table: Weight, index: Item) -> Results:
 def _attention(lift: Lift, op: Attention, node: Node) -> Results:
     q, k, v = (lift.features(node, index) for index in range(3))
     mask, past_key, past_value = (lift.optional(node, index) for index in (3, 4, 5))
-    if not op.causal:
-        raise RefusedError("the wafer has no attention yet that sees tokens still to come")
+    if lift.whole and (past_key is not None or any(one.picked for one in (q, k, v))):
+        raise RefusedError("attention with a past has no place beside attention that sees tokens still to come")
     if any(one.axes != (BATCH, FEATURE, TIME, FEATURE) for one in (q, k, v)):
         raise RefusedError("its operands must be [batch, heads, time, features]")
     if mask is not None and mask != Padding():
@@ -274,7 +297,8 @@ def _attention(lift: Lift, op: Attention, node: Node) -> Results:
     if v.columns.shape != k.columns.shape:
         raise RefusedError(f"values of {v.columns.shape} for keys of {k.columns.shape}")
     work = _attend_work(lift, node)
-    name = lift.add(node, work, [lift.value(q), lift.value(k), lift.value(v)])
+    inputs = [lift.value(q), lift.value(k), lift.value(v), *([PADDING] if lift.whole else [])]
+    name = lift.add(node, work, inputs)
     names = [one.name if isinstance(one, Past) else "" for one in (past_key, past_value)]
     lift.caches[name] = Cache(name, *names)
     return shaped(name, q), Present(name, True), Present(name, False)
@@ -294,12 +318,12 @@ def _attend_work(lift: Lift, node: Node) -> AttendWork:
     if not isinstance(heads, int) or not isinstance(kv_heads, int) or not isinstance(head_dim, int):
         raise RefusedError("its heads have no fixed size")
     if not turns:
-        return AttendWork(heads, kv_heads, head_dim, op.scale, op.window)
+        return AttendWork(heads, kv_heads, head_dim, op.scale, op.window, causal=op.causal)
     rotary, cosines = turns[0]
     assert isinstance(rotary, Rotary)
     half = cosines.shape[-1] if cosines is not None else 0
     assert isinstance(half, int)
-    return AttendWork(heads, kv_heads, head_dim, op.scale, op.window, 2 * half, rotary.interleaved)
+    return AttendWork(heads, kv_heads, head_dim, op.scale, op.window, 2 * half, rotary.interleaved, op.causal)
 
 
 @lifts(Rotary)
@@ -338,6 +362,11 @@ def _reshape(lift: Lift, op: Reshape, node: Node) -> Results:
             return (item,)
         raise RefusedError("the wafer keeps one index per token")
     x = lift.features(node, 0)
+    if x.picked and x.flat:
+        if op.shape == (lift.batch, x.columns.size):
+            return (Features(x.source, x.columns, (BATCH, FEATURE)),)
+        if op.shape == (lift.batch, 1, x.columns.size):
+            return (Features(x.source, x.columns, (BATCH, ONE, FEATURE)),)
     lead = {(BATCH, TIME): 2, (ROWS,): 1}
     kinds = x.axes[: x.axes.index(FEATURE)]
     if kinds not in lead or set(x.axes[len(kinds) :]) != {FEATURE}:
@@ -374,6 +403,9 @@ def _split(lift: Lift, op: Split, node: Node) -> Results:
 @lifts(Slice)
 def _slice(lift: Lift, op: Slice, node: Node) -> Results:
     x = lift.features(node, 0)
+    if lift.whole and x.axes == (BATCH, TIME, FEATURE) and op.axis == 1 and (op.start, op.stop) == (0, 1):
+        width = x.columns.size
+        return (Features(lift.add(node, PickWork(width), [lift.value(x)]), np.arange(width), (BATCH, ONE, FEATURE)),)
     if x.axes[op.axis] != FEATURE or not isinstance(op.start, int) or not isinstance(op.stop, int):
         raise RefusedError("it separates tokens")
     return (_cut(x, op.axis, op.start, op.stop, op.step),)

@@ -6,14 +6,18 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from cgptc.backends.wafer.affine import Affine
 from cgptc.backends.wafer.arithmetic.formats import format_of
+from cgptc.backends.wafer.faults import ProgramError
 from cgptc.backends.wafer.kernels.assembly import renamed
+from cgptc.backends.wafer.kernels.attention import CachedAttention
 from cgptc.backends.wafer.kernels.constant import WithConstant
 from cgptc.backends.wafer.kernels.elementwise import Elementwise
 from cgptc.backends.wafer.kernels.embedding import Embedding
 from cgptc.backends.wafer.kernels.fragment import Direction, Fragment, Grid, Kernel, best_reduction, other, reductions
 from cgptc.backends.wafer.kernels.linear import Linear
 from cgptc.backends.wafer.kernels.norm import Norm
+from cgptc.backends.wafer.kernels.rearrange import JoinRows, Piece
 from cgptc.backends.wafer.kernels.rotary import Rotary
 from cgptc.backends.wafer.kernels.turn import Turn
 from cgptc.backends.wafer.layout import Layout
@@ -28,6 +32,7 @@ from cgptc.backends.wafer.plan.tasks import (
     LookupWork,
     MapWork,
     NormWork,
+    PickWork,
     RotateWork,
     Task,
     TurnWork,
@@ -47,6 +52,12 @@ class Ground:
     lies: Mapping[str, Lie]
     dtype: str
     context: int
+    whole: bool = False
+
+    @property
+    def position(self) -> Affine:
+        """An item's first position in its row."""
+        return Affine() if self.whole else POSITION
 
     @property
     def accumulate(self) -> str:
@@ -65,9 +76,13 @@ class Ground:
         """The first of the candidates with the fewest cycles."""
         return min(candidates, key=lambda kernel: kernel.cycles(self.machine, self.scalars))
 
-    def spread(self, name: str, width: int) -> Layout:
+    def spread(self, name: str, rows: int, width: int) -> Layout:
         lie = self.lies[name]
-        return self.grid.spread((1, width), lie.along, lie.block)
+        return self.grid.spread((rows, width), lie.along, lie.block)
+
+    def attention(self, task: Task, work: AttendWork) -> CachedAttention:
+        """The kernel of an attention whose values lie as the task's output."""
+        return attention_of(work, self.grid, self.lies[task.name].along, self.context, self.dtype, whole=self.whole)
 
 
 Selector = Callable[[Task, Any, Ground], Kernel]
@@ -76,16 +91,16 @@ Selector = Callable[[Task, Any, Ground], Kernel]
 def _linear(task: Task, work: LinearWork, ground: Ground) -> Kernel:
     along = ground.lies[task.inputs[0]].along
     accumulate = ground.accumulate
-    kernel = Linear(1, work.k, work.n, ground.grid, along, ground.dtype, accumulate, bias=work.bias)
+    kernel = Linear(task.rows, work.k, work.n, ground.grid, along, ground.dtype, accumulate, bias=work.bias)
     kernel = replace(kernel, k_block=ground.block(task.inputs[0]), n_block=ground.block(task.name))
-    words = format_of(accumulate).words(kernel.y_layout.local_shape[1])
+    words = format_of(accumulate).words(task.rows * kernel.y_layout.local_shape[1])
     return replace(kernel, reduction=best_reduction(ground.grid.lines(along), words, ground.machine))
 
 
 def _norm(task: Task, work: NormWork, ground: Ground) -> Kernel:
     lie = ground.lies[task.name]
     kernel = Norm(
-        1,
+        task.rows,
         work.width,
         ground.grid,
         lie.along,
@@ -96,28 +111,28 @@ def _norm(task: Task, work: NormWork, ground: Ground) -> Kernel:
         bias=work.bias,
         block=lie.block,
     )
-    words = format_of(kernel.form).words(1)
+    words = format_of(kernel.form).words((1 if work.rms else 2) * task.rows)
     return replace(kernel, reduction=best_reduction(ground.grid.lines(lie.along), words, ground.machine))
 
 
 def _map(task: Task, work: MapWork, ground: Ground) -> Kernel:
-    return Elementwise(work.op, ground.spread(task.name, work.width), ground.dtype)
+    return Elementwise(work.op, ground.spread(task.name, task.rows, work.width), ground.dtype)
 
 
 def _constant(task: Task, work: ConstantWork, ground: Ground) -> Kernel:
-    return WithConstant(work.op, ground.spread(task.name, work.width), work.value, ground.dtype, work.reverse)
+    return WithConstant(work.op, ground.spread(task.name, task.rows, work.width), work.value, ground.dtype, work.reverse)
 
 
 def _lookup(task: Task, work: LookupWork, ground: Ground) -> Kernel:
     along: Direction = ground.lies[task.name].along
-    position = None if work.offset is None else POSITION + work.offset
-    kernel = Embedding(1, work.rows, work.width, ground.grid, along, ground.dtype, position=position)
-    words = format_of(ground.dtype).words(kernel.y_layout.local_shape[1])
+    position = None if work.offset is None else ground.position + work.offset
+    kernel = Embedding(task.rows, work.rows, work.width, ground.grid, along, ground.dtype, position=position)
+    words = format_of(ground.dtype).words(task.rows * kernel.y_layout.local_shape[1])
     return replace(kernel, reduction=best_reduction(ground.grid.lines(other(along)), words, ground.machine))
 
 
 def _attend(task: Task, work: AttendWork, ground: Ground) -> Kernel:
-    kernel = attention_of(work, ground.grid, ground.lies[task.name].along, ground.context, ground.dtype)
+    kernel = ground.attention(task, work)
     return ground.cheapest(replace(kernel, reduction=reduction) for reduction in reductions(kernel.token_lines))
 
 
@@ -126,21 +141,28 @@ def _rotate(task: Task, work: RotateWork, ground: Ground) -> Kernel:
 
 
 def _rotary(task: Task, work: AttendWork, ground: Ground, *, keys: bool = False) -> Rotary:
-    return Rotary(attention_of(work, ground.grid, ground.lies[task.name].along, ground.context, ground.dtype), keys)
+    return Rotary(ground.attention(task, work), keys)
 
 
 def _angles(task: Task, work: AnglesWork, ground: Ground) -> Kernel:
     rotary = _rotary(task, work.attend, ground)
-    words = format_of(ground.dtype).words(rotary.attention.piece)
+    words = format_of(ground.dtype).words(task.rows * rotary.attention.piece)
     lines = ground.grid.lines(other(rotary.attention.along))
-    return rotary.angles(work.rows, POSITION, best_reduction(lines, words, ground.machine))
+    return rotary.angles(work.rows, ground.position, best_reduction(lines, words, ground.machine))
 
 
 def _turn(task: Task, work: TurnWork, ground: Ground) -> Kernel:
     source, target = ground.lies[task.inputs[0]], ground.lies[task.name]
-    kernel = Turn(1, work.width, ground.grid, source.along, ground.dtype, x_block=source.block, y_block=target.block)
+    kernel = Turn(task.rows, work.width, ground.grid, source.along, ground.dtype, x_block=source.block, y_block=target.block)
     words = format_of(ground.dtype).words(kernel.y_layout.local_shape[1])
     return replace(kernel, reduction=best_reduction(ground.grid.lines(source.along), words, ground.machine))
+
+
+def _pick(task: Task, work: PickWork, ground: Ground) -> Kernel:
+    lie = ground.lies[task.name]
+    if lie.block or lie.order is not None:
+        raise ProgramError("layout", "a token cannot be picked where attention lies")
+    return JoinRows((ground.context,), work.width, (Piece(0, 0, 1),), ground.grid, lie.along, ground.dtype)
 
 
 KERNELS: dict[type[Work], Selector] = {
@@ -152,6 +174,7 @@ KERNELS: dict[type[Work], Selector] = {
     AttendWork: _attend,
     AnglesWork: _angles,
     RotateWork: _rotate,
+    PickWork: _pick,
     TurnWork: _turn,
 }
 
@@ -161,9 +184,10 @@ ROLES: dict[type[Work], tuple[str, ...]] = {
     MapWork: ("x", "z"),
     ConstantWork: ("x",),
     LookupWork: ("ids",),
-    AttendWork: ("q", "k", "v"),
+    AttendWork: ("q", "k", "v", "mask"),
     AnglesWork: ("ids",),
     RotateWork: ("x", "angles"),
+    PickWork: ("x0",),
     TurnWork: ("x",),
 }
 """By which roles a kernel knows a task's inputs, in order. Every output is ``y``."""

@@ -55,6 +55,7 @@ class Sizer:
     dtype: str
     context: int
     outputs: Sequence[str]
+    whole: bool = False
     _shapes: dict[str, int] = field(default_factory=dict)
     _numbers: dict[tuple[object, ...], int] = field(default_factory=dict)
     _known: dict[tuple[object, ...], Cost | None] = field(default_factory=dict)
@@ -70,11 +71,16 @@ class Sizer:
 
     def _ground(self, group: Group, grid: Grid) -> Ground:
         lies = arrange(group.tasks, self.directed.along, grid, self.context, self.dtype)
-        return Ground(self.machine, grid, lies, self.dtype, self.context)
+        return Ground(self.machine, grid, lies, self.dtype, self.context, self.whole)
 
     def _kernel(self, task: Task, ground: Ground) -> tuple[Kernel, int]:
         """The kernel of a task and its cycles; tasks of equal work that lie alike share it."""
-        key = (task.work, ground.grid, *((lie.along, lie.block) for name in (*task.inputs, task.name) if (lie := ground.lies.get(name))))
+        key = (
+            task.work,
+            task.rows,
+            ground.grid,
+            *((lie.along, lie.block) for name in (*task.inputs, task.name) if (lie := ground.lies.get(name))),
+        )
         if key not in self._kernels:
             kernel = kernel_of(task, ground)
             self._kernels[key] = kernel, kernel.cycles(self.machine, ground.scalars)
@@ -134,7 +140,7 @@ class Sizer:
         for task in group.tasks:
             taken = tuple(numbers.setdefault(name, len(numbers)) for name in task.inputs)
             made = numbers.setdefault(task.name, len(numbers))
-            shape.append((task.work, taken, made, self.directed.along[task.name], task.name in self.outputs))
+            shape.append((task.work, task.rows, taken, made, self.directed.along[task.name], task.name in self.outputs))
             shape.append(tuple((role, weight.shape) for role, weight in task.weights))
         return tuple(shape)
 

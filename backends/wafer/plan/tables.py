@@ -12,6 +12,7 @@ from cgptc.ir.dtypes import f64, from_numpy
 from cgptc.ir.graph import Node
 from cgptc.ir.interpreter import evaluate_op
 from cgptc.ir.op import Array
+from cgptc.ir.ops.shape import Reshape
 from cgptc.ir.types import TensorType
 from cgptc.ir.weight_expressions import concatenated, converted, sliced, widened
 from cgptc.ir.weights import Dense, Weight
@@ -26,9 +27,11 @@ LARGEST = 1 << 24
 def tabulate(lift: Lift, node: Node) -> tuple[Item, ...] | None:
     """The results of a node whose operands depend on positions alone, in float64; None where another rule is to read it."""
     items = [lift.items[value] for value in node.inputs]
-    if not any(isinstance(item, (Places, Table)) for item in items) or not all(isinstance(item, (Places, Table, Held)) for item in items):
+    if not items or not all(isinstance(item, (Places, Table, Held)) for item in items) or _looks_up(items):
         return None
-    if any(not value.type.dtype.is_float for value in node.results) or _looks_up(items):
+    counted = any(isinstance(item, Places) for item in items)
+    kept = isinstance(node.op, Reshape) and not lift.is_rows(node.op.shape) and node.op.shape != (lift.batch * lift.time,)
+    if counted and not kept and any(not value.type.dtype.is_float for value in node.results):
         return None
     if not isinstance(lift.time, Expr):
         return None

@@ -1,7 +1,8 @@
 """A model as work on one item, between the tensor graph and the kernels.
 
-An item is one token of one row: the graph's batch and sequence axes are gone, what is left of a value is its features, a vector. Weights
-are expressions, so that a model is planned without reading a byte.
+An item is one token of one row: the graph's batch and sequence axes are gone, what is left of a value is its features, a vector. Where
+tokens see later ones an item is a whole row, and a value has as many vectors as a row has tokens. Weights are expressions, so that a model
+is planned without reading a byte.
 """
 
 from __future__ import annotations
@@ -11,6 +12,9 @@ from typing import TypeAlias
 
 from cgptc.ir.weight_expressions import sliced
 from cgptc.ir.weights import Weight
+
+PADDING = "padding"
+"""The value that says which tokens of a whole row are real: 1, else 0."""
 
 IDS_WIDTH = 0
 """The width of a value that holds an index."""
@@ -65,7 +69,8 @@ class LookupWork:
 
 @dataclass(frozen=True)
 class AttendWork:
-    """Causal attention of the item's query to all keys so far; the region keeps them.
+    """Causal attention of the item's query to all keys so far; the region keeps them. In items of whole rows their own keys alone, of which
+    a query sees those before it where ``causal``, and none of padding.
 
     ``rotated`` is the number of features of each head that rotary positions turn, 0 where there are none; ``interleaved`` how they pair.
     """
@@ -77,6 +82,14 @@ class AttendWork:
     window: int | None
     rotated: int = 0
     interleaved: bool = False
+    causal: bool = True
+
+
+@dataclass(frozen=True)
+class PickWork:
+    """The first token's features of a whole row."""
+
+    width: int
 
 
 @dataclass(frozen=True)
@@ -102,7 +115,7 @@ class TurnWork:
     width: int
 
 
-Work: TypeAlias = LinearWork | NormWork | MapWork | ConstantWork | LookupWork | AttendWork | AnglesWork | RotateWork | TurnWork
+Work: TypeAlias = LinearWork | NormWork | MapWork | ConstantWork | LookupWork | AttendWork | AnglesWork | RotateWork | PickWork | TurnWork
 
 
 def width_of(work: Work) -> int:
@@ -122,7 +135,7 @@ def width_of(work: Work) -> int:
 
 @dataclass(frozen=True)
 class Task:
-    """One kernel's work. ``name`` is unique and names its output; ``path`` is the module that it comes from."""
+    """One kernel's work. ``name`` is unique and names its output, of ``rows`` vectors; ``path`` is the module that it comes from."""
 
     name: str
     work: Work
@@ -130,6 +143,7 @@ class Task:
     weights: tuple[tuple[str, Weight], ...] = ()
     path: str = ""
     stage: int | None = None
+    rows: int = 1
 
 
 @dataclass(frozen=True)
@@ -157,7 +171,7 @@ class Tasks:
     """All work on an item, in an order that can be run.
 
     ``outputs`` pairs the model's names with values; ``context`` is the most tokens of a row; ``mask`` the name of the padding mask's
-    input, where there is one.
+    input, where there is one. ``whole``: an item is a row, and the value `PADDING` holds which of its tokens are real.
     """
 
     tasks: tuple[Task, ...]
@@ -167,12 +181,22 @@ class Tasks:
     context: int
     dtype: str
     mask: str = ""
+    whole: bool = False
+
+    @property
+    def rows(self) -> int:
+        """Tokens of an item."""
+        return self.context if self.whole else 1
 
 
 def shortened(tasks: Tasks, context: int) -> Tasks:
     """The same for rows of at most ``context`` tokens: tables by position lose the rows that no token reaches."""
     if context >= tasks.context:
         return tasks
+    if tasks.whole:
+        rows = {tasks.context: context, 1: 1}
+        kept = tuple(replace(_shortened(task, context), rows=rows[task.rows]) for task in tasks.tasks)
+        return replace(tasks, context=context, tasks=kept)
     return replace(tasks, context=context, tasks=tuple(_shortened(task, context) for task in tasks.tasks))
 
 

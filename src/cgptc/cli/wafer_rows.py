@@ -15,14 +15,15 @@ def wafer_rows(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     sram, limit = facts["sram_bytes"], facts["sram_limit_bytes"]
     regions = facts["regions"]
     cycles, bound = facts["cycles_per_token"], facts["bound_cycles"]
+    item = facts["item"]
     plural = "s" if len(regions) > 1 else ""
     return [
         ("machine", f"{facts['machine']} at {facts['clock_hz'] / 1e9:g} GHz   {MODELLED}"),
         ("plan", f"{facts['strategy']}, {len(regions)} region{plural}   {facts['dtype']}   {facts['context']} tokens of cache"),
         ("PEs", f"{facts['pe_count']:,} used, {facts['pe_share']:.1%} of the machine"),
         ("SRAM", f"{sram['min']:,} / {sram['mean']:,} / {sram['max']:,} B per PE (min / mean / max) of {limit:,}"),
-        ("cycles", f"{cycles:,} per token, {facts['latency_cycles']:,} for one alone   compute bound {bound:,}"),
-        ("speed", f"{facts['tokens_per_second']:,.0f} tokens/s streamed, {facts['single_tokens_per_second']:,.0f} one after another"),
+        ("cycles", f"{cycles:,} per {item}, {facts['latency_cycles']:,} for one alone   compute bound {bound:,}"),
+        ("speed", f"{facts['tokens_per_second']:,.0f} {item}s/s streamed, {facts['single_tokens_per_second']:,.0f} one after another"),
         ("slowest", f"region '{facts['slowest']}'"),
     ]
 

@@ -1,0 +1,86 @@
+"""Graphs whose tokens see later ones: an item is a whole row, padding included."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from tests.backends.wafer.planned import planned
+
+from cgptc.ir.builder import Builder
+from cgptc.ir.comparison import graph_depth
+from cgptc.ir.dims import Symbol
+from cgptc.ir.dtypes import boolean, f32, i64
+from cgptc.ir.graph import Graph, Value
+from cgptc.ir.interpreter import evaluate_graph
+from cgptc.ir.loc import Frame, Location
+from cgptc.ir.ops.attention import Attention
+from cgptc.ir.ops.binary import Add
+from cgptc.ir.ops.constant import Constant
+from cgptc.ir.ops.elementwise import Cast, Tanh
+from cgptc.ir.ops.embedding import Embedding, Positions
+from cgptc.ir.ops.matmul import Linear
+from cgptc.ir.ops.norm import LayerNorm
+from cgptc.ir.ops.shape import Reshape, Slice, Transpose
+from cgptc.ir.types import TensorType
+from cgptc.ir.weights import MemoryStore, Stored
+
+BATCH, SEQ = Symbol("batch", 1, 4), Symbol("seq", 1, 7)
+HEADS, SIZE = 2, 4
+WIDTH = HEADS * SIZE
+
+
+def _encoder(*, masked: bool) -> Graph:
+    """Ids to vectors, two layers of full attention, and a pooled output."""
+    random = np.random.default_rng(3)
+    store = MemoryStore({})
+    graph = Graph("encoder", store)
+    ids = graph.add_input("input_ids", TensorType(i64, (BATCH.dim, SEQ.dim)))
+    mask_input = graph.add_input("attention_mask", TensorType(i64, (BATCH.dim, SEQ.dim))) if masked else None
+    build = Builder(graph)
+
+    def weight(name: str, *shape: int) -> Value:
+        store.tensors[name] = random.standard_normal(shape).astype(np.float32)
+        return build(Constant(Stored(name, f32, shape)))
+
+    def linear(name: str, x: Value) -> Value:
+        return build(Linear(), x, weight(f"{name}.weight", WIDTH, WIDTH), weight(f"{name}.bias", WIDTH))
+
+    def heads(x: Value) -> Value:
+        return build(Transpose((0, 2, 1, 3)), build(Reshape((BATCH.dim, SEQ.dim, HEADS, SIZE)), x))
+
+    mask = build(Cast(boolean), mask_input) if mask_input is not None else None
+    places = build(Embedding(), weight("places", 7, WIDTH), build(Positions(BATCH.dim, SEQ.dim)))
+    x = build(Add(), build(Embedding(), weight("words", 11, WIDTH), ids), places)
+    for number in range(2):
+        here = Builder(graph, location=Location((Frame(f"layer.{number}"),)))
+        y, _, _ = here.all(Attention(0.5), *(heads(linear(f"{name}{number}", x)) for name in "qkv"), mask)
+        joined = here(Reshape((BATCH.dim, SEQ.dim, WIDTH)), here(Transpose((0, 2, 1, 3)), y))
+        total = here(Add(), x, linear(f"out{number}", joined))
+        x = here(LayerNorm(), total, weight(f"scale{number}", WIDTH), weight(f"shift{number}", WIDTH))
+    graph.add_output("last_hidden_state", x)
+    first = build(Reshape((BATCH.dim, WIDTH)), build(Slice(1, 0, 1), x))
+    graph.add_output("pooled", build(Tanh(), linear("pool", first)))
+    return graph
+
+
+@pytest.mark.parametrize("strategy", ["resident", "pipeline"])
+def test_rows_of_every_length_are_exact_in_float64(strategy: str) -> None:
+    graph = _encoder(masked=True)
+    session = planned(graph, (3, 4), strategy).session
+    for time in (1, 4, 7):
+        inputs = {"input_ids": np.arange(2 * time).reshape(2, time) % 11, "attention_mask": np.ones((2, time), np.int64)}
+        inputs["attention_mask"][1, time // 2 + 1 :] = 0
+        expected, found = evaluate_graph(graph, inputs, wide=True), session.run(inputs)
+        real = inputs["attention_mask"].astype(bool)
+        for name, kept in (("last_hidden_state", real), ("pooled", slice(None))):
+            assert np.isfinite(found[name]).all()
+            difference = np.abs(expected[name][kept] - found[name][kept]).max()
+            assert difference <= 64 * graph_depth(graph) * 2.0**-53 * np.abs(expected[name]).max(), (name, time)
+
+
+def test_both_engines_give_the_same_bits_for_rows() -> None:
+    graph = _encoder(masked=False)
+    inputs = {"input_ids": np.array([[1, 2, 3], [4, 5, 6]])}
+    fast, slow = (planned(graph, (2, 2), "pipeline", "f32", fidelity=name).session.run(inputs) for name in ("fast", "pe"))
+    for name, array in fast.items():
+        np.testing.assert_array_equal(array, slow[name], err_msg=name)
