@@ -60,7 +60,7 @@ def interpreter(name: str, venvs: Path | None) -> str:
 def _process(command: list[str]) -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | {"TOKENIZERS_PARALLELISM": "false"})
     if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if line.strip()]
+        lines = [line for line in done.stderr.splitlines() if line.strip() and not line.startswith("WARNING")]
         raise PeerError(lines[-1][:300] if lines else f"exit status {done.returncode}")
     return done.stdout
 
