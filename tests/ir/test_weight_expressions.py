@@ -162,9 +162,10 @@ def test_the_wide_expression_rounds_nothing_on_the_way(sample: WeightSample) -> 
 
 
 def parts(weight: Weight) -> list[Weight]:
+    """The weight and what it is made of; what decides a mask stays as it is stored."""
     found = [weight]
     for part in found:
-        if isinstance(part, Expression):
+        if isinstance(part, Expression) and not part.stays_rounded:
             found += part.operands
     return found
 

@@ -32,6 +32,20 @@ class Outcomes:
         self.ran = 0
         self.failed = 0
 
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_call(self, item: pytest.Item) -> Iterator[None]:
+        """The number of examples that a test asks for was read when its module was imported, perhaps under another profile."""
+        test = getattr(item, "obj", None)
+        own = getattr(test, "_hypothesis_internal_use_settings", None)
+        if own is None:
+            return (yield)
+        profile = settings.get_profile("seeded-bugs")
+        test._hypothesis_internal_use_settings = settings(profile, max_examples=max(profile.max_examples, own.max_examples))
+        try:
+            return (yield)
+        finally:
+            test._hypothesis_internal_use_settings = own
+
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.when == "call":
             self.ran += 1

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cgptc.driver.verification.orders import shuffled
-from cgptc.frontend.oracle import ModuleOutput, evaluate_module, submodule_outputs, wide_copy
 from cgptc.frontend.source import CapturedModel
 from cgptc.ir.binding import bind_symbols
 from cgptc.ir.diagnostics import UsageError
@@ -25,6 +24,8 @@ from cgptc.testing.tolerances import NoiseFloor, noise_floor
 
 if TYPE_CHECKING:
     import torch
+
+    from cgptc.frontend.oracle import ModuleOutput
 
 ORDER_COUNT = 5
 MAXIMUM_WORK = 10**9
@@ -57,6 +58,8 @@ class Reference:
         if model.reference is None:
             raise UsageError("shape-only", "there are no weights to compare with", fix="give a model file or folder")
         module = model.reference()
+        from cgptc.frontend.oracle import wide_copy
+
         return cls(model.graph.clone(), module, wide_copy(module))
 
     @property
@@ -67,6 +70,8 @@ class Reference:
         """Outputs in float64, and the error of right results in the model's own dtype: PyTorch's, and five random orders of ours."""
         complete = complete_inputs(Interface.of(self.graph), inputs)
         wide = self.exact(complete)
+        from cgptc.frontend.oracle import evaluate_module
+
         own = evaluate_module(self.module, complete, output_names=self.output_names)
         short = self._shortened(complete)
         # The orders' noise is around the interpreter's own exact answer: a wrong import must not widen its own bound.
@@ -80,10 +85,14 @@ class Reference:
 
     def exact(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """PyTorch's outputs in float64, by the graph's names."""
+        from cgptc.frontend.oracle import evaluate_module
+
         return evaluate_module(self.wide_module, inputs, wide=True, output_names=self.output_names)
 
     def submodules(self, inputs: Mapping[str, Array]) -> list[ModuleOutput]:
         """What every submodule returned in float64, in the order in which they finished."""
+        from cgptc.frontend.oracle import submodule_outputs
+
         return submodule_outputs(self.wide_module, inputs)
 
     def _shortened(self, inputs: dict[str, Array]) -> dict[str, Array]:
