@@ -108,14 +108,8 @@ class Summa:
         wide, tall = self.panels // self.grid.width, self.panels // self.grid.height
         step = machine.step_cycles
         product = product_cycles(machine, self.accumulate, m, size, n, aligned=self.aligned) + step
-        across = [
-            Pattern("broadcast", "multicast", self.grid.width, root).cycles(form.words(m * size), machine)
-            for root in range(self.grid.width)
-        ]
-        down = [
-            Pattern("broadcast", "multicast", self.grid.height, root).cycles(form.words(size * n), machine)
-            for root in range(self.grid.height)
-        ]
+        across = broadcasts(self.grid.width, form.words(m * size), machine)
+        down = broadcasts(self.grid.height, form.words(size * n), machine)
         talk = [across[panel // wide] + down[panel // tall] + 2 * step for panel in range(self.panels)]
         loop = talk[0] + sum(max(product, one) for one in talk[1:]) + product
         ends = 1 if self.accumulate == self.dtype else 2

@@ -1,41 +1,30 @@
-"""Every command, registered by import."""
+"""Every command, by the module that declares it. Importing a module registers its command, in this order."""
 
 from __future__ import annotations
 
-from cgptc.cli import (
-    benching,
-    checking,
-    compiling,
-    demo,
-    differing,
-    doctor,
-    evaluating,
-    inspecting,
-    listing,
-    new,
-    optimising,
-    planning,
-    replaying,
-    reporting,
-    running,
-    verifying,
+from importlib import import_module
+
+MODULES = (
+    "benching",
+    "checking",
+    "compiling",
+    "demo",
+    "differing",
+    "doctor",
+    "evaluating",
+    "inspecting",
+    "listing",
+    "new",
+    "optimising",
+    "planning",
+    "replaying",
+    "reporting",
+    "running",
+    "verifying",
 )
 
-COMMANDS = (
-    benching,
-    checking,
-    compiling,
-    demo,
-    differing,
-    doctor,
-    evaluating,
-    inspecting,
-    listing,
-    new,
-    optimising,
-    planning,
-    replaying,
-    reporting,
-    running,
-    verifying,
-)
+
+def register() -> None:
+    """Give the application every command."""
+    for name in MODULES:
+        import_module(f"cgptc.cli.{name}")

@@ -17,7 +17,7 @@ from cgptc.cli.signals import Interrupted, handle_signals
 from cgptc.cli.usage import CLICK_USAGE_ERROR, from_click
 from cgptc.ir.diagnostics import CgptcError, Exit, FileError
 
-assert commands.COMMANDS
+commands.register()
 
 
 def run(arguments: Sequence[str]) -> int:
