@@ -3,17 +3,19 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INTEROP := .venv-interop
+# Python compiles what it imports; compiling all of torch and transformers first would take most of the installation.
+INSTALL := -m pip install --quiet --no-compile
 
 .PHONY: demo test interop lint package clean
 
 $(VENV)/base.stamp: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet torch -c constraints.txt
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e .
+	$(BIN)/python $(INSTALL) torch -c constraints.txt
+	$(BIN)/python $(INSTALL) -c constraints.txt -e .
 	touch $@
 
 $(VENV)/test.stamp: $(VENV)/base.stamp
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[hf,mlir,test]'
+	$(BIN)/python $(INSTALL) -c constraints.txt -e '.[hf,mlir,test]'
 	touch $@
 
 demo: $(VENV)/base.stamp
@@ -31,7 +33,7 @@ test: lint
 # Other runtimes open artifacts as they are. An environment of its own: optimum-onnx 0.1 needs an older transformers.
 $(INTEROP)/stamp: tests/interop/requirements.txt
 	$(PYTHON) -m venv $(INTEROP)
-	$(INTEROP)/bin/python -m pip install --quiet -r tests/interop/requirements.txt
+	$(INTEROP)/bin/python $(INSTALL) -r tests/interop/requirements.txt
 	touch $@
 
 interop: $(VENV)/base.stamp $(INTEROP)/stamp
@@ -42,7 +44,7 @@ interop: $(VENV)/base.stamp $(INTEROP)/stamp
 package: $(VENV)/test.stamp
 	rm -rf build dist
 	$(BIN)/python -m build --outdir dist .
-	$(BIN)/python -m pip install --quiet --no-deps --target build/wheel dist/*.whl
+	$(BIN)/python $(INSTALL) --no-deps --target build/wheel dist/*.whl
 	PYTHONPATH=build/wheel $(BIN)/python -P -c "import cgptc.backends.onnx.backend, cgptc.frontend.capture, cgptc.cli.entry as entry; assert 'build/wheel' in entry.__file__"
 
 clean:

@@ -1,4 +1,4 @@
-"""Hypothesis profiles: ``dev`` (50 examples), ``ci`` (100, not derandomised, no database), ``soak`` (5,000).
+"""Hypothesis profiles: ``dev`` (50 examples), ``ci`` (200, not derandomised, no database), ``soak`` (5,000).
 
 With CI set, Hypothesis would choose a profile of its own that replays the same examples in every run. `load_default_profile` chooses ``ci``
 there, whose seed comes from the commit, so that each commit tries new examples and any run can be repeated.
@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 from hypothesis import HealthCheck, settings
 
-EXAMPLES = {"dev": 50, "ci": 100, "soak": 5000}
+EXAMPLES = {"dev": 50, "ci": 200, "soak": 5000}
 
 
 def register_profiles() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import weakref
 from dataclasses import dataclass
 
@@ -159,7 +158,6 @@ def test_a_value_is_dropped_after_its_last_use() -> None:
     references: dict[Value, weakref.ref[Array]] = {}
 
     def watch(value: Value, array: Array) -> None:
-        gc.collect()
         references[value] = weakref.ref(array)
         if value is third:
             assert references[first]() is not None

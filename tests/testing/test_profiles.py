@@ -13,7 +13,7 @@ from cgptc.testing import plugin, profiles
 
 def test_profiles_have_the_promised_number_of_examples() -> None:
     profiles.register_profiles()
-    for name, count in (("dev", 50), ("ci", 100), ("soak", 5000)):
+    for name, count in (("dev", 50), ("ci", 200), ("soak", 5000)):
         profile = settings.get_profile(name)
         assert (profile.max_examples, profile.derandomize, profile.deadline) == (count, False, None)
 
