@@ -133,9 +133,7 @@ def _norm(pool: Pool, cls: type[Any]) -> Call:
 @samples(ops.Attention)
 def _attention(pool: Pool, cls: type[Any]) -> Call:
     q = pool.pick(
-        lambda found: (
-            found.dtype in pool.floats and found.rank == 4 and isinstance(found.shape[1], int) and isinstance(found.shape[3], int)
-        ),
+        lambda found: found.dtype in pool.floats and found.rank == 4 and _is_some(found.shape[1]) and isinstance(found.shape[3], int),
         lambda: TensorType(pool.float_dtype(), (_batch(pool), pool.integer(1, 4), _length(pool), pool.integer(1, 5))),
     )
     batch, heads, length, depth = q.type.shape
@@ -161,6 +159,11 @@ def _attention(pool: Pool, cls: type[Any]) -> Call:
     window = pool.integer(1, 4) if causal and pool.flag() else None
     op = ops.Attention(scale=pool.draw(st.sampled_from([1.0, 0.5, 0.125])), causal=causal, window=window)
     return op, (q, k, v, mask, *pasts)
+
+
+def _is_some(dim: Dim) -> bool:
+    """Whether a dimension is fixed and not empty."""
+    return isinstance(dim, int) and dim > 0
 
 
 def _maybe_one(pool: Pool, dim: Dim) -> Dim:

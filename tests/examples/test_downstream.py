@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from cgptc.testing.profiles import commit_seed
+
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "downstream"
 
@@ -46,7 +48,8 @@ def test_its_tests_pass_against_the_kit(installed: dict[str, str], tmp_path: Pat
     shutil.copytree(EXAMPLE / "tests", tmp_path / "tests")
     for name in ("conftest.py", "pyproject.toml"):
         shutil.copy(EXAMPLE / name, tmp_path / name)
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", str(tmp_path)]
+    seed = f"--hypothesis-seed={commit_seed()}"
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", seed, str(tmp_path)]
     found = subprocess.run(command, env=installed, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert found.returncode == 0, found.stdout + found.stderr
     assert "3 passed" in found.stdout

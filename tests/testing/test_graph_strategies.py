@@ -10,15 +10,20 @@ from hypothesis import HealthCheck, Phase, find, given, settings
 from hypothesis import strategies as st
 
 from cgptc.ir import ops
+from cgptc.ir.builder import Builder
+from cgptc.ir.dtypes import boolean, f32, f64, i64
 from cgptc.ir.equality import difference
 from cgptc.ir.graph import Graph
 from cgptc.ir.interpreter import evaluate_graph
 from cgptc.ir.op import OPS, Op
 from cgptc.ir.parser import parse_graph
 from cgptc.ir.printer import print_graph
+from cgptc.ir.types import TensorType
 from cgptc.ir.verify import verify
+from cgptc.ir.weights import MemoryStore
 from cgptc.testing import feeds, graphs, graphs_with_inputs, random_inputs
-from cgptc.testing.graph_strategies import Feed
+from cgptc.testing.graph_strategies import Feed, draw_node
+from cgptc.testing.pool import Pool
 from cgptc.testing.sample_register import OP_SAMPLES, STABLE
 
 LIBRARY = sorted((op for op in OPS.values() if op.__module__.startswith("cgptc.ir.ops.")), key=lambda op: op.name)
@@ -39,6 +44,18 @@ def test_each_op_is_drawn_with_operands_that_it_takes_and_evaluates(op: type[Op]
     feed = data.draw(feeds(graph))
     evaluate_graph(graph, feed.inputs)
     evaluate_graph(graph, feed.inputs, wide=True)
+
+
+@pytest.mark.parametrize("op", LIBRARY, ids=lambda op: op.name)
+@settings(max_examples=8)
+@given(data=st.data(), shape=st.sampled_from([(2, 0, 3, 4), (0, 2, 3, 4), (2, 3, 0, 4), (2, 3, 4, 0), (2, 0)]))
+def test_each_op_is_drawn_beside_values_without_elements(op: type[Op], data: st.DataObject, shape: tuple[int, ...]) -> None:
+    graph = Graph(store=(store := MemoryStore({})))
+    pool = Pool(data.draw, Builder(graph), store, np.random.default_rng(0), "normal")
+    for dtype in (f64, i64, boolean, f32):
+        pool.live.append(pool.new_input(TensorType(dtype, shape)))
+    draw_node(pool, op)
+    verify(graph)
 
 
 @given(graphs(annotated=True))
