@@ -56,12 +56,25 @@ def _graphs(
     graph = Graph(store=store)
     kind = draw(st.sampled_from(kinds))
     pool = start(draw, Builder(graph), store, generator, kind, floats)
-    for _ in range(draw(st.integers(1, max_nodes))):
-        draw_node(pool, draw(st.sampled_from(chosen)))
+    # Each node is drawn as one thing, whether there is one more at all included, not counted before: to leave out any node is then to leave
+    # out what was drawn for it, which is what shrinking tries.
+    # As many as may be are followed by a draw too, so that what is drawn for fewer has the same form.
+    for number in range(max_nodes + 1):
+        if not draw(_one_more(pool, chosen, number, max_nodes)):
+            break
     _add_outputs(pool)
     if annotated:
         _annotate(draw, graph)
     return graph
+
+
+@st.composite
+def _one_more(draw: st.DrawFn, pool: Pool, chosen: list[type[Op]], number: int, max_nodes: int) -> bool:
+    """Whether a graph of ``number`` nodes gets one more, which is then there; the first always comes."""
+    if not draw(st.integers(0, max_nodes if number < max_nodes else 0)) and number:
+        return False
+    draw_node(pool, draw(st.sampled_from(chosen)))
+    return True
 
 
 def draw_node(pool: Pool, cls: type[Op]) -> None:

@@ -111,7 +111,7 @@ def _linear(pool: Pool, cls: type[Any]) -> Call:
 @samples(ops.Conv1d)
 def _conv1d(pool: Pool, cls: type[Any]) -> Call:
     x = pool.pick(
-        lambda found: found.dtype in pool.floats and found.rank == 3 and isinstance(found.shape[1], int) and bounds(found.shape[2])[0] > 0,
+        lambda found: found.dtype in pool.floats and found.rank == 3 and _is_some(found.shape[1]) and bounds(found.shape[2])[0] > 0,
         lambda: TensorType(pool.float_dtype(), (pool.integer(1, 3), pool.integer(1, 4), pool.size())),
     )
     channels = x.type.shape[1]

@@ -83,8 +83,9 @@ class Pool:
     def pick(self, fits: Callable[[TensorType], bool], make: Callable[[], TensorType]) -> Value:
         """A live value whose type fits, the latest first, or a fresh one of the type that ``make`` draws."""
         fitting = [value for value in reversed(self.live) if size_of(value.type) <= LARGEST and fits(value.type)]
-        choice = self.integer(0, len(fitting)) if fitting else 0
-        return fitting[choice] if choice < len(fitting) else self.fresh(make())
+        choice = self.integer(0, len(fitting))  # drawn even where nothing fits: what follows keeps its place when a node goes
+        # Built by a strategy, so that shrinking can leave out all of it at once where a live value does.
+        return fitting[choice] if choice < len(fitting) else self.draw(st.builds(lambda: self.fresh(make())))
 
     def floating(self, min_rank: int = 0, max_rank: int = 4, fits: Callable[[TensorType], bool] = lambda found: True) -> Value:
         """A floating-point value of a rank between bounds. ``fits`` narrows the live ones; fresh shapes of such a rank must fit it."""
@@ -107,8 +108,8 @@ class Pool:
         return self.pick(lambda other: other == type, lambda: type)
 
     def fresh(self, type: TensorType) -> Value:
-        """A new input, or a weight where the type is static."""
-        value = self.new_input(type) if not type.is_static or self.flag() else self.new_weight(type)
+        """A new input, or a weight where the type is static; shrinks to an input, which is no node."""
+        value = self.new_weight(type) if type.is_static and self.flag() else self.new_input(type)
         self.live.append(value)
         return value
 
@@ -130,9 +131,9 @@ class Pool:
     def indices(self, shape: Shape, size: int, dtype: DType = i64) -> Value:
         """Indices below ``size``, which no other op may use as numbers: an input, or a constant where the shape is static."""
         type_ = TensorType(dtype, shape)
-        if not type_.is_static or self.flag():
-            return self.new_input(type_)
-        return self.build.weight(dense(random_integers(type_.static_shape, dtype, self.generator, 0, size - 1)))
+        if type_.is_static and self.flag():
+            return self.build.weight(dense(random_integers(type_.static_shape, dtype, self.generator, 0, size - 1)))
+        return self.new_input(type_)
 
 
 def long_axes(type: TensorType, least: int) -> list[int]:
