@@ -1,0 +1,78 @@
+"""What a compile may need of memory, whatever the model's size: measured in a fresh process, on files that are mostly holes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cgptc.frontend.gpt_config import GptConfig
+from cgptc.frontend.new_model import CONFIG_KEY, write_model
+from cgptc.frontend.presets import preset
+
+SOURCE = Path(__file__).parents[2] / "src"
+MIB = 1 << 20
+WATCHDOG_SECONDS = 600
+
+COMPILE = """
+import sys
+from cgptc.cli.entry import run
+from cgptc.driver.peak_memory import peak_bytes
+
+small, large, place = sys.argv[1:]
+assert run(["compile", small, "-o", place, "-q"]) == 0  # what the imports take, PyTorch's included
+before = peak_bytes()
+assert run(["compile", large, "-o", place, "-q"]) == 0
+print(peak_bytes() - before)
+"""
+
+GENERATE = """
+import sys
+from cgptc.cli.entry import run
+
+assert run(["run", sys.argv[1], "--prompt-ids", "1,2", "--max-new-tokens", "2", "-q"]) == 0
+"""
+
+
+def write_sparse_model(config: GptConfig, path: Path) -> tuple[int, int]:
+    """A model of zeros, all of them holes. Gives the bytes of all tensors and of the largest."""
+    header: dict[str, object] = {"__metadata__": {CONFIG_KEY: json.dumps(config.to_mapping()), "format": "pt"}}
+    sizes = []
+    for name, shape in config.parameters():
+        size, start = 4, sum(sizes)
+        for dim in shape:
+            size *= dim
+        header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [start, start + size]}
+        sizes.append(size)
+    text = json.dumps(header).encode()
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + sum(sizes))
+    return sum(sizes), max(sizes)
+
+
+def run(program: str, *arguments: object) -> str:
+    environment = {**os.environ, "PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", program, *map(str, arguments)]
+    found = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=WATCHDOG_SECONDS)
+    assert found.returncode == 0, found.stderr
+    return found.stdout
+
+
+@pytest.mark.slow
+def test_a_compile_of_gigabytes_needs_little_more_than_its_largest_tensor(tmp_path: Path) -> None:
+    """The holes are holes in the artifact too, and onnxruntime takes it."""
+    config = GptConfig(vocabulary=1000, positions=64, layers=26, heads=8, width=1536, ffn_width=6144)
+    total, largest = write_sparse_model(config, tmp_path / "model.safetensors")
+    assert total > 1 << 31
+    write_model(preset("tiny"), tmp_path / "tiny.pt")
+    used = int(run(COMPILE, tmp_path / "tiny.pt", tmp_path / "model.safetensors", tmp_path / "out").splitlines()[-1])
+    assert used <= 256 * MIB + 2 * largest
+    files = [file.stat() for file in (tmp_path / "out").iterdir()]
+    assert sum(file.st_size for file in files) > total
+    assert sum(file.st_blocks * 512 for file in files) < 64 * MIB
+    assert run(GENERATE, tmp_path / "out").splitlines()[-1] == "0,0"
