@@ -147,6 +147,22 @@ def _depth(pattern: Pattern) -> int:
     return max(ready) or 1
 
 
+def test_the_routes_of_a_message_are_a_tree_from_its_source_to_exactly_its_destinations() -> None:
+    """Every router takes it from where the one before gave it, and nothing leaves the last."""
+    step = {"-": -1, "+": 1}
+    for message in {message for pattern in ALL for message in pattern.expand().messages}:
+        routers = {position: (entry, outputs) for position, entry, outputs in message.routes()}
+        reached: dict[int, str] = {}
+        pending = [(message.source, "R")]
+        while pending:
+            position, entry = pending.pop()
+            assert position not in reached
+            reached[position] = entry
+            pending += [(position + step[port], "+" if port == "-" else "-") for port in routers[position][1] if port != "R"]
+        assert reached == {position: entry for position, (entry, _) in routers.items()}
+        assert {position for position, (_, outputs) in routers.items() if "R" in outputs} == set(message.destinations)
+
+
 def test_link_loads_equal_the_expansion() -> None:
     for pattern in ALL:
         onward, backward = np.zeros(pattern.size - 1, np.int64), np.zeros(pattern.size - 1, np.int64)

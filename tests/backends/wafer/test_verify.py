@@ -74,20 +74,42 @@ def _relay(**changes: object) -> Program:
 
 
 REJECTED: dict[str, list[Callable[[], Program]]] = {
-    "region-off-fabric": [lambda: program(rectangle=Rectangle(3, 0, 2, 2)), lambda: program(rectangle=Rectangle(-1, 0, 2, 2))],
+    "region-off-fabric": [
+        lambda: program(rectangle=Rectangle(3, 0, 2, 2)),
+        lambda: program(rectangle=Rectangle(-1, 0, 2, 2)),
+        lambda: program(rectangle=Rectangle(0, 3, 2, 2)),
+        lambda: program(rectangle=Rectangle(0, -1, 2, 2)),
+        lambda: program(rectangle=Rectangle(0, 0, 0, 2)),
+        lambda: program(rectangle=Rectangle(0, 0, 2, 0)),
+    ],
     "region-overlap": [lambda: replace(program(), regions=(program().regions[0], replace(program().regions[0], name="other")))],
-    "name-twice": [lambda: program(buffers=(*_buffers(), Buffer("a", "f32", (1,), 64, resident=True)))],
+    "name-twice": [
+        lambda: program(buffers=(*_buffers(), Buffer("a", "f32", (1,), 64, resident=True))),
+        lambda: program(code=(Code("run", (COPY,)), Code("run", (COPY,)))),
+        lambda: program(entries=(Entry("run"), Entry("run"))),
+        lambda: program(regions=(program().regions[0], replace(program().regions[0], rectangle=Rectangle(2, 2, 2, 2)))),
+        lambda: program(bindings=(*program().bindings, program().bindings[0])),
+        lambda: replace(_relay(), streams=_relay().streams * 2),
+    ],
     "format-unknown": [lambda: program(buffers=_buffers(dtype="f8"))],
-    "buffer-shape": [lambda: program(buffers=_buffers(shape=(-4,)))],
-    "entry-unknown": [lambda: program(code=(Code("walk", (COPY,)),))],
+    "buffer-shape": [lambda: program(buffers=_buffers(shape=(-4,))), lambda: program(buffers=_buffers(copies=0))],
+    "entry-unknown": [
+        lambda: program(code=(Code("walk", (COPY,)),)),
+        lambda: program(bindings=(*program().bindings, replace(program().bindings[0], tensor="c", entries=("walk",)))),
+    ],
     "variable-unknown": [
         lambda: program(replace(COPY, out=replace(B, offset=var("k")))),
         lambda: program(Local("keep", B, (A, 0.0), "f32", (("where", (var("k"),)),))),
+        lambda: program(entries=(Entry("run", items=var("k")),)),
+        lambda: program(entries=(Entry("run", limits=(var("k"),)),)),
     ],
-    "variable-twice": [lambda: program(Loop("k", 2, (Loop("k", 2, (COPY,)),)))],
+    "variable-twice": [lambda: program(Loop("k", 2, (Loop("k", 2, (COPY,)),))), lambda: program(Loop("row", 2, (COPY,)))],
     "loop-depth": [lambda: program(_nested(9))],
     "scalar-range": [lambda: program(entries=(Entry("run", (Scalar("n", 2, 1),)),))],
-    "binding-unknown": [lambda: program(bindings=(Binding("w", "weight", "r", "w", Layout(2, 2, (4,), (None,))),))],
+    "binding-unknown": [
+        lambda: program(bindings=(Binding("w", "weight", "r", "w", Layout(2, 2, (4,), (None,))),)),
+        lambda: program(bindings=(Binding("w", "weight", "q", "a", Layout(2, 2, (4,), (None,))),)),
+    ],
     "binding-layout": [lambda: program(bindings=(Binding("w", "weight", "r", "a", Layout(2, 3, (4,), (None,))),))],
     "binding-size": [lambda: program(bindings=(Binding("w", "weight", "r", "a", Layout(2, 2, (5,), (None,))),))],
     "binding-reused": [lambda: program(buffers=_buffers(resident=False, live=(Live("run", 0, 0),)))],
@@ -136,7 +158,7 @@ REJECTED: dict[str, list[Callable[[], Program]]] = {
     "stream-depth": [lambda: _relay(depth=0)],
     "stream-layout": [lambda: _relay(source=replace(relay("along y to the right").streams[0].source, column=None))],
     "stream-balance": [lambda: _silent()],
-    "stream-conflict": [lambda: _twins()],
+    "stream-conflict": [lambda: _twins(), lambda: _shifting_on(10)],
 }
 
 
@@ -156,6 +178,17 @@ def _with_scratch(live: tuple[Live, ...]) -> Program:
 def _silent() -> Program:
     found = _relay()
     return replace(found, regions=(replace(found.regions[0], code=(Code("run", ()),)), found.regions[1]))
+
+
+def _shifting_on(colour: int) -> Program:
+    """The region that sends shifts within itself too, on this colour and another."""
+    found = _relay()
+    sender = found.regions[0]
+    held, moved = whole("held", sender.buffers[0].shape), whole("moved", sender.buffers[0].shape)
+    shift = Collective("shift", "neighbour", "x", held, moved, (colour, 0), hops=1)
+    buffers = (*sender.buffers, Buffer("moved", "f32", sender.buffers[0].shape, 128, resident=True))
+    sender = replace(sender, buffers=buffers, code=(Code("run", (*sender.code[0].steps, shift)),))
+    return replace(found, regions=(sender, found.regions[1]))
 
 
 def _twins() -> Program:
@@ -178,6 +211,23 @@ def test_the_smallest_program_is_accepted() -> None:
     assert verify(program(SHIFT)) == []
     assert verify(_relay()) == []
     assert check(program()) == program()
+
+
+@pytest.mark.parametrize(
+    "edge",
+    [
+        lambda: program(rectangle=Rectangle(2, 2, 2, 2)),
+        lambda: program(_nested(8)),
+        lambda: program(entries=(Entry("run", (Scalar("n", 2, 2),)),)),
+        lambda: program(Loop("k", 0, (COPY,)), COPY),
+        lambda: program(replace(SHIFT, colours=(0, MACHINE.colours - 1))),
+        lambda: program(entries=(Entry("run", (Scalar("n", 1, 2),), items=var("n"), limits=(var("n"),)),)),
+        lambda: _shifting_on(11),
+    ],
+    ids=["corner", "eight loops", "one value", "no iteration", "last colour", "items and a limit by a scalar", "another colour"],
+)
+def test_what_a_rule_just_allows_is_accepted(edge: Callable[[], Program]) -> None:
+    assert verify(edge()) == []
 
 
 def test_sram_is_exact_to_the_byte() -> None:
