@@ -66,8 +66,11 @@ class Reference:
     def output_names(self) -> tuple[str, ...]:
         return tuple(name for name, _ in self.graph.outputs)
 
-    def answer(self, inputs: Mapping[str, Array]) -> Answer:
-        """Outputs in float64, and the error of right results in the model's own dtype: PyTorch's, and five random orders of ours."""
+    def answer(self, inputs: Mapping[str, Array], *, by_row: bool = False) -> Answer:
+        """Outputs in float64, and the error of right results in the model's own dtype: PyTorch's, and five random orders of ours.
+
+        ``by_row`` measures the error on each row of a batch, and takes the largest; all outputs must begin with the batch.
+        """
         complete = complete_inputs(Interface.of(self.graph), inputs)
         wide = self.exact(complete)
         from cgptc.frontend.oracle import evaluate_module
@@ -79,8 +82,10 @@ class Reference:
         orders = [evaluate_graph(self.graph, short, evaluate_op=shuffled(seed)) for seed in range(ORDER_COUNT)]
         floors: dict[str, NoiseFloor] = {}
         for name, expected in wide.items():
-            eager, order = noise_floor(expected, [own[name]]), noise_floor(exact[name], [each[name] for each in orders])
-            floors[name] = NoiseFloor(max(eager.rmse, order.rmse), max(eager.largest, order.largest))
+            rows = [np.s_[row] for row in range(len(expected))] if by_row else [np.s_[...]]
+            found = [noise_floor(expected[row], [own[name][row]]) for row in rows]
+            found += [noise_floor(exact[name][row], [each[name][row] for each in orders]) for row in rows]
+            floors[name] = NoiseFloor(max(each.rmse for each in found), max(each.largest for each in found))
         return Answer(wide, floors)
 
     def exact(self, inputs: Mapping[str, Array]) -> dict[str, Array]:

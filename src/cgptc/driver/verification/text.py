@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
@@ -32,16 +32,12 @@ EXACT = 8
 """Tokens up to which the artifact's graph is interpreted in float64 however large the model."""
 
 GENERATED = 4
+PROBED = 8
+"""Tokens that a noise floor rests on at least: a short row is measured in a batch with others of its length. A handful of right results
+say too little of the noise of one token, whose logits share one error of the last norm.
+"""
+
 SEED = 20240229
-
-
-def _with_common_floor(answer: Answers, rows: Sequence[tuple[int, ...]]) -> Answers:
-    """The answers with the noise of all rows together: a handful of right results say too little of it on a row of one token, whose
-    logits share one error of the last norm.
-    """
-    floors = [answer(row).floors[LOGITS] for row in rows]
-    floor = NoiseFloor(max(each.rmse for each in floors), max(each.largest for each in floors))
-    return lambda row: replace(answer(row), floors={LOGITS: floor})
 
 
 def choose_lengths(asked: Sequence[int] | None, limit: int, graph: Graph) -> tuple[int, ...]:
@@ -74,7 +70,6 @@ class TextChecks:
             length: [tuple(generator.integers(0, vocabulary, size).tolist()) for size in (length, max(1, length // 2))]
             for length in lengths
         }
-        answer = cache(_with_common_floor(answer, [row for rows in drawn.values() for row in rows]))
         for length, rows in drawn.items():
             if length <= EXACT or work(graph, complete_inputs(Interface.of(graph), {IDS: np.array(rows[:1])})) <= MAXIMUM_WORK:
                 yield from self._exact(graph, rows[0], answer)
@@ -92,7 +87,16 @@ class TextChecks:
         return found.high if found is not None else 1
 
     def _answer(self, row: tuple[int, ...]) -> Answer:
-        return self.reference.answer({IDS: np.array([row])})
+        """For a row alone, with the largest noise of any row of its length that was looked at."""
+        others = max(0, -(-PROBED // len(row)) - 1)
+        probes = np.random.default_rng([SEED, len(row)]).integers(0, self.artifact.text_model.vocabulary, (others, len(row)))
+        ids = np.array([row, *probes.tolist()])
+        batch = self.reference.graph.symbols.get("batch")
+        together = batch.high if batch is not None else 1
+        found = [self.reference.answer({IDS: ids[start : start + together]}, by_row=True) for start in range(0, len(ids), together)]
+        floors = [each.floors[LOGITS] for each in found]
+        floor = NoiseFloor(max(each.rmse for each in floors), max(each.largest for each in floors))
+        return Answer({name: array[:1] for name, array in found[0].outputs.items()}, {LOGITS: floor})
 
     def _exact(self, graph: Graph, row: tuple[int, ...], answer: Answers) -> Iterator[Check]:
         found = evaluate_graph(graph, complete_inputs(Interface.of(graph), {IDS: np.array([row])}), wide=True)[LOGITS][0]
