@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import replace
 from typing import Any
 
@@ -122,9 +121,8 @@ def test_a_gpt2() -> None:
     assert_mlir_agrees(gpt, ids(2, 5))
 
 
-SELDOM = pytest.mark.skipif(not os.environ.get("CGPTC_SLOW"), reason="as the other families; CGPTC_SLOW=1 runs it")
-
-
-@pytest.mark.parametrize("name", ["gpt_neo", "llama", pytest.param("gptj", marks=SELDOM), pytest.param("bert", marks=SELDOM)])
+@pytest.mark.parametrize(
+    "name", ["gpt_neo", "llama", pytest.param("gptj", marks=pytest.mark.slow), pytest.param("bert", marks=pytest.mark.slow)]
+)
 def test_a_family(name: str) -> None:
     assert_mlir_agrees(Logits(name), ids(1, 6), torch.ones(1, 6, dtype=torch.int64))
