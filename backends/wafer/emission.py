@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cgptc.backends.registry import Emitted, Refusal
 from cgptc.backends.wafer.boundary import planning
-from cgptc.backends.wafer.host import HOST_FILE, Host, HostCache, HostInput, HostOutput, write_host
+from cgptc.backends.wafer.host import HOST_FILE, Host, HostCache, HostInput, HostMark, HostOutput, write_host
 from cgptc.backends.wafer.kernels.rotary import pair_order
 from cgptc.backends.wafer.layout import Array
 from cgptc.backends.wafer.machine import find_machine
@@ -15,7 +15,7 @@ from cgptc.backends.wafer.options import WaferOptions
 from cgptc.backends.wafer.plan.lift import Refused, lift
 from cgptc.backends.wafer.plan.planner import ENTRY, Aim, Plan, plan
 from cgptc.backends.wafer.plan.select import buffer_of
-from cgptc.backends.wafer.plan.tasks import PADDING, AttendWork, Tasks, shortened
+from cgptc.backends.wafer.plan.tasks import AttendWork, Tasks, shortened
 from cgptc.backends.wafer.report.floorplan import floorplan_svg
 from cgptc.backends.wafer.serial import program_text
 from cgptc.backends.wafer.summary import facts_of
@@ -38,14 +38,13 @@ def plan_graph(graph: Graph, options: WaferOptions) -> tuple[Tasks, Plan]:
 
     Raises `CompileError` with exit 5 for nodes that have no place, exit 6 where the machine has no room, `UsageError` for a wrong machine.
     """
-    tasks, refused = lift(graph)
+    tasks, refused = lift(graph, options.context)
     if tasks is None:
         shown = _shown(refused)
         what = f"wafer cannot lower {len(shown)} node{'s' if len(shown) != 1 else ''}"
         fix = "cgptc compile … --target onnx supports it"
         raise CompileError("unsupported-op", what, fix=fix, details=[line for one in shown for line in one.lines()])
-    if options.context is not None:
-        tasks = shortened(tasks, options.context)
+    tasks = shortened(tasks, tasks.context)
     with planning():
         aim = Aim(find_machine(options.machine), options.execution_strategy, options.objective, options.chosen_grid)
         return tasks, plan(tasks, aim, dtype_of(tasks, options))
@@ -66,10 +65,10 @@ def emit_program(graph: Graph, folder: Path, options: WaferOptions) -> Emitted:
     write_host(host_of(tasks, dtype), folder)
 
     def blocks(name: str) -> Iterable[Array]:
-        return converted(planned.weights[name], DTYPES[dtype]).blocks(graph.store)
+        return converted(planned.weights[name], DTYPES[tensors[name][0]]).blocks(graph.store)
 
-    shapes = {name: weight.shape for name, weight in planned.weights.items()}
-    weight_bytes = write_weights_file(folder, shapes, dtype, blocks)
+    tensors = {name: (dtype if weight.dtype.is_float else weight.dtype.name, weight.shape) for name, weight in planned.weights.items()}
+    weight_bytes = write_weights_file(folder, tensors, blocks)
     (folder / FLOORPLAN_FILE).write_text(floorplan_svg(planned.program), encoding="utf-8")
     return Emitted(
         (PROGRAM_FILE, WEIGHTS_FILE, HOST_FILE, FLOORPLAN_FILE), {**facts_of(tasks, planned, dtype), "weight_bytes": weight_bytes}
@@ -78,8 +77,7 @@ def emit_program(graph: Graph, folder: Path, options: WaferOptions) -> Emitted:
 
 def host_of(tasks: Tasks, dtype: str) -> Host:
     """What the host must know to feed the program."""
-    feeds = {feed.value: feed.width for feed in tasks.feeds}
-    rows = {task.name: task.rows for task in tasks.tasks}
+    feeds = tasks.hosted
     works = {task.name: task.work for task in tasks.tasks}
     caches: list[HostCache] = []
     for cache in tasks.caches:
@@ -89,16 +87,26 @@ def host_of(tasks: Tasks, dtype: str) -> Host:
         caches.append(HostCache(f"{cache.task}.keys", work.kv_heads, work.head_dim, cache.past_key, cache.present_key, order))
         caches.append(HostCache(f"{cache.task}.values", work.kv_heads, work.head_dim, cache.past_value, cache.present_value))
     return Host(
-        tuple(HostInput(feed.name, feed.value, feed.width == 0) for feed in tasks.feeds),
         tuple(
-            HostOutput(name, buffer_of(value, feeds), tasks.dtype if tasks.dtype != "bf16" else dtype, rows[value] < tasks.rows)
-            for name, value in tasks.outputs
+            HostInput(feed.name, feed.value, feed.width == 0 and feed.exact, " ".join(feed.axes), feed.rows, feed.filler)
+            for feed in tasks.feeds
+        ),
+        tuple(
+            HostOutput(
+                one.name,
+                buffer_of(one.value, feeds),
+                tasks.dtype if tasks.dtype != "bf16" else dtype,
+                " ".join(one.axes),
+                one.features,
+            )
+            for one in tasks.outputs
         ),
         tuple(caches),
         tasks.mask,
         tasks.context,
         ENTRY,
-        PADDING if tasks.whole else "",
+        tasks.whole,
+        tuple(HostMark(mark.value, mark.sequence, mark.rows, mark.mask, mark.inverted) for mark in tasks.marks),
     )
 
 

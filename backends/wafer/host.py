@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -16,23 +17,46 @@ MAX_HOST_BYTES = 1 << 24
 
 @dataclass(frozen=True)
 class HostInput:
-    """The model's input ``name [batch, time]`` of ids, or ``[batch, time, features]``, is the program's ``tensor`` item by item."""
+    """The model's input ``name`` is the program's ``tensor`` item by item: indices, or vectors of features, or numbers where not ``exact``.
+
+    ``axes`` are the kinds of its axes (`cgptc.backends.wafer.plan.held`), a space between them. An item that is a whole row has ``rows``
+    tokens, of which those that the row lacks are ``filler``.
+    """
 
     name: str
     tensor: str
     ids: bool
+    axes: str
+    rows: int
+    filler: int = 0
+
+
+@dataclass(frozen=True)
+class HostMark:
+    """The program's ``tensor`` says which of a row's ``rows`` tokens are real: those that the model's input ``mask`` tells (its zeros
+    where ``inverted``), or all that the row has where that is empty. ``sequence`` is the kind of their axis.
+    """
+
+    tensor: str
+    sequence: str
+    rows: int
+    mask: str
+    inverted: bool
 
 
 @dataclass(frozen=True)
 class HostOutput:
-    """The model's output ``name [batch, time, features]`` in elements of ``dtype`` is the program's ``tensor`` item by item;
-    ``[batch, features]`` where ``picked``.
+    """The model's output ``name`` in elements of ``dtype`` is the program's ``tensor`` item by item.
+
+    ``axes`` are the kinds of its axes, ``features`` the sizes of the feature kinds among them. Without an axis of tokens it is that of
+    the last token, without one of rows that of the last item.
     """
 
     name: str
     tensor: str
     dtype: str
-    picked: bool = False
+    axes: str
+    features: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -55,7 +79,7 @@ class HostCache:
 class Host:
     """All of it. ``mask`` is the padding mask's name, empty where the model has none; ``context`` the most tokens of a row.
 
-    Where ``padding`` is not empty an item is a whole row of ``context`` tokens, and that tensor says which of them are real.
+    Where ``whole`` an item is a whole row, and ``marks`` say which of its tokens are real.
     """
 
     inputs: tuple[HostInput, ...]
@@ -64,7 +88,8 @@ class Host:
     mask: str
     context: int
     entry: str
-    padding: str = ""
+    whole: bool = False
+    marks: tuple[HostMark, ...] = ()
 
 
 def write_host(host: Host, folder: Path) -> None:
@@ -90,11 +115,14 @@ def read_host(folder: Path) -> Host:
         host["mask"],
         host["context"],
         host["entry"],
-        host["padding"],
+        host["whole"],
+        tuple(_record(HostMark, each) for each in _list(host["marks"])),
     )
 
 
-_ORDER = "tuple[int, ...]"
+_NUMBERS = "tuple[int, ...]"
+_ONE_KIND = r"(batch|time(\.\d+)?|feature|one)"
+_KIND = re.compile(rf"{_ONE_KIND}(\*{_ONE_KIND})*")
 _KINDS: dict[str, type] = {"str": str, "int": int, "bool": bool}
 
 
@@ -108,15 +136,19 @@ def _record(kind: Any, content: object) -> Any:
             raise ProgramError("host-file", f"'{HOST_FILE}': '{name}' must be {declared}, got {content[name]!r}")
     if kind is Host:
         return dict(content)
-    return kind(**{name: _places(content) if declared == _ORDER else content[name] for name, declared in known.items()})
+    made = kind(**{name: _whole_numbers(content[name]) if declared == _NUMBERS else content[name] for name, declared in known.items()})
+    if isinstance(made, HostCache) and made.order and sorted(made.order) != list(range(made.features)):
+        raise ProgramError("host-file", f"'{HOST_FILE}': an order must name each of {made.features} features once")
+    if isinstance(made, (HostInput, HostOutput)) and not all(_KIND.fullmatch(axis) for axis in made.axes.split()):
+        raise ProgramError("host-file", f"'{HOST_FILE}': '{made.axes}' are no axes")
+    return made
 
 
-def _places(cache: Mapping[str, Any]) -> tuple[int, ...]:
-    """The order of a cache's features: empty, or each feature once."""
-    order = _list(cache["order"])
-    if order and (any(type(place) is not int for place in order) or sorted(map(int, map(str, order))) != list(range(cache["features"]))):
-        raise ProgramError("host-file", f"'{HOST_FILE}': an order must name each of {cache['features']} features once")
-    return tuple(int(str(place)) for place in order)
+def _whole_numbers(content: object) -> tuple[int, ...]:
+    found = _list(content)
+    if any(type(one) is not int or one < 0 for one in found):  # type: ignore[operator]
+        raise ProgramError("host-file", f"'{HOST_FILE}': expected numbers of at least 0, got {found!r}")
+    return tuple(int(str(one)) for one in found)
 
 
 def _list(content: object) -> list[object]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from cgptc.backends.wafer.boundary import running
 from cgptc.backends.wafer.host import Host, HostCache, read_host
+from cgptc.backends.wafer.hosting import arranged, by_rows, length_of
 from cgptc.backends.wafer.interpret.account import Account, Run
 from cgptc.backends.wafer.interpret.fast import FastEngine
 from cgptc.backends.wafer.interpret.pe import PeEngine
@@ -55,8 +57,9 @@ class WaferSession:
     @property
     def input_names(self) -> tuple[str, ...]:
         host = self.host
-        mask = (host.mask,) if host.mask else ()
-        return (*(one.name for one in host.inputs), *mask, *(cache.past for cache in host.caches if cache.past))
+        marks = [mark.mask for mark in host.marks if mark.mask]
+        names = [*(one.name for one in host.inputs), *([host.mask] if host.mask else []), *marks]
+        return (*dict.fromkeys(names), *(cache.past for cache in host.caches if cache.past))
 
     @property
     def output_names(self) -> tuple[str, ...]:
@@ -65,10 +68,10 @@ class WaferSession:
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Outputs by name. Rows of a batch run one after another, each without its padding; outputs at padding are 0."""
         host = self.host
-        first = inputs[host.inputs[0].name]
-        rows, time = first.shape[:2]
-        if host.padding:
-            return self._run_whole(inputs, rows, time)
+        if host.whole:
+            return self._run_whole(inputs)
+        given = {one.name: by_rows(inputs[one.name], one.axes) for one in host.inputs}
+        rows, time = next(iter(given.values())).shape[:2]
         past = next((inputs[cache.past].shape[2] for cache in host.caches if cache.past in inputs), 0)
         mask = self._mask(inputs, rows, past + time)
         outputs: dict[str, Array] = {}
@@ -78,7 +81,7 @@ class WaferSession:
                 for cache in host.caches:
                     self.set_cache(cache, inputs[cache.past][row][:, kept])
             new = np.flatnonzero(mask[row, past:])
-            found = self.read({one.name: inputs[one.name][row][new] for one in host.inputs}, len(kept)) if len(new) else {}
+            found = self.read({name: array[row][new] for name, array in given.items()}, len(kept)) if len(new) else {}
             for name, values in found.items():
                 whole = outputs.setdefault(name, np.zeros((rows, time, *values.shape[1:]), values.dtype))
                 whole[row, new] = values
@@ -88,25 +91,39 @@ class WaferSession:
                     held = self.cache(cache, len(places))
                     whole = outputs.setdefault(cache.present, np.zeros((rows, cache.heads, past + time, cache.features), held.dtype))
                     whole[row][:, places] = held
+        outputs |= {one.name: arranged(outputs[one.name], one.axes, one.features) for one in host.outputs}
         return {name: outputs[name] for name in self.output_names}
 
-    def _run_whole(self, inputs: Mapping[str, Array], rows: int, time: int) -> dict[str, Array]:
+    def _run_whole(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Every row of a batch as one item, filled up with padding."""
         host = self.host
-        if time > host.context:
-            what = f"{time} tokens in a row, and the program holds {host.context}"
-            raise UsageError("context", what, fix="give fewer, or compile with a larger --context")
-        items = {host.padding: np.zeros((rows, host.context), np.float32)}
-        items[host.padding][:, :time] = self._mask(inputs, rows, time)
+        lengths: dict[str, int] = {}
+        items: dict[str, Array] = {}
+        rows = 0
         for one in host.inputs:
-            given = inputs[one.name].astype(np.int32) if one.ids else inputs[one.name]
-            items[one.tensor] = np.zeros((rows, host.context, *given.shape[2:]), given.dtype)
+            kind, time = length_of(inputs[one.name], one.axes)
+            if time > one.rows:
+                what = f"{time} tokens in a row, and the program holds {one.rows}"
+                raise UsageError("context", what, fix="give fewer, or compile with a larger --context")
+            lengths[kind] = time
+            given = by_rows(inputs[one.name], one.axes)
+            given = given.astype(np.int32) if one.ids else given
+            rows = len(given)
+            items[one.tensor] = np.full((rows, one.rows, *given.shape[2:]), one.filler, given.dtype)
             items[one.tensor][:, :time] = given
+        for mark in host.marks:
+            real = np.zeros((rows, mark.rows), np.float32)
+            real[:, : lengths[mark.sequence]] = 1 if not mark.mask else inputs[mark.mask].astype(np.bool_) != mark.inverted
+            items[mark.tensor] = real
         with running():
             run: Run = self.engine.run(host.entry, self._everywhere(items), {"length": rows})
-        self._count(rows * time, run)
-        found = {one.name: run.outputs[one.tensor].astype(_NUMPY[one.dtype]) for one in host.outputs}
-        return {one.name: found[one.name][:, 0] if one.picked else found[one.name][:, :time] for one in host.outputs}
+        self._count(rows * max(lengths.values()), run)
+        outputs: dict[str, Array] = {}
+        for output in host.outputs:
+            values = run.outputs[output.tensor].astype(_NUMPY[output.dtype])
+            kind = next((kind for kind in re.split(r"[ *]", output.axes) if kind in lengths), "")
+            outputs[output.name] = arranged(values[:, : lengths[kind]] if kind else values, output.axes, output.features)
+        return outputs
 
     def _everywhere(self, items: Mapping[str, Array]) -> dict[str, Array]:
         """Inputs for every region that takes them: ``name@region`` after the first."""
@@ -169,7 +186,7 @@ class WaferDecoder:
 
     def __init__(self, session: WaferSession) -> None:
         names = [one.name for one in session.host.outputs]
-        if len(session.host.inputs) != 1 or not session.host.inputs[0].ids or "logits" not in names or session.host.padding:
+        if len(session.host.inputs) != 1 or not session.host.inputs[0].ids or "logits" not in names or session.host.whole:
             raise UsageError("no-decoder", "the program does not make logits from ids", fix="use run with --inputs")
         self._session = session
         self._lengths: list[int] = []

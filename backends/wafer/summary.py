@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 from cgptc.backends.wafer.clock import timeline
+from cgptc.backends.wafer.kernels.linear import Linear
+from cgptc.backends.wafer.kernels.sparse import SparseLinear, winning_densities
 from cgptc.backends.wafer.plan.layouts import LENGTH, PAST
 from cgptc.backends.wafer.plan.planner import ENTRY, Plan
 from cgptc.backends.wafer.plan.tasks import LinearWork, Tasks
 from cgptc.backends.wafer.verify import peak_bytes
+
+CHUNK = 128
+"""Tokens at once of which a sparse kernel's worth is told beside that of one."""
 
 STREAMED = 8
 """Items after which a pipeline's steady state is read off."""
@@ -51,6 +57,7 @@ def facts_of(tasks: Tasks, plan: Plan, dtype: str) -> Mapping[str, object]:
         "tokens_per_second": machine.clock_hz / interval,
         "single_tokens_per_second": machine.clock_hz / alone.cycles,
         "slowest": slowest.name,
+        "linears": _linear_rows(plan),
         "regions": [
             {
                 "name": region.name,
@@ -67,3 +74,38 @@ def facts_of(tasks: Tasks, plan: Plan, dtype: str) -> Mapping[str, object]:
             for region, fitted in zip(program.regions, plan.fitted, strict=True)
         ],
     }
+
+
+def _linear_rows(plan: Plan) -> list[dict[str, object]]:
+    """Linear layers that differ in size, grid or zeros: the kernel that serves them, and below which density of non-zeros each sparse
+    kernel would cost less than the dense one, for one token and for `CHUNK` tokens at once.
+    """
+    found: dict[tuple[object, ...], dict[str, object]] = {}
+    counts: dict[tuple[object, ...], int] = {}
+    for fitted in plan.fitted:
+        for task, kernel in zip(fitted.group.tasks, fitted.kernels, strict=True):
+            if not isinstance(kernel, (Linear, SparseLinear)):
+                continue
+            dense = kernel if isinstance(kernel, Linear) else kernel.dense
+            assert isinstance(task.work, LinearWork)
+            zeros = task.work.zeros
+            key = (dense.k, dense.n, dense.grid, zeros)
+            counts[key] = counts.get(key, 0) + 1
+            if key in found:
+                continue
+            block = f" {kernel.block[0]}x{kernel.block[1]}" if isinstance(kernel, SparseLinear) and kernel.form == "blocks" else ""
+            found[key] = {
+                "where": task.path or task.name,
+                "k": dense.k,
+                "n": dense.n,
+                "grid": f"{dense.grid.width}x{dense.grid.height}",
+                "kernel": f"{kernel.form}{block}" if isinstance(kernel, SparseLinear) else "dense",
+                "density": 1.0 if zeros is None else zeros.density,
+                "decode": _won(replace(dense, m=1), plan),
+                "prefill": _won(replace(dense, m=CHUNK), plan),
+            }
+    return [{**row, "layers": counts[key]} for key, row in found.items()]
+
+
+def _won(dense: Linear, plan: Plan) -> dict[str, float]:
+    return {name: round(density, 4) for name, density in winning_densities(dense, plan.program.machine).items()}

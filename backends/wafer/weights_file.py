@@ -14,23 +14,27 @@ from cgptc.backends.wafer.faults import ProgramError
 from cgptc.backends.wafer.layout import Array
 
 WEIGHTS_FILE = "weights.safetensors"
-_CODES = {"f16": "F16", "f32": "F32", "f64": "F64"}
-_BYTES = {"f16": 2, "f32": 4, "f64": 8}
+_CODES = {"f16": "F16", "f32": "F32", "f64": "F64", "i32": "I32"}
+_BYTES = {"f16": 2, "f32": 4, "f64": 8, "i32": 4}
+
+Tensors = Mapping[str, tuple[str, tuple[int, ...]]]
+"""Element types and shapes by name."""
 
 
-def write_weights_file(folder: Path, shapes: Mapping[str, tuple[int, ...]], dtype: str, blocks: Callable[[str], Iterable[Array]]) -> int:
-    """Write tensors of one type in order of name, each from its blocks of rows; their bytes."""
+def write_weights_file(folder: Path, tensors: Tensors, blocks: Callable[[str], Iterable[Array]]) -> int:
+    """Write tensors in order of name, each from its blocks of rows; their bytes."""
     header: dict[str, object] = {}
     offset = 0
-    for name in sorted(shapes):
-        end = offset + _BYTES[dtype] * int(np.prod(shapes[name], dtype=np.int64))
-        header[name] = {"dtype": _CODES[dtype], "shape": list(shapes[name]), "data_offsets": [offset, end]}
+    for name in sorted(tensors):
+        dtype, shape = tensors[name]
+        end = offset + _BYTES[dtype] * int(np.prod(shape, dtype=np.int64))
+        header[name] = {"dtype": _CODES[dtype], "shape": list(shape), "data_offsets": [offset, end]}
         offset = end
     text = json.dumps(header, separators=(",", ":")).encode("utf-8")
     text += b" " * (-len(text) % 8)
     with (folder / WEIGHTS_FILE).open("wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
-        for name in sorted(shapes):
+        for name in sorted(tensors):
             for block in blocks(name):
                 file.write(np.ascontiguousarray(block).tobytes())
         if file.tell() != 8 + len(text) + offset:

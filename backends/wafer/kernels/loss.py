@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from cgptc.backends.wafer.affine import var
 from cgptc.backends.wafer.arithmetic.formats import format_of
 from cgptc.backends.wafer.arithmetic.functions import OPERATIONS
+from cgptc.backends.wafer.faults import ProgramError
 from cgptc.backends.wafer.kernels.fragment import (
     CHAIN,
     Direction,
@@ -28,7 +29,7 @@ from cgptc.backends.wafer.kernels.fragment import (
 from cgptc.backends.wafer.kernels.softmax import LOWEST
 from cgptc.backends.wafer.layout import Layout
 from cgptc.backends.wafer.machine import Machine
-from cgptc.backends.wafer.program import Step, View
+from cgptc.backends.wafer.program import ITEM, Buffer, Local, Step, View
 
 Summary = Literal["mean", "sum", "none"]
 
@@ -42,7 +43,7 @@ class CrossEntropy:
     """``log Σ exp(x) − Σ p x`` per row of ``x [m, n]``, n along ``along``; p is the target's class, smoothed over all by ``smoothing``.
 
     ``target [m]`` are class numbers in the wide format (exact below 2**24). Rows whose target is ``ignore`` are 0 and count in no mean,
-    which is NaN where all are ignored.
+    which is NaN where all are ignored. ``running``: y ``[1, 1]`` is of all items so far; ``summary`` must be no "none".
     """
 
     m: int
@@ -54,12 +55,18 @@ class CrossEntropy:
     ignore: int = -100
     smoothing: float = 0.0
     reduction: Reduction = CHAIN
+    running: bool = False
+    block: int = 0
 
     name: ClassVar[str] = "cross-entropy"
 
     @property
     def layout(self) -> Layout:
-        return self.grid.spread((self.m, self.n), self.along)
+        return self.grid.spread((self.m, self.n), self.along, self.block)
+
+    @property
+    def y_layout(self) -> Layout:
+        return self.grid.spread((1, 1), self.along) if self.running else _result(self.grid, self.m, self.summary)
 
     @property
     def form(self) -> str:
@@ -72,8 +79,9 @@ class CrossEntropy:
 
     def fragment(self, prefix: str) -> Fragment:
         (m, local), form = self.layout.local_shape, self.form
-        y_layout = _result(self.grid, m, self.summary)
+        y_layout = self.y_layout
         x, y = buffer(f"{prefix}.x", self.dtype, m, local), buffer(f"{prefix}.y", self.dtype, *y_layout.shape)
+        so_far = _so_far(prefix, form, self.summary) if self.running else ()
         target, valid = buffer(f"{prefix}.target", form, m), buffer(f"{prefix}.valid", form, m)
         tile, hit = buffer(f"{prefix}.tile", form, m, local), buffer(f"{prefix}.hit", form, m, local)
         sums, row = buffer(f"{prefix}.sums", form, self._sums, m), buffer(f"{prefix}.row", form, m)
@@ -111,11 +119,11 @@ class CrossEntropy:
             run("abs", all_of(valid), all_of(valid), form=form),
             run("less", all_of(valid), 0.5, all_of(valid), form=form),
             run("select", rows, all_of(valid), rows, 0.0, form=form),
-            *_summed(y.name, row.name, valid.name, m, self.summary, form),
+            *_summed(y.name, row.name, valid.name, m, self.summary, form, [one.name for one in so_far]),
         ]
         inputs = (Slot("x", x.name, self.layout), Slot("target", target.name, self.grid.replicated((m,))))
-        buffers = (x, y, target, valid, tile, hit, sums, row)
-        return Fragment(self.name, inputs, (Slot("y", y.name, y_layout),), (), (), buffers, tuple(steps))
+        buffers = (x, y, target, valid, tile, hit, sums, row, *so_far)
+        return Fragment(self.name, inputs, (Slot("y", y.name, y_layout),), (), _states(self.grid, so_far), buffers, tuple(steps))
 
     def cycles(self, machine: Machine, scalars: Mapping[str, int]) -> int:
         """Operations over tiles and over rows, one exponential per element and one logarithm per row, two allreduces, the summary."""
@@ -128,35 +136,64 @@ class CrossEntropy:
         lines = pattern.cycles(form.words(m), machine) + pattern.cycles(form.words(self._sums * m), machine)
         functions = machine.scalar_map_cycles(m * local, OPERATIONS["exp"]) + machine.scalar_map_cycles(m, OPERATIONS["log"])
         whole = ends + 8 * tile + twice + 6 * row + machine.vector_cycles(form.name, m, 2.0)
-        return whole + smooth + functions + lines + 21 * step + _summary_cycles(machine, form.name, m, self.summary)
+        summary = _summary_cycles(machine, form.name, m, self.summary, running=self.running)
+        return whole + smooth + functions + lines + 21 * step + summary
 
 
-def _summed(y: str, row: str, valid: str, m: int, summary: Summary, form: str) -> list[Step]:
-    """The rows' losses as they are, their sum, or their sum over the number of rows that count, which ``valid`` ends up holding."""
-    losses, total = View(row, (m,), (1,)), View(row, (), ())
+def _so_far(prefix: str, form: str, summary: Summary) -> tuple[Buffer, ...]:
+    """What stays between items: the sum, and for a mean the number of rows in it."""
+    return tuple(buffer(f"{prefix}.{role}", form, 1) for role in (("total", "count") if summary == "mean" else ("total",)))
+
+
+def _states(grid: Grid, buffers: Sequence[Buffer]) -> tuple[Slot, ...]:
+    return tuple(Slot(one.name.rpartition(".")[2], one.name, grid.replicated((1,))) for one in buffers)
+
+
+def _summed(y: str, row: str, valid: str, m: int, summary: Summary, form: str, so_far: Sequence[str] = ()) -> list[Step]:
+    """The rows' losses as they are, their sum, or their sum over the number of rows that count, which ``valid`` ends up holding.
+
+    Where buffers of sums ``so_far`` are given, they are of all items from the first on.
+    """
+    losses, total, result = View(row, (m,), (1,)), View(row, (), ()), View(y, (), ())
     if summary == "none":
         return [run("mov", View(y, (m,), (1,)), losses, form=form)]
     if summary == "sum":
-        return [run("sum", View(y, (), ()), losses, form=form)]
+        if not so_far:
+            return [run("sum", result, losses, form=form)]
+        kept = View(so_far[0], (), ())
+        return [run("sum", total, losses, form=form), *_added(kept, total, form), run("mov", result, kept, form=form)]
     count = View(valid, (), ())
+    steps: list[Step] = [run("sum", total, losses, form=form), run("sum", count, View(valid, (m,), (1,)), form=form)]
+    kept = total
+    if so_far:
+        kept, counted = (View(one, (), ()) for one in so_far)
+        steps += [*_added(kept, total, form), *_added(counted, count, form), run("mov", count, counted, form=form)]
+    return [*steps, run("reciprocal", count, count, form=form), run("mul", result, kept, count, form=form)]
+
+
+def _added(kept: View, value: View, form: str) -> list[Step]:
+    """A number added to what is kept of the items before, which is nothing at the first."""
     return [
-        run("sum", total, losses, form=form),
-        run("sum", count, View(valid, (m,), (1,)), form=form),
-        run("reciprocal", count, count, form=form),
-        run("mul", View(y, (), ()), total, count, form=form),
+        Local("keep", kept, (kept, 0.0), form, (("where", (var(ITEM) - 1,)),)),
+        run("add", kept, kept, value, form=form),
     ]
 
 
-def _summary_cycles(machine: Machine, form: str, m: int, summary: Summary) -> int:
-    row, step = machine.vector_cycles(form, m), machine.step_cycles
+def _summary_cycles(machine: Machine, form: str, m: int, summary: Summary, *, running: bool = False) -> int:
+    row, step, one = machine.vector_cycles(form, m), machine.step_cycles, machine.vector_cycles(form, 1)
+    added = machine.vector_cycles(form, 1, 2.0) + one + 2 * step if running else 0
+    moved = one + step if running else 0
     if summary == "mean":
-        return 2 * row + machine.scalar_map_cycles(1, OPERATIONS["reciprocal"]) + machine.vector_cycles(form, 1) + 4 * step
-    return row + step
+        return 2 * (row + added) + moved + machine.scalar_map_cycles(1, OPERATIONS["reciprocal"]) + one + 4 * step
+    return row + step + added + moved
 
 
 @dataclass(frozen=True)
 class SquaredError:
-    """``(x − z)²`` of ``x`` and ``z [m, n]``, n along ``along``: its mean or sum over all elements."""
+    """``(x − z)²`` of ``x`` and ``z [m, n]``, n along ``along``: its mean or sum over all elements.
+
+    ``running``: y ``[1, 1]`` is of all items so far, and with ``masked`` an input ``mask [m]`` is 0 at rows that do not count, else 1.
+    """
 
     m: int
     n: int
@@ -165,15 +202,24 @@ class SquaredError:
     dtype: str = "f32"
     summary: Summary = "mean"
     reduction: Reduction = CHAIN
+    running: bool = False
+    masked: bool = False
+    block: int = 0
 
     name: ClassVar[str] = "squared-error"
 
+    def __post_init__(self) -> None:
+        if (self.running and self.summary == "none") or (self.masked and not self.running):
+            raise ProgramError("kernel", "only sums of squares run on over items, and only those leave rows out")
+
     @property
     def layout(self) -> Layout:
-        return self.grid.spread((self.m, self.n), self.along)
+        return self.grid.spread((self.m, self.n), self.along, self.block)
 
     @property
     def y_layout(self) -> Layout:
+        if self.running:
+            return self.grid.spread((1, 1), self.along)
         return self.layout if self.summary == "none" else self.grid.replicated(())
 
     def fragment(self, prefix: str) -> Fragment:
@@ -183,34 +229,57 @@ class SquaredError:
         apart, sums, total = (
             buffer(f"{prefix}.apart", form, m, local),
             buffer(f"{prefix}.sums", form, m),
-            buffer(f"{prefix}.total", form, 1),
+            buffer(f"{prefix}.all", form, 1),
         )
-        buffers = [x, z, y, apart]
+        mask, valid = buffer(f"{prefix}.mask", self.dtype, m), buffer(f"{prefix}.valid", form, m)
+        so_far = _so_far(prefix, form, self.summary) if self.running else ()
+        buffers = [x, z, y, apart, *so_far]
+        inputs = [Slot("x", x.name, self.layout), Slot("z", z.name, self.layout)]
         steps: list[Step] = [run("sub", all_of(apart), all_of(x), all_of(z), form=form)]
         if self.summary == "none":
             steps.append(run("mul", all_of(y), all_of(apart), all_of(apart), form=form))
         else:
             ends = inside(self.layout, 1)
             steps += [masked(all_of(apart), all_of(apart), 0.0, ends, form)] if ends else []
-            factor = 1.0 / (self.m * self.n) if self.summary == "mean" else 1.0
-            one = View(total.name, (), ())
-            steps += [
-                run("dot", all_of(sums), all_of(apart), all_of(apart), form=form),
-                run("sum", one, all_of(sums), form=form),
-                self.reduction.step(self.along, one, one, "add"),
-                run("mul", all_of(y), one, factor, form=form),
-            ]
-            buffers += [sums, total]
-        inputs = (Slot("x", x.name, self.layout), Slot("z", z.name, self.layout))
-        return Fragment(self.name, inputs, (Slot("y", y.name, self.y_layout),), (), (), tuple(buffers), tuple(steps))
+            steps.append(run("dot", all_of(sums), all_of(apart), all_of(apart), form=form))
+            buffers.append(sums)
+            if self.running:
+                if self.masked:
+                    inputs.append(Slot("mask", mask.name, self.grid.replicated((m,))))
+                    buffers.append(mask)
+                    steps.append(run("select", all_of(sums), all_of(mask), all_of(sums), 0.0, form=form))
+                steps.append(self.reduction.step(self.along, all_of(sums), all_of(sums), "add"))
+                if self.summary == "mean":
+                    # Every row that counts stands for n numbers.
+                    buffers.append(valid)
+                    number = float(self.n)
+                    counted = run("mul", all_of(valid), all_of(mask), number, form=form)
+                    steps.append(counted if self.masked else run("fill", all_of(valid), number, form=form))
+                steps += _summed(y.name, sums.name, valid.name, m, self.summary, form, [one.name for one in so_far])
+            else:
+                factor = 1.0 / (self.m * self.n) if self.summary == "mean" else 1.0
+                one = View(total.name, (), ())
+                steps += [
+                    run("sum", one, all_of(sums), form=form),
+                    self.reduction.step(self.along, one, one, "add"),
+                    run("mul", all_of(y), one, factor, form=form),
+                ]
+                buffers.append(total)
+        outputs = (Slot("y", y.name, self.y_layout),)
+        return Fragment(self.name, tuple(inputs), outputs, (), _states(self.grid, so_far), tuple(buffers), tuple(steps))
 
     def cycles(self, machine: Machine, scalars: Mapping[str, int]) -> int:
-        """The difference, its squares summed by rows, the rows' sum, and one allreduce of a number."""
-        form, step = format_of(self.dtype).wide, machine.step_cycles
+        """The difference, its squares summed by rows, the rows' sum, and one allreduce of a number, or where it runs on of all rows."""
+        form, step, m = format_of(self.dtype).wide, machine.step_cycles, self.m
         size = math.prod(self.layout.local_shape)
         tile, one = machine.vector_cycles(form.name, size), machine.vector_cycles(form.name, 1)
         if self.summary == "none":
             return 2 * (tile + step)
         ends = machine.vector_cycles(form.name, size, 2.0) + step if inside(self.layout, 1) else 0
-        line = self.reduction.pattern(self.grid.lines(self.along)).cycles(form.words(1), machine)
-        return 2 * tile + ends + machine.vector_cycles(form.name, self.m) + line + one + 5 * step
+        pattern = self.reduction.pattern(self.grid.lines(self.along))
+        if self.running:
+            chosen = machine.vector_cycles(form.name, m, 2.0) + step if self.masked else 0
+            counted = machine.vector_cycles(form.name, m) + step if self.summary == "mean" else 0
+            summary = _summary_cycles(machine, form.name, m, self.summary, running=True)
+            return 2 * (tile + step) + ends + chosen + counted + pattern.cycles(form.words(m), machine) + step + summary
+        return 2 * tile + ends + machine.vector_cycles(form.name, m) + pattern.cycles(form.words(1), machine) + one + 5 * step

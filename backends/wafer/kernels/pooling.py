@@ -1,4 +1,6 @@
-"""One vector out of an item's rows: their mean, their largest elements, or one of them. Every PE has all rows of its features."""
+"""One vector out of an item's rows: their mean, their sum, their largest elements, or one of them. Every PE has all rows
+of its features.
+"""
 
 from __future__ import annotations
 
@@ -14,14 +16,14 @@ from cgptc.backends.wafer.layout import Layout
 from cgptc.backends.wafer.machine import Machine
 from cgptc.backends.wafer.program import Step, View
 
-Mode = Literal["mean", "max", "last", "row"]
+Mode = Literal["mean", "sum", "max", "last", "row"]
 
 
 @dataclass(frozen=True)
 class Pool:
     """``y [1, d]`` from ``x [m, d]``, d along ``along``.
 
-    With ``masked`` an input ``mask [m]`` is 0 at padding, else 1: padding is in no mean and no maximum, and ``last`` is the last row of
+    With ``masked`` an input ``mask [m]`` is 0 at padding, else 1: padding is in no mean, sum or maximum, and ``last`` is the last row of
     the one run of tokens. A mean of padding alone is 0, a maximum minus infinity. ``row`` takes row ``at``, such as 0 for a class token.
     """
 
@@ -33,21 +35,22 @@ class Pool:
     mode: Mode = "mean"
     masked: bool = False
     at: Extent = 0
+    block: int = 0
 
     name: ClassVar[str] = "pool"
 
     @property
     def x_layout(self) -> Layout:
-        return self.grid.spread((self.m, self.d), self.along)
+        return self.grid.spread((self.m, self.d), self.along, self.block)
 
     @property
     def y_layout(self) -> Layout:
-        return self.grid.spread((1, self.d), self.along)
+        return self.grid.spread((1, self.d), self.along, self.block)
 
     @property
     def _weighted(self) -> bool:
         """Whether y is a weighted sum of rows."""
-        return self.masked and self.mode in ("mean", "last")
+        return self.masked and self.mode in ("mean", "sum", "last")
 
     def fragment(self, prefix: str) -> Fragment:
         m, local = self.x_layout.local_shape
@@ -80,7 +83,7 @@ class Pool:
             buffers += [share, row, count]
             steps = self._shares(mask.name, share.name, form)
             steps.append(run("dot", all_of(row), columns, repeated(all_of(share), 0, local), form=form))
-            if self.mode == "last":
+            if self.mode != "mean":
                 steps.append(run("mov", result, all_of(row), form=form))
                 buffers.remove(count)
             else:
@@ -92,7 +95,8 @@ class Pool:
                 ]
         else:
             buffers.append(row)
-            steps = [run("sum", all_of(row), columns, form=form), run("mul", result, all_of(row), 1.0 / m, form=form)]
+            steps = [run("sum", all_of(row), columns, form=form)]
+            steps.append(run("mul", result, all_of(row), 1.0 / m if self.mode == "mean" else 1.0, form=form))
         return Fragment(self.name, tuple(inputs), (Slot("y", y.name, self.y_layout),), (), (), tuple(buffers), tuple(steps))
 
     def _shares(self, mask: str, share: str, form: str) -> list[Step]:
@@ -119,6 +123,8 @@ class Pool:
         if not self.masked:
             return tile + row + 2 * step
         mask = machine.vector_cycles(form, m)
+        if self.mode == "sum":
+            return mask + tile + row + 3 * step
         if self.mode == "last":
             return mask + 2 * machine.vector_cycles(form, m - 1) + tile + row + 5 * step
         scalar = machine.vector_cycles(form, 1) + machine.scalar_map_cycles(1, OPERATIONS["reciprocal"])

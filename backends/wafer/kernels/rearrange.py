@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -25,6 +25,22 @@ class Piece:
     step: int = 1
 
 
+def pieces_of(elements: Sequence[tuple[int, int]]) -> tuple[Piece, ...]:
+    """Elements ``(source, index)`` one after the other, as few pieces as there are runs of equal steps."""
+    found: list[Piece] = []
+    start = 0
+    while start < len(elements):
+        source, first = elements[start]
+        end, step = start + 1, 1
+        if end < len(elements) and elements[end][0] == source and elements[end][1] > first:
+            step = elements[end][1] - first
+            while end < len(elements) and elements[end] == (source, first + (end - start) * step):
+                end += 1
+        found.append(Piece(source, first, end - start, step))
+        start = end
+    return tuple(found)
+
+
 def _check(pieces: tuple[Piece, ...], sizes: tuple[int, ...]) -> None:
     for one in pieces:
         if not 0 <= one.source < len(sizes) or one.count < 1:
@@ -44,7 +60,8 @@ class JoinFeatures:
     """``y [m, n]``: pieces of the features of inputs ``x0 [m, widths[0]]``, …, one after the other, all along one direction.
 
     Every PE puts what it holds of the result into an otherwise empty row, the rows are merged bit by bit along the line, and every PE
-    keeps its own part. It costs a line operation over the whole result, and room for it.
+    keeps its own part. It costs a line operation over the whole result, and room for it. ``blocks`` of the inputs and ``y_block`` are 0 for
+    the smallest.
     """
 
     m: int
@@ -54,6 +71,8 @@ class JoinFeatures:
     along: Direction = "x"
     dtype: str = "f32"
     reduction: Reduction = CHAIN
+    blocks: tuple[int, ...] = ()
+    y_block: int = 0
 
     name: ClassVar[str] = "join-features"
 
@@ -65,11 +84,11 @@ class JoinFeatures:
         return sum(one.count for one in self.pieces)
 
     def x_layout(self, source: int) -> Layout:
-        return self.grid.spread((self.m, self.widths[source]), self.along)
+        return self.grid.spread((self.m, self.widths[source]), self.along, self.blocks[source] if self.blocks else 0)
 
     @property
     def y_layout(self) -> Layout:
-        return self.grid.spread((self.m, self.width), self.along)
+        return self.grid.spread((self.m, self.width), self.along, self.y_block)
 
     def fragment(self, prefix: str) -> Fragment:
         m, width, line = self.m, self.width, coordinate(self.along)

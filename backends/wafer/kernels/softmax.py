@@ -42,12 +42,13 @@ class Softmax:
     along: Direction = "x"
     dtype: str = "f32"
     reduction: Reduction = CHAIN
+    block: int = 0
 
     name: ClassVar[str] = "softmax"
 
     @property
     def layout(self) -> Layout:
-        return self.grid.spread((self.m, self.n), self.along)
+        return self.grid.spread((self.m, self.n), self.along, self.block)
 
     def fragment(self, prefix: str) -> Fragment:
         m, local = self.layout.local_shape

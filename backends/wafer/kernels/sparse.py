@@ -7,7 +7,7 @@ product would add them. All PEs have room, and are charged, for as many as the f
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -54,7 +54,7 @@ class SparseLinear:
         return self.dense.x_layout.local_shape[1], self.dense.y_layout.local_shape[1]
 
     @property
-    def _shape(self) -> tuple[int, ...]:
+    def stored_shape(self) -> tuple[int, ...]:
         """What a PE stores."""
         return (self.entries, *self.block) if self.form == "blocks" else (self.entries,)
 
@@ -80,12 +80,12 @@ class SparseLinear:
             if len(values) > self.entries:
                 raise ProgramError("kernel", f"a PE would store {len(values)} of at most {self.entries} entries")
             found.append((k_line, n_line, values, places))
-        return stored(found, self.dense.grid, self.dense.along, self._shape, weight.dtype)
+        return stored(found, self.dense.grid, self.dense.along, self.stored_shape, weight.dtype)
 
     def fragment(self, prefix: str) -> Fragment:
         dense, (deep, wide) = self.dense, self.tile
         x = buffer(f"{prefix}.x", dense.dtype, dense.m, deep)
-        values, places = buffer(f"{prefix}.values", dense.dtype, *self._shape), buffer(f"{prefix}.places", "i32", self.entries)
+        values, places = buffer(f"{prefix}.values", dense.dtype, *self.stored_shape), buffer(f"{prefix}.places", "i32", self.entries)
         y = buffer(f"{prefix}.y", dense.dtype, dense.m, wide)
         total = y if dense.accumulate == dense.dtype else buffer(f"{prefix}.total", dense.accumulate, *y.shape)
         buffers = [x, values, places, y] if total is y else [x, values, places, y, total]
@@ -98,7 +98,7 @@ class SparseLinear:
             dense.reduction.step(dense.along, all_of(total), all_of(total), "add"),
         ]
         weights = [
-            Slot("values", values.name, stored_layout(dense.grid, self._shape)),
+            Slot("values", values.name, stored_layout(dense.grid, self.stored_shape)),
             Slot("places", places.name, stored_layout(dense.grid, (self.entries,))),
         ]
         if dense.bias:
@@ -115,7 +115,7 @@ class SparseLinear:
     def product_cycles(self, machine: Machine) -> int:
         """Those of the tile product alone."""
         dense, (deep, wide) = self.dense, self.tile
-        inputs = ((dense.m, wide), (dense.m, deep), self._shape, (self.entries,))
+        inputs = ((dense.m, wide), (dense.m, deep), self.stored_shape, (self.entries,))
         price = Price(machine, dense.accumulate, (dense.m, wide), inputs, {"order": self.form})
         return block_cycles(price) if self.form == "blocks" else sparse_cycles(price)
 
@@ -151,9 +151,35 @@ def sparse_linear(weight: Array, dense: Linear, form: Form, block: tuple[int, in
 BLOCKS = ((4, 4), (8, 8), (16, 16))
 
 
+def forms(weight: Array, dense: Linear, blocks: tuple[tuple[int, int], ...] = BLOCKS) -> Iterator[Linear | SparseLinear]:
+    """The dense layer and its sparse forms for this very weight, or its pattern of zeros."""
+    yield dense
+    for form in ("rows", "columns"):
+        yield sparse_linear(weight, dense, form)
+    for block in blocks:
+        yield sparse_linear(weight, dense, "blocks", block)
+
+
 def best_form(weight: Array, dense: Linear, machine: Machine, blocks: tuple[tuple[int, int], ...] = BLOCKS) -> Linear | SparseLinear:
-    """The cheapest of the dense layer and its sparse forms for this very weight; the dense one where zeros do not pay."""
-    found: list[Linear | SparseLinear] = [dense]
-    found += [sparse_linear(weight, dense, form) for form in ("rows", "columns")]
-    found += [sparse_linear(weight, dense, "blocks", block) for block in blocks]
-    return min(found, key=lambda one: one.cycles(machine, {}))
+    """The cheapest of the dense layer and its sparse forms; the dense one where zeros do not pay."""
+    return min(forms(weight, dense, blocks), key=lambda one: one.cycles(machine, {}))
+
+
+def winning_densities(dense: Linear, machine: Machine) -> dict[str, float]:
+    """For each sparse form the density below which it costs less than the dense layer, its entries spread evenly; 0 where none is.
+
+    ``blocks 16x16`` and the like count whole blocks of zeros only.
+    """
+    deep, wide = dense.x_layout.local_shape[1], dense.y_layout.local_shape[1]
+    limit = dense.cycles(machine, {})
+    found: dict[str, float] = {}
+    kinds: list[tuple[str, Form, tuple[int, int]]] = [("rows", "rows", (1, 1)), ("columns", "columns", (1, 1))]
+    kinds += [(f"blocks {block[0]}x{block[1]}", "blocks", block) for block in BLOCKS]
+    for name, form, block in kinds:
+        most = math.ceil(deep / block[0]) * math.ceil(wide / block[1])
+        low, high = 0, most
+        while low < high:
+            middle = (low + high + 1) // 2
+            low, high = (middle, high) if SparseLinear(dense, middle, form, block).cycles(machine, {}) < limit else (low, middle - 1)
+        found[name] = low / most
+    return found

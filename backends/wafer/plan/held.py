@@ -13,8 +13,21 @@ from cgptc.ir.weights import Weight
 
 Columns: TypeAlias = NDArray[np.int64]
 
-BATCH, TIME, ROWS, FEATURE, ONE = "batch", "time", "rows", "feature", "one"
-"""Kinds of a value's axes; rows are batch and time in one, and one is the time axis of a token that was picked."""
+BATCH, TIME, FEATURE, ONE = "batch", "time", "feature", "one"
+"""Kinds of a value's axes; one is the time axis of a token that was picked. A model's second sequence has an axis of kind ``time.NAME``."""
+
+JOIN = "*"
+"""Between the kinds of axes that are one axis of a value: ``batch*time`` are all tokens of a batch."""
+
+
+def parts(axes: Sequence[str]) -> list[str]:
+    """The kinds of axes, those that are one axis apart."""
+    return [kind for axis in axes for kind in axis.split(JOIN)]
+
+
+def is_time(kind: str) -> bool:
+    """Whether a kind is that of a sequence's tokens."""
+    return kind == TIME or kind.startswith(f"{TIME}.")
 
 
 class RefusedError(Exception):
@@ -36,7 +49,7 @@ class Product:
 class Features:
     """A value of features per item: of a task's output, or of a linear layer, the elements ``columns``.
 
-    ``axes`` are the kinds of the graph value's axes; ``columns`` has one axis per feature axis, in the graph value's order.
+    ``axes`` are the kinds of the graph value's axes; ``columns`` has one axis per feature kind in them, in the graph value's order.
     """
 
     source: str | Product
@@ -46,12 +59,12 @@ class Features:
     @property
     def flat(self) -> bool:
         """Whether the value has features along its last axis alone."""
-        return self.axes in ((BATCH, TIME, FEATURE), (ROWS, FEATURE), (BATCH, FEATURE), (BATCH, ONE, FEATURE))
+        return bool(self.axes) and self.axes[-1] == FEATURE and FEATURE not in parts(self.axes[:-1])
 
     @property
-    def picked(self) -> bool:
-        """Whether it is of one token of a row."""
-        return TIME not in self.axes and ROWS not in self.axes
+    def sequence(self) -> str:
+        """The kind of its time axis; empty where it is of one token of a row, or of none."""
+        return next((kind for kind in parts(self.axes) if is_time(kind)), "")
 
 
 @dataclass(frozen=True)
@@ -63,23 +76,27 @@ class Held:
 
 @dataclass(frozen=True)
 class Ids:
-    """An index per item that the host gives."""
+    """An index per token that the host gives."""
 
     value: str
+    axes: tuple[str, ...] = (BATCH, TIME)
 
 
 @dataclass(frozen=True)
 class Padding:
-    """The padding mask, or with ``count`` the running count of its tokens."""
+    """The padding mask that is the model's input ``name``, True at padding where ``inverted``; with ``count`` its running count."""
 
     count: bool = False
+    name: str = ""
+    inverted: bool = False
 
 
 @dataclass(frozen=True)
 class Places:
-    """Each item's position in its row plus ``offset``."""
+    """Each item's position in its row of a sequence plus ``offset``."""
 
     offset: int = 0
+    sequence: str = TIME
 
 
 @dataclass(frozen=True)
@@ -92,6 +109,7 @@ class Table:
     weight: Weight
     axis: int = 1
     offset: int = 0
+    sequence: str = TIME
 
 
 @dataclass(frozen=True)

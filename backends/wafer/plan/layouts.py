@@ -19,12 +19,15 @@ from cgptc.backends.wafer.plan.tasks import (
     AnglesWork,
     AttendWork,
     ConstantWork,
+    GateWork,
+    HeadNormWork,
     LinearWork,
     LookupWork,
     MapWork,
     NormWork,
-    PickWork,
+    PoolWork,
     RotateWork,
+    SquaresWork,
     Task,
     TurnWork,
 )
@@ -103,8 +106,8 @@ def attention_of(work: AttendWork, grid: Grid, along: Direction, context: int, d
     unit, window = 2 if work.rotated else 1, work.window or 0
     if whole:
         return full_attention(
-            context,
-            context,
+            work.queries or context,
+            work.keys or context,
             work.heads,
             work.kv_heads,
             work.head_dim,
@@ -175,9 +178,12 @@ def arrange(tasks: Sequence[Task], along: dict[str, Direction], grid: Grid, cont
     demands: list[tuple[str, Lie]] = []
     for task in tasks:
         match task.work:
-            case NormWork() | MapWork() | ConstantWork() | TurnWork() | PickWork():
+            case NormWork() | MapWork() | ConstantWork() | TurnWork() | PoolWork() | GateWork() | HeadNormWork():
                 for name in task.inputs:
-                    spaces.join(name, task.name)
+                    if name in along:
+                        spaces.join(name, task.name)
+            case SquaresWork():
+                spaces.join(task.inputs[0], task.inputs[1])
             case AttendWork():
                 lies = known(task.work, along[task.name])
                 q, k, v = task.inputs[:3]

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import numpy as np
 
+from cgptc.backends.wafer.kernels.rearrange import pieces_of
+from cgptc.backends.wafer.plan.gates import gated
 from cgptc.backends.wafer.plan.held import (
     BATCH,
     FEATURE,
+    ONE,
     TIME,
+    Columns,
     Features,
     Held,
     Ids,
@@ -23,10 +27,27 @@ from cgptc.backends.wafer.plan.held import (
     Product,
     RefusedError,
     Table,
+    is_time,
+    parts,
     plain,
 )
+from cgptc.backends.wafer.plan.regroup import Atom
 from cgptc.backends.wafer.plan.tables import tabulate
-from cgptc.backends.wafer.plan.tasks import PADDING, Cache, Feed, LinearWork, LookupWork, PickWork, Task, Tasks, Work, width_of
+from cgptc.backends.wafer.plan.tasks import (
+    PADDING,
+    Cache,
+    Feed,
+    JoinWork,
+    LinearWork,
+    LookupWork,
+    Mark,
+    Output,
+    Task,
+    Tasks,
+    Work,
+    width_of,
+)
+from cgptc.backends.wafer.plan.zero_patterns import zeros_of
 from cgptc.ir.dims import Dim, symbols
 from cgptc.ir.graph import Graph, Node, Value
 from cgptc.ir.op import Op
@@ -36,6 +57,9 @@ from cgptc.ir.weight_expressions import reshaped, taken
 from cgptc.ir.weights import Weight
 
 MASK, PAST_PREFIX = "attention_mask", "past_key_values."
+
+MOST_TOKENS, MOST_ROW_TOKENS = 2048, 128
+"""The most tokens of a row where nobody says more: of rows that are read token by token, and of rows that are one item."""
 
 OpT = TypeVar("OpT", bound=Op)
 Rule = Callable[["Lift", Any, Node], tuple[Item, ...]]
@@ -66,36 +90,75 @@ class Refused:
 
 @dataclass(eq=False)
 class Lift:
-    """A graph being read. ``items`` says what each value is for one item; rules add to ``tasks``."""
+    """A graph being read. ``items`` says what each value is for one item; rules add to ``tasks``.
+
+    ``times`` are the lengths of the model's sequences and the kinds of their axes; a row has at most ``limit`` tokens.
+    """
 
     graph: Graph
     batch: Dim
     time: Dim
     past: Dim
+    whole: bool = False
+    limit: int = MOST_TOKENS
+    times: dict[Dim, str] = field(default_factory=dict)
     tasks: list[Task] = field(default_factory=list)
     caches: dict[str, Cache] = field(default_factory=dict)
-    feeds: list[Feed] = field(default_factory=list)
+    feeds: dict[str, Feed] = field(default_factory=dict)
+    marks: dict[str, Mark] = field(default_factory=dict)
     items: dict[Value, Item] = field(default_factory=dict)
     names: set[str] = field(default_factory=set)
     mask: str = ""
-    whole: bool = False
     angles: dict[tuple[object, ...], str] = field(default_factory=dict)
     _made: dict[tuple[int, bytes], str] = field(default_factory=dict)
+    _joins: dict[tuple[JoinWork, tuple[str, ...]], str] = field(default_factory=dict)
     _kept: list[Product] = field(default_factory=list)
     _widths: dict[str, int] = field(default_factory=dict)
     _rows: dict[str, int] = field(default_factory=dict)
 
     @property
-    def rows(self) -> int:
-        """Tokens of an item."""
-        return self.context if self.whole else 1
-
-    @property
     def context(self) -> int:
-        """The most tokens of a row."""
-        return max(
-            (symbol.high for symbol in symbols([self.time, self.past]).values()), default=self.time if isinstance(self.time, int) else 1
-        )
+        """The most tokens of a row of the first sequence, those of the past included."""
+        return self.tokens(TIME)
+
+    def tokens(self, sequence: str) -> int:
+        """The most tokens of a row of a sequence."""
+        dim = self.length(sequence)
+        if isinstance(dim, int):
+            return dim
+        lengths = [dim, self.past] if sequence == TIME else [dim]
+        return min(max(symbol.high for symbol in symbols(lengths).values()), self.limit)
+
+    def length(self, sequence: str) -> Dim:
+        return next(dim for dim, kind in self.times.items() if kind == sequence)
+
+    def rows(self, sequence: str) -> int:
+        """Vectors of an item that a value of a sequence has; of no sequence where that is empty."""
+        return self.tokens(sequence) if self.whole and sequence else 1
+
+    def size(self, kind: str) -> Dim:
+        """The size of an axis of a kind other than features."""
+        return self.batch if kind == BATCH else 1 if kind == ONE else self.length(kind)
+
+    def atoms(self, axes: Sequence[str], features: Sequence[int] = ()) -> list[Atom]:
+        """Axes taken apart, with the sizes of the feature kinds among them."""
+        left = list(features)
+        return [(kind, left.pop(0) if kind == FEATURE else self.size(kind)) for kind in parts(axes)]
+
+    def mark(self, sequence: str, mask: Padding | None = None) -> str:
+        """The value that says which tokens of a whole row are real: those that a mask tells, else those that the row has."""
+        mask = mask or Padding()
+        name = PADDING + "".join(f":{one}" for one in (mask.name, "not" if mask.inverted else "", sequence.removeprefix(TIME)) if one)
+        self.marks[name] = Mark(name, sequence, self.rows(sequence), mask.name, mask.inverted)
+        return name
+
+    def feed(self, ids: Ids, *, target: int | None = None) -> str:
+        """The value of a model's input of indices; its own where it holds classes, of which padding has that one."""
+        if target is None:
+            return ids.value
+        known, name = self.feeds[ids.value], f"{ids.value}:classes"
+        self.feeds[name] = replace(known, value=name, filler=target, exact=False)
+        return name
 
     def operand(self, node: Node, index: int) -> Item:
         """An operand that is present."""
@@ -133,22 +196,22 @@ class Lift:
         if key not in self._made:
             weight = reshaped(table.weight, (rows, width))
             path = value.producer.location.path if value.producer is not None else ""
-            self._made[key] = self.add_task(LookupWork(rows, width, table.offset), (), [("table", weight)], path or "positions", node.stage)
-        return plain(self._made[key], width)
+            work, count = LookupWork(rows, width, table.offset), self.rows(table.sequence)
+            self._made[key] = self.add_task(work, (), [("table", weight)], path or "positions", node.stage, count)
+        return plain(self._made[key], width, (BATCH, table.sequence, FEATURE))
 
     def flat(self, node: Node, index: int) -> Features:
         """An operand that has features along its last axis alone."""
         found = self.features(node, index)
         if not found.flat:
-            raise RefusedError(f"its operand {index} must be [batch, time, features], its axes are {', '.join(found.axes)}")
+            raise RefusedError(f"its operand {index} must have its features last, its axes are {', '.join(found.axes)}")
         return found
 
     def value(self, item: Features) -> str:
         """The name of a value that holds these features in their order; a linear layer is made here, with the columns that are wanted."""
         if isinstance(item.source, str):
-            if not np.array_equal(item.columns.reshape(-1), np.arange(self.width(item.source))):
-                raise RefusedError("it takes some features of a tensor, or takes them in another order, which no kernel does yet")
-            return item.source
+            chosen = item.columns.reshape(-1)
+            return item.source if np.array_equal(chosen, np.arange(self.width(item.source))) else self.joined([(item.source, chosen)])
         product = item.source
         columns = item.columns.reshape(-1)
         key = (id(product), columns.tobytes())
@@ -160,21 +223,43 @@ class Lift:
             weights = [("weight", weight)]
             if product.bias is not None:
                 weights.append(("bias", product.bias if chosen == list(range(n)) else taken(product.bias, 0, chosen)))
-            work = LinearWork(k, len(chosen), product.bias is not None)
+            work = LinearWork(k, len(chosen), product.bias is not None, zeros_of(weights[0][1], self.graph.store))
             self._made[key] = self.add_task(work, (product.x,), weights, product.path, product.stage)
         return self._made[key]
+
+    def joined(self, sources: Sequence[tuple[str, Columns]], path: str = "", stage: int | None = None) -> str:
+        """The value that holds features of others, one after the other."""
+        names = list(dict.fromkeys(name for name, _ in sources))
+        pieces = pieces_of([(names.index(name), column) for name, columns in sources for column in columns.tolist()])
+        work = JoinWork(tuple(self.width(name) for name in names), pieces)
+        key = (work, tuple(names))
+        if key not in self._joins:
+            maker = next((task for task in reversed(self.tasks) if task.name == names[0]), None)
+            path, stage = (path, stage) if path or maker is None else (maker.path, maker.stage)
+            self._joins[key] = self.add_task(work, names, (), path or "join", stage)
+        return self._joins[key]
 
     def width(self, source: str) -> int:
         """Features of a value."""
         return self._widths[source]
 
-    def add(self, node: Node, work: Work, inputs: Sequence[str], weights: Sequence[tuple[str, Weight]] = ()) -> str:
-        """A task for a node; its output's name."""
-        return self.add_task(work, inputs, weights, node.location.path or node.op.name, node.stage)
+    def add(
+        self, node: Node, work: Work, inputs: Sequence[str], weights: Sequence[tuple[str, Weight]] = (), rows: int | None = None
+    ) -> str:
+        """A task for a node; its output's name. It has as many ``rows`` as its first input where that is None."""
+        return self.add_task(work, inputs, weights, node.location.path or node.op.name, node.stage, rows)
 
-    def add_task(self, work: Work, inputs: Sequence[str], weights: Sequence[tuple[str, Weight]], path: str, stage: int | None) -> str:
+    def add_task(
+        self,
+        work: Work,
+        inputs: Sequence[str],
+        weights: Sequence[tuple[str, Weight]],
+        path: str,
+        stage: int | None,
+        rows: int | None = None,
+    ) -> str:
         name = self.unique(path)
-        rows = 1 if isinstance(work, PickWork) else self._rows.get(inputs[0], self.rows) if inputs else self.rows
+        rows = self._rows[inputs[0]] if rows is None else rows
         self.tasks.append(Task(name, work, tuple(inputs), tuple(weights), path, stage, rows))
         self._rows[name] = rows
         self._widths[name] = width_of(work)
@@ -188,20 +273,46 @@ class Lift:
         self.names.add(name)
         return name
 
+    def tokens_of(self, dims: Sequence[Dim]) -> tuple[str, ...] | None:
+        """The axes of dimensions that are those of a batch's tokens; None for others."""
+        if len(dims) != 2 or self.batch not in dims:
+            return None
+        # The first of equal sizes is the batch's.
+        first = dims[0] == self.batch
+        kind = self.times.get(dims[1 if first else 0])
+        return None if kind is None else (BATCH, kind) if first else (kind, BATCH)
+
     def is_rows(self, dims: Sequence[Dim]) -> bool:
         """Whether dimensions are those of batch and time."""
-        return tuple(dims) == (self.batch, self.time)
+        return self.tokens_of(dims) == (BATCH, TIME)
 
 
-def lift(graph: Graph) -> tuple[Tasks | None, list[Refused]]:
-    """The graph as tasks, and every node that has none; no tasks where any is refused.
+def lift(graph: Graph, limit: int | None = None) -> tuple[Tasks | None, list[Refused]]:
+    """The graph as tasks, and every node that has none; no tasks where any is refused. Rows have at most ``limit`` tokens.
 
+    An item is a token where tokens see none that come later, else, and where something is made of a row's tokens together, a whole row.
     Nodes that depend on a refused one are not refused for it. No weight is read but small constants of the graph's own.
     """
     import cgptc.backends.wafer.plan.rules  # noqa: F401  (declares the rules)
 
+    cached = any(value.name.startswith(PAST_PREFIX) for value in graph.inputs)
+    ways = (False,) if cached else (True,) if _sees_rows(graph) else (False, True)
+    found = [_lift(graph, limit, whole=whole) for whole in ways]
+    return min(found, key=lambda one: len(one[1]))
+
+
+def _sees_rows(graph: Graph) -> bool:
+    """Whether tokens see later ones, or a padding mask that says which to leave out without a cache."""
+    attentions = [node for node in graph.nodes if isinstance(node.op, Attention)]
+    return any(
+        (isinstance(node.op, Attention) and not node.op.causal) or (len(node.operands) > 3 and node.operands[3] is not None)
+        for node in attentions
+    )
+
+
+def _lift(graph: Graph, limit: int | None, *, whole: bool) -> tuple[Tasks | None, list[Refused]]:
     refused: list[Refused] = []
-    state = _start(graph)
+    state = _start(graph, limit or (MOST_ROW_TOKENS if whole else MOST_TOKENS), whole=whole)
     if isinstance(state, str):
         first = next(graph.nodes, None)
         return None, [Refused(first, state)] if first is not None else []
@@ -215,7 +326,7 @@ def lift(graph: Graph) -> tuple[Tasks | None, list[Refused]]:
             state.items.update(zip(node.results, _read(state, node), strict=True))
         except RefusedError as error:
             refused.append(Refused(node, str(error)))
-    outputs: list[tuple[str, str]] = []
+    outputs: list[Output] = []
     for name, value in graph.outputs:
         if value not in state.items:
             continue
@@ -227,11 +338,13 @@ def lift(graph: Graph) -> tuple[Tasks | None, list[Refused]]:
                 refused.append(Refused(value.producer, str(error)))
     if refused:
         return None, refused
-    used = {name for task in state.tasks for name in task.inputs}
-    feeds = tuple(feed for feed in state.feeds if feed.value in used)
+    tasks = gated(state.tasks, {one.value for one in outputs})
+    used = {name for task in tasks for name in task.inputs} | {one.value for one in outputs}
+    feeds = tuple(feed for feed in state.feeds.values() if feed.value in used)
+    marks = tuple(mark for mark in state.marks.values() if mark.value in used)
     dtype = next((value.type.dtype.name for _, value in graph.outputs if value.type.dtype.is_float), "f32")
-    caches = () if state.whole else tuple(state.caches.values())
-    return Tasks(tuple(state.tasks), feeds, tuple(outputs), caches, state.context, dtype, state.mask, state.whole), []
+    caches = () if whole else tuple(state.caches.values())
+    return Tasks(tuple(tasks), feeds, tuple(outputs), caches, state.context, dtype, state.mask, whole, marks), []
 
 
 def _read(state: Lift, node: Node) -> tuple[Item, ...]:
@@ -245,16 +358,25 @@ def _read(state: Lift, node: Node) -> tuple[Item, ...]:
     return rule(state, node.op, node)
 
 
-def _start(graph: Graph) -> Lift | str:
+def _start(graph: Graph, limit: int, *, whole: bool) -> Lift | str:
     """The inputs read; why they cannot be, else."""
-    lead = next((value.type for value in graph.inputs if not value.name.startswith(PAST_PREFIX) and value.name != MASK), None)
+    given = [value for value in graph.inputs if not value.name.startswith(PAST_PREFIX)]
+    lead = next((value.type for value in given if value.name != MASK), None)
     if lead is None or lead.rank < 2:
         return "the model's first input must be [batch, time] ids or [batch, time, features]"
     pasts = [value.type for value in graph.inputs if value.name.startswith(PAST_PREFIX)]
-    state = Lift(graph, lead.shape[0], lead.shape[1], pasts[0].shape[2] if pasts else 0)
-    state.whole = any(isinstance(node.op, Attention) and not node.op.causal for node in graph.nodes)
+    batch, time = lead.shape[:2] if str(lead.shape[1]) != BATCH else lead.shape[1::-1]
+    state = Lift(graph, batch, time, pasts[0].shape[2] if pasts else 0, whole, limit)
+    state.times[time] = TIME
     state.names.add(PADDING)
+    for value in given:
+        dims = value.type.shape[:2]
+        if whole and value.type.rank > 1 and batch in dims and not pasts:
+            other = dims[1] if dims[0] == batch else dims[0]
+            state.times.setdefault(other, f"{TIME}.{len(state.times)}")
     for value in graph.inputs:
+        if value.name == MASK and value.uses:
+            state.mask = MASK
         item = _input(state, value.name, value.type)
         if item is not None:
             state.items[value] = item
@@ -265,18 +387,22 @@ def _input(state: Lift, name: str, type_: TensorType) -> Item | None:
     if name.startswith(PAST_PREFIX):
         return Past(name)
     if name == MASK and type_.rank == 2:
-        state.mask = name
-        return Padding()
-    if not state.is_rows(type_.shape[:2]):
+        return Padding(name=name)
+    axes = state.tokens_of(type_.shape[:2])
+    if axes is None:
         return None
+    sequence = next(kind for kind in axes if is_time(kind))
+    if type_.rank == 2 and type_.dtype.name == "bool":
+        return Padding(name=name) if axes[0] == BATCH and state.whole else None
     state.names.add(name)
     if type_.rank == 2 and type_.dtype.is_integer:
-        state.feeds.append(Feed(name, name))
-        return Ids(name)
+        state.feeds[name] = Feed(name, name, axes=axes, rows=state.rows(sequence))
+        return Ids(name, axes)
     if type_.rank == 3 and type_.dtype.is_float and isinstance(type_.shape[2], int):
-        state.feeds.append(Feed(name, name, type_.shape[2]))
-        state._widths[name] = type_.shape[2]
-        return plain(name, type_.shape[2])
+        width = type_.shape[2]
+        state.feeds[name] = Feed(name, name, width, (*axes, FEATURE), state.rows(sequence))
+        state._widths[name], state._rows[name] = width, state.rows(sequence)
+        return plain(name, width, (*axes, FEATURE))
     return None
 
 
@@ -288,7 +414,7 @@ def _input_reason(node: Node, state: Lift) -> str:
     return ""
 
 
-def _output(state: Lift, name: str, item: Item) -> list[tuple[str, str]]:
+def _output(state: Lift, name: str, item: Item) -> list[Output]:
     match item:
         case Present(task, key):
             cache = state.caches[task]
@@ -296,7 +422,7 @@ def _output(state: Lift, name: str, item: Item) -> list[tuple[str, str]]:
                 task, cache.past_key, cache.past_value, name if key else cache.present_key, cache.present_value if key else name
             )
             return []
-        case Features() if item.axes in ((BATCH, TIME, FEATURE), (BATCH, FEATURE)):
-            return [(name, state.value(item))]
+        case Features():
+            return [Output(name, state.value(item), item.axes, tuple(item.columns.shape))]
         case _:
             raise RefusedError(f"the output '{name}' is no vector of features per token")

@@ -15,7 +15,7 @@ from cgptc.backends.wafer.plan.pack import pack
 from cgptc.backends.wafer.plan.select import buffer_of, ordered_weights
 from cgptc.backends.wafer.plan.size import DEPTH, Fitted, Sizer, grids
 from cgptc.backends.wafer.plan.stages import Group, groups, one_group
-from cgptc.backends.wafer.plan.tasks import PADDING, Tasks, width_of
+from cgptc.backends.wafer.plan.tasks import Tasks, width_of
 from cgptc.backends.wafer.program import Program, Scalar
 from cgptc.backends.wafer.verify import check
 from cgptc.ir.weights import Weight
@@ -51,10 +51,10 @@ class Plan:
 
 def plan(tasks: Tasks, aim: Aim, dtype: str) -> Plan:
     """Place a model. Raises DoesNotFitError, and InvalidProgramError where the planner is wrong."""
-    feeds = {feed.value: feed.width for feed in tasks.feeds} | ({PADDING: 0} if tasks.whole else {})
+    feeds = tasks.hosted
     widths = feeds | {task.name: width_of(task.work) for task in tasks.tasks}
     directed = direct(tasks.tasks, widths, [feed.value for feed in tasks.feeds if feed.width])
-    outputs = [value for _, value in tasks.outputs]
+    outputs = [one.value for one in tasks.outputs]
     sizer = Sizer(aim.machine, directed, feeds, dtype, tasks.context, outputs, tasks.whole)
     strategy, regions, choice = _best(sizer, aim)
     fitted = tuple(sizer.fit(group, cost.grid) for group, cost in zip(regions, choice.costs, strict=True))
@@ -68,7 +68,12 @@ def plan(tasks: Tasks, aim: Aim, dtype: str) -> Plan:
     if tasks.whole:
         scalars, limits = [Scalar(LENGTH, 1, MOST_ROWS)], []
     program = pipeline(aim.machine, stages, scalars=scalars, items=var(LENGTH), entry=ENTRY, limits=limits, depth=DEPTH, given=given)
-    weights = {name: weight for one in fitted for task in one.group.tasks for name, weight in ordered_weights(task, one.ground).items()}
+    weights = {
+        name: weight
+        for one in fitted
+        for task, kernel in zip(one.group.tasks, one.kernels, strict=True)
+        for name, weight in ordered_weights(task, one.ground, kernel).items()
+    }
     return Plan(check(_named_apart(program)), strategy, choice, fitted, weights)
 
 

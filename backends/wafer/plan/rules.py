@@ -7,12 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 
+from cgptc.backends.wafer.plan.axes import taken
 from cgptc.backends.wafer.plan.held import (
     BATCH,
     FEATURE,
-    ONE,
-    ROWS,
-    TIME,
     Features,
     Held,
     Ids,
@@ -24,35 +22,36 @@ from cgptc.backends.wafer.plan.held import (
     Product,
     RefusedError,
     Table,
+    is_time,
+    parts,
     plain,
     shaped,
 )
 from cgptc.backends.wafer.plan.lift import Lift, lifts
 from cgptc.backends.wafer.plan.tasks import (
-    PADDING,
     AnglesWork,
     AttendWork,
     Cache,
     ConstantWork,
+    HeadNormWork,
     LookupWork,
     MapWork,
     NormWork,
-    PickWork,
     RotateWork,
 )
-from cgptc.ir.graph import Node
+from cgptc.ir.graph import Node, Value
 from cgptc.ir.op import Op
 from cgptc.ir.ops.attention import Attention, Rotary
-from cgptc.ir.ops.binary import Add, Div, Maximum, Minimum, Mul, NotEqual, Sub
+from cgptc.ir.ops.binary import Add, Div, Equal, Maximum, Minimum, Mul, NotEqual, Sub
 from cgptc.ir.ops.constant import Constant, Iota
-from cgptc.ir.ops.elementwise import Abs, Cast, Exp, Gelu, Neg, Reciprocal, Relu, Rsqrt, Sigmoid, Silu, Sqrt, Tanh
+from cgptc.ir.ops.elementwise import Abs, Cast, Exp, Gelu, Neg, Not, Reciprocal, Relu, Rsqrt, Sigmoid, Silu, Sqrt, Tanh
 from cgptc.ir.ops.embedding import Embedding, Positions
 from cgptc.ir.ops.indexing import Gather
 from cgptc.ir.ops.matmul import Linear
 from cgptc.ir.ops.norm import LayerNorm, RmsNorm
 from cgptc.ir.ops.reduction import CumSum
-from cgptc.ir.ops.shape import Expand, Reshape, Slice, Split, Transpose
-from cgptc.ir.weight_expressions import reshaped
+from cgptc.ir.ops.shape import Expand, Reshape, Transpose
+from cgptc.ir.weight_expressions import concatenated, reshaped
 from cgptc.ir.weights import Dense, Weight
 
 Results = tuple[Item, ...]
@@ -92,6 +91,8 @@ def _layer_norm(lift: Lift, op: LayerNorm, node: Node) -> Results:
 
 @lifts(RmsNorm)
 def _rms_norm(lift: Lift, op: RmsNorm, node: Node) -> Results:
+    if not lift.features(node, 0).flat:
+        return _head_norm(lift, op, node)
     return _norm(lift, node, op.eps, rms=True)
 
 
@@ -101,6 +102,33 @@ def _norm(lift: Lift, node: Node, eps: float, *, rms: bool) -> Results:
     roles = [role for role, _ in weights]
     work = NormWork(x.columns.size, eps, rms, "weight" in roles, "bias" in roles)
     return (shaped(lift.add(node, work, [lift.value(x)], weights), x),)
+
+
+def _head_norm(lift: Lift, op: RmsNorm, node: Node) -> Results:
+    """A norm of each head of the queries or keys of an attention."""
+    x = lift.features(node, 0)
+    found = _read_by(node.result)
+    if found is None or x.columns.ndim != 2 or x.axes[-1] != FEATURE:
+        raise RefusedError("a norm over a part of the features must be that of the heads of an attention's queries or keys")
+    attention, place = found
+    work = HeadNormWork(_attend_work(lift, attention), place == 1, op.eps, lift.optional(node, 1) is not None)
+    heads, size = x.columns.shape
+    if size != work.attend.head_dim or heads != (work.attend.kv_heads if work.keys else work.attend.heads):
+        raise RefusedError(f"a norm over {size} features of {heads} heads is none of its attention's heads")
+    weights = [("weight", concatenated([lift.weight(node, 1)] * heads, 0))] if work.weight else []
+    return (shaped(lift.add(node, work, [lift.value(x)], weights), x),)
+
+
+def _read_by(value: Value) -> tuple[Node, int] | None:
+    """The attention that a value leads to as queries or keys by moves and rotations alone, and as which operand."""
+    while len(value.uses) == 1:
+        (use,) = value.uses
+        if isinstance(use.user.op, Attention):
+            return (use.user, use.index) if use.index in (0, 1) else None
+        if not isinstance(use.user.op, (Transpose, Reshape, Rotary)) or use.index:
+            return None
+        value = use.user.result
+    return None
 
 
 def _unary(lift: Lift, op: Op, node: Node) -> Results:
@@ -186,19 +214,41 @@ def _counted(lift: Lift, op: Op, left: Item, right: Item) -> Item:
         if isinstance(place, Places) and isinstance(op, Maximum) and number <= place.offset:
             return place
         if isinstance(place, Places) and isinstance(op, (Add, Sub)) and place is not right and number.is_integer():
-            return Places(place.offset + int(number if isinstance(op, Add) else -number))
+            return replace(place, offset=place.offset + int(number if isinstance(op, Add) else -number))
         if isinstance(place, Places) and isinstance(op, Add) and number.is_integer():
-            return Places(place.offset + int(number))
+            return replace(place, offset=place.offset + int(number))
     if isinstance(op, Mul) and isinstance(left, Padding) and isinstance(right, Padding) and left.count != right.count:
-        return Padding(count=True)
+        return replace(left, count=True)
     raise RefusedError("the wafer computes with indices and masks only to find positions")
 
 
 @lifts(NotEqual)
 def _not_equal(lift: Lift, op: NotEqual, node: Node) -> Results:
+    return (_as_mask(lift, node, inverted=False),)
+
+
+@lifts(Equal)
+def _equal(lift: Lift, op: Equal, node: Node) -> Results:
+    return (_as_mask(lift, node, inverted=True),)
+
+
+@lifts(Not)
+def _not(lift: Lift, op: Not, node: Node) -> Results:
+    item = lift.operand(node, 0)
+    if not isinstance(item, Padding) or item.count:
+        raise RefusedError("the wafer negates nothing but a padding mask")
+    return (replace(item, inverted=not item.inverted),)
+
+
+def _as_mask(lift: Lift, node: Node, *, inverted: bool) -> Padding:
+    """What is compared with 0 to be a padding mask."""
     for item, constant in ((lift.operand(node, 0), lift.operand(node, 1)), (lift.operand(node, 1), lift.operand(node, 0))):
-        if item == Padding() and isinstance(constant, Held) and _is_zero(lift, constant.weight):
-            return (item,)
+        if not isinstance(constant, Held) or not _is_zero(lift, constant.weight):
+            continue
+        if isinstance(item, Ids) and lift.whole and item.axes[0] == BATCH and len(item.axes) == 2:
+            item = Padding(name=item.value)
+        if isinstance(item, Padding) and not item.count:
+            return replace(item, inverted=item.inverted != inverted)
     raise RefusedError("the wafer compares nothing but the padding mask with 0")
 
 
@@ -219,9 +269,10 @@ def _cast(lift: Lift, op: Cast, node: Node) -> Results:
 
 @lifts(CumSum)
 def _cum_sum(lift: Lift, op: CumSum, node: Node) -> Results:
-    if lift.operand(node, 0) != Padding() or op.axis != 1:
-        raise RefusedError("the wafer counts nothing but the tokens of the padding mask")
-    return (Padding(count=True),)
+    item = lift.operand(node, 0)
+    if not isinstance(item, Padding) or item.count or item.inverted or op.axis != 1 or lift.whole:
+        raise RefusedError("the wafer counts nothing but the tokens of the padding mask, where it leaves padding out")
+    return (replace(item, count=True),)
 
 
 @lifts(Positions)
@@ -231,15 +282,17 @@ def _positions(lift: Lift, op: Positions, node: Node) -> Results:
 
 @lifts(Iota)
 def _iota(lift: Lift, op: Iota, node: Node) -> Results:
-    if op.size != lift.time or lift.past != 0:
+    if op.size not in lift.times or lift.past != 0:
         raise RefusedError("the wafer counts nothing but a row's tokens")
-    return (Places(),)
+    return (Places(sequence=lift.times[op.size]),)
 
 
 @lifts(Expand)
 def _expand(lift: Lift, op: Expand, node: Node) -> Results:
     item = lift.operand(node, 0)
-    if isinstance(item, Places) and lift.is_rows(op.shape):
+    if isinstance(item, Places) and lift.tokens_of(op.shape) == (BATCH, item.sequence):
+        return (item,)
+    if isinstance(item, Padding) and op.shape == node.inputs[0].type.shape:
         return (item,)
     raise RefusedError("the wafer repeats nothing but positions")
 
@@ -252,44 +305,36 @@ def _embedding(lift: Lift, op: Embedding, node: Node) -> Results:
 @lifts(Gather)
 def _gather(lift: Lift, op: Gather, node: Node) -> Results:
     if isinstance(lift.operand(node, 0), Features):
-        return _picked(lift, op, node)
+        return taken(lift, op, node)
     table = lift.weight(node, 0)
     if op.axis != 0 or len(table.shape) != 2:
         raise RefusedError("the wafer takes rows of a table only")
     return _lookup(lift, node, table, lift.operand(node, 1))
 
 
-def _picked(lift: Lift, op: Gather, node: Node) -> Results:
-    x, index = lift.features(node, 0), lift.operand(node, 1)
-    first = isinstance(index, Held) and index.weight.shape == () and _is_zero(lift, index.weight)
-    if not lift.whole or x.axes != (BATCH, TIME, FEATURE) or op.axis != 1 or not first:
-        raise RefusedError("of a row's tokens the wafer picks the first only")
-    width = x.columns.size
-    return (Features(lift.add(node, PickWork(width), [lift.value(x)]), np.arange(width), (BATCH, FEATURE)),)
-
-
 def _lookup(lift: Lift, node: Node, table: Weight, index: Item) -> Results:
     rows, width = table.shape
     match index:
-        case Ids(value):
-            name = lift.add(node, LookupWork(rows, width), [value], [("table", table)])
-        case Places(offset):
+        case Ids(value, axes):
+            count = lift.rows(next(kind for kind in parts(axes) if is_time(kind)))
+            name = lift.add(node, LookupWork(rows, width), [value], [("table", table)], count)
+            return (plain(name, width, (*axes, FEATURE)),)
+        case Places(offset, sequence):
             # A table that is added to what has a batch axis needs none of its own.
-            return (Table(table, 1, offset),)
+            return (Table(table, 1, offset, sequence),)
         case _:
             raise RefusedError("the wafer takes rows of a table by ids or positions only")
-    return (plain(name, width),)
 
 
 @lifts(Attention)
 def _attention(lift: Lift, op: Attention, node: Node) -> Results:
     q, k, v = (lift.features(node, index) for index in range(3))
     mask, past_key, past_value = (lift.optional(node, index) for index in (3, 4, 5))
-    if lift.whole and (past_key is not None or any(one.picked for one in (q, k, v))):
+    if lift.whole and past_key is not None:
         raise RefusedError("attention with a past has no place beside attention that sees tokens still to come")
-    if any(one.axes != (BATCH, FEATURE, TIME, FEATURE) for one in (q, k, v)):
+    if any(one.axes != (BATCH, FEATURE, one.sequence, FEATURE) for one in (q, k, v)) or k.sequence != v.sequence:
         raise RefusedError("its operands must be [batch, heads, time, features]")
-    if mask is not None and mask != Padding():
+    if mask is not None and (not isinstance(mask, Padding) or mask.count or (not lift.whole and (mask.inverted or mask.name != lift.mask))):
         raise RefusedError("its mask is explicit: the wafer takes a padding mask only (cgptc explain says why it is not understood)")
     for one in (past_key, past_value):
         if one is not None and not isinstance(one, Past):
@@ -297,7 +342,8 @@ def _attention(lift: Lift, op: Attention, node: Node) -> Results:
     if v.columns.shape != k.columns.shape:
         raise RefusedError(f"values of {v.columns.shape} for keys of {k.columns.shape}")
     work = _attend_work(lift, node)
-    inputs = [lift.value(q), lift.value(k), lift.value(v), *([PADDING] if lift.whole else [])]
+    seen = [lift.mark(k.sequence, mask if isinstance(mask, Padding) else None)] if lift.whole else []
+    inputs = [lift.value(q), lift.value(k), lift.value(v), *seen]
     name = lift.add(node, work, inputs)
     names = [one.name if isinstance(one, Past) else "" for one in (past_key, past_value)]
     lift.caches[name] = Cache(name, *names)
@@ -317,13 +363,15 @@ def _attend_work(lift: Lift, node: Node) -> AttendWork:
         raise RefusedError("its queries and keys are turned by different rotary positions")
     if not isinstance(heads, int) or not isinstance(kv_heads, int) or not isinstance(head_dim, int):
         raise RefusedError("its heads have no fixed size")
+    counts = [lift.rows(lift.times[value.type.shape[2]]) if lift.whole else 0 for value in (q, k) if value is not None]
+    plain_work = AttendWork(heads, kv_heads, head_dim, op.scale, op.window, 0, False, op.causal, *counts)
     if not turns:
-        return AttendWork(heads, kv_heads, head_dim, op.scale, op.window, causal=op.causal)
+        return plain_work
     rotary, cosines = turns[0]
     assert isinstance(rotary, Rotary)
     half = cosines.shape[-1] if cosines is not None else 0
     assert isinstance(half, int)
-    return AttendWork(heads, kv_heads, head_dim, op.scale, op.window, 2 * half, rotary.interleaved, op.causal)
+    return replace(plain_work, rotated=2 * half, interleaved=rotary.interleaved)
 
 
 @lifts(Rotary)
@@ -334,7 +382,7 @@ def _rotary(lift: Lift, op: Rotary, node: Node) -> Results:
     user = users[0] if users else None
     if len(users) != 1 or user is None or not isinstance(user.op, Attention) or places[0] not in (0, 1):
         raise RefusedError("rotary positions must lead to the queries or keys of one attention")
-    if x.axes != (BATCH, FEATURE, TIME, FEATURE):
+    if x.axes != (BATCH, FEATURE, x.sequence, FEATURE):
         raise RefusedError("it must turn [batch, heads, time, features]")
     if not isinstance(cosines, Table) or not isinstance(sines, Table) or cosines.offset or sines.offset:
         raise RefusedError("its cosines and sines must depend on positions alone")
@@ -347,75 +395,5 @@ def _rotary(lift: Lift, op: Rotary, node: Node) -> Results:
     value = lift.value(x)
     if key not in lift.angles:
         work = AnglesWork(attend, tables[0].shape[0])
-        lift.angles[key] = lift.add(node, work, [], [("cosines", tables[0]), ("sines", tables[1])])
+        lift.angles[key] = lift.add(node, work, [], [("cosines", tables[0]), ("sines", tables[1])], lift.rows(x.sequence))
     return (shaped(lift.add(node, RotateWork(attend, places[0] == 1), [value, lift.angles[key]]), x),)
-
-
-# Axes
-
-
-@lifts(Reshape)
-def _reshape(lift: Lift, op: Reshape, node: Node) -> Results:
-    item = lift.operand(node, 0)
-    if isinstance(item, (Ids, Places)):
-        if lift.is_rows(op.shape) or op.shape == (lift.batch * lift.time,):
-            return (item,)
-        raise RefusedError("the wafer keeps one index per token")
-    x = lift.features(node, 0)
-    if x.picked and x.flat:
-        if op.shape == (lift.batch, x.columns.size):
-            return (Features(x.source, x.columns, (BATCH, FEATURE)),)
-        if op.shape == (lift.batch, 1, x.columns.size):
-            return (Features(x.source, x.columns, (BATCH, ONE, FEATURE)),)
-    lead = {(BATCH, TIME): 2, (ROWS,): 1}
-    kinds = x.axes[: x.axes.index(FEATURE)]
-    if kinds not in lead or set(x.axes[len(kinds) :]) != {FEATURE}:
-        raise RefusedError("it mixes tokens with features")
-    for axes, count, dims in (((BATCH, TIME), 2, (lift.batch, lift.time)), ((ROWS,), 1, (lift.batch * lift.time,))):
-        rest = op.shape[count:]
-        sizes = tuple(dim for dim in rest if isinstance(dim, int))
-        if tuple(op.shape[:count]) == dims and len(sizes) == len(rest) and math.prod(sizes) == x.columns.size:
-            return (Features(x.source, x.columns.reshape(sizes), (*axes, *(FEATURE for _ in sizes))),)
-    raise RefusedError(f"it mixes tokens with features: {node.inputs[0].type} to {list(map(str, op.shape))}")
-
-
-@lifts(Transpose)
-def _transpose(lift: Lift, op: Transpose, node: Node) -> Results:
-    x = lift.features(node, 0)
-    axes = tuple(x.axes[axis] for axis in op.permutation)
-    order = [_feature_axis(x, axis) for axis in op.permutation if x.axes[axis] == FEATURE]
-    return (Features(x.source, x.columns.transpose(order), axes),)
-
-
-@lifts(Split)
-def _split(lift: Lift, op: Split, node: Node) -> Results:
-    x = lift.features(node, 0)
-    if x.axes[op.axis] != FEATURE:
-        raise RefusedError("it separates tokens")
-    found, start = [], 0
-    for size in op.sizes:
-        assert isinstance(size, int)
-        found.append(_cut(x, op.axis, start, start + size, 1))
-        start += size
-    return tuple(found)
-
-
-@lifts(Slice)
-def _slice(lift: Lift, op: Slice, node: Node) -> Results:
-    x = lift.features(node, 0)
-    if lift.whole and x.axes == (BATCH, TIME, FEATURE) and op.axis == 1 and (op.start, op.stop) == (0, 1):
-        width = x.columns.size
-        return (Features(lift.add(node, PickWork(width), [lift.value(x)]), np.arange(width), (BATCH, ONE, FEATURE)),)
-    if x.axes[op.axis] != FEATURE or not isinstance(op.start, int) or not isinstance(op.stop, int):
-        raise RefusedError("it separates tokens")
-    return (_cut(x, op.axis, op.start, op.stop, op.step),)
-
-
-def _cut(x: Features, axis: int, start: int, stop: int, step: int) -> Features:
-    indices = np.arange(start, stop, step)
-    return replace(x, columns=np.take(x.columns, indices, _feature_axis(x, axis)))
-
-
-def _feature_axis(x: Features, axis: int) -> int:
-    """Which axis of ``columns`` a feature axis of the value is."""
-    return x.axes[:axis].count(FEATURE)

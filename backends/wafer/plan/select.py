@@ -15,10 +15,16 @@ from cgptc.backends.wafer.kernels.constant import WithConstant
 from cgptc.backends.wafer.kernels.elementwise import Elementwise
 from cgptc.backends.wafer.kernels.embedding import Embedding
 from cgptc.backends.wafer.kernels.fragment import Direction, Fragment, Grid, Kernel, best_reduction, other, reductions
+from cgptc.backends.wafer.kernels.gated import Gated
+from cgptc.backends.wafer.kernels.head_norm import HeadNorm
 from cgptc.backends.wafer.kernels.linear import Linear
+from cgptc.backends.wafer.kernels.loss import CrossEntropy, SquaredError
 from cgptc.backends.wafer.kernels.norm import Norm
-from cgptc.backends.wafer.kernels.rearrange import JoinRows, Piece
+from cgptc.backends.wafer.kernels.pooling import Pool
+from cgptc.backends.wafer.kernels.rearrange import JoinFeatures, pieces_of, role_of
 from cgptc.backends.wafer.kernels.rotary import Rotary
+from cgptc.backends.wafer.kernels.softmax import Softmax
+from cgptc.backends.wafer.kernels.sparse import SparseLinear, best_form
 from cgptc.backends.wafer.kernels.turn import Turn
 from cgptc.backends.wafer.layout import Layout
 from cgptc.backends.wafer.machine import Machine
@@ -28,16 +34,23 @@ from cgptc.backends.wafer.plan.tasks import (
     AnglesWork,
     AttendWork,
     ConstantWork,
+    EntropyWork,
+    GateWork,
+    HeadNormWork,
+    JoinWork,
     LinearWork,
     LookupWork,
     MapWork,
     NormWork,
-    PickWork,
+    PoolWork,
     RotateWork,
+    SoftmaxWork,
+    SquaresWork,
     Task,
     TurnWork,
     Work,
 )
+from cgptc.backends.wafer.plan.zero_patterns import Packed
 from cgptc.backends.wafer.program import Step
 from cgptc.ir.weight_expressions import taken
 from cgptc.ir.weights import Weight
@@ -94,7 +107,13 @@ def _linear(task: Task, work: LinearWork, ground: Ground) -> Kernel:
     kernel = Linear(task.rows, work.k, work.n, ground.grid, along, ground.dtype, accumulate, bias=work.bias)
     kernel = replace(kernel, k_block=ground.block(task.inputs[0]), n_block=ground.block(task.name))
     words = format_of(accumulate).words(task.rows * kernel.y_layout.local_shape[1])
-    return replace(kernel, reduction=best_reduction(ground.grid.lines(along), words, ground.machine))
+    dense = replace(kernel, reduction=best_reduction(ground.grid.lines(along), words, ground.machine))
+    if work.zeros is None:
+        return dense
+    pattern = work.zeros.pattern
+    into, out = ground.lies[task.inputs[0]].order, ground.lies[task.name].order
+    pattern = pattern if into is None else pattern[list(into)]
+    return best_form(pattern if out is None else pattern[:, list(out)], dense, ground.machine)
 
 
 def _norm(task: Task, work: NormWork, ground: Ground) -> Kernel:
@@ -158,11 +177,58 @@ def _turn(task: Task, work: TurnWork, ground: Ground) -> Kernel:
     return replace(kernel, reduction=best_reduction(ground.grid.lines(source.along), words, ground.machine))
 
 
-def _pick(task: Task, work: PickWork, ground: Ground) -> Kernel:
+def _pool(task: Task, work: PoolWork, ground: Ground) -> Kernel:
     lie = ground.lies[task.name]
-    if lie.block or lie.order is not None:
-        raise ProgramError("layout", "a token cannot be picked where attention lies")
-    return JoinRows((ground.context,), work.width, (Piece(0, 0, 1),), ground.grid, lie.along, ground.dtype)
+    return Pool(work.rows, work.width, ground.grid, lie.along, ground.dtype, work.mode, len(task.inputs) > 1, work.at, lie.block)
+
+
+def _softmax(task: Task, work: SoftmaxWork, ground: Ground) -> Kernel:
+    lie = ground.lies[task.name]
+    kernel = Softmax(task.rows, work.width, ground.grid, lie.along, ground.dtype, block=lie.block)
+    words = format_of(ground.accumulate).words(task.rows)
+    return replace(kernel, reduction=best_reduction(ground.grid.lines(lie.along), words, ground.machine))
+
+
+def _gate(task: Task, work: GateWork, ground: Ground) -> Kernel:
+    return Gated(work.activation, ground.spread(task.name, task.rows, work.width), ground.dtype)
+
+
+def _join(task: Task, work: JoinWork, ground: Ground) -> Kernel:
+    """Pieces of features in the order of the model, as pieces of places in the orders in which they lie."""
+    places = []
+    for name, width in zip(task.inputs, work.widths, strict=True):
+        order = ground.lies[name].order or tuple(range(width))
+        places.append({feature: place for place, feature in enumerate(order)})
+    features = [(one.source, one.start + i * one.step) for one in work.pieces for i in range(one.count)]
+    lie = ground.lies[task.name]
+    if lie.order is not None:
+        features = [features[feature] for feature in lie.order]
+    pieces = pieces_of([(source, places[source][feature]) for source, feature in features])
+    blocks = tuple(ground.block(name) for name in task.inputs)
+    kernel = JoinFeatures(task.rows, work.widths, pieces, ground.grid, lie.along, ground.dtype, blocks=blocks, y_block=lie.block)
+    words = format_of(ground.dtype).words(kernel.width * task.rows)
+    return replace(kernel, reduction=best_reduction(ground.grid.lines(lie.along), words, ground.machine))
+
+
+def _entropy(task: Task, work: EntropyWork, ground: Ground) -> Kernel:
+    lie = ground.lies[task.inputs[0]]
+    if lie.order is not None:
+        raise ProgramError("layout", "classes cannot be told apart where attention lies")
+    kernel = CrossEntropy(work.rows, work.classes, ground.grid, lie.along, ground.dtype, work.summary, work.ignore, work.smoothing)
+    candidates = (replace(kernel, running=True, block=lie.block, reduction=one) for one in reductions(ground.grid.lines(lie.along)))
+    return ground.cheapest(candidates)
+
+
+def _squares(task: Task, work: SquaresWork, ground: Ground) -> Kernel:
+    lie = ground.lies[task.inputs[0]]
+    kernel = SquaredError(work.rows, work.features, ground.grid, lie.along, ground.dtype, work.summary)
+    kernel = replace(kernel, running=True, masked=len(task.inputs) > 2, block=lie.block)
+    return ground.cheapest(replace(kernel, reduction=one) for one in reductions(ground.grid.lines(lie.along)))
+
+
+def _head_norm(task: Task, work: HeadNormWork, ground: Ground) -> Kernel:
+    kernel = HeadNorm(ground.attention(task, work.attend), work.keys, work.eps, work.weight)
+    return ground.cheapest(replace(kernel, reduction=one) for one in reductions(kernel.attention.segment))
 
 
 KERNELS: dict[type[Work], Selector] = {
@@ -174,8 +240,14 @@ KERNELS: dict[type[Work], Selector] = {
     AttendWork: _attend,
     AnglesWork: _angles,
     RotateWork: _rotate,
-    PickWork: _pick,
     TurnWork: _turn,
+    PoolWork: _pool,
+    SoftmaxWork: _softmax,
+    GateWork: _gate,
+    JoinWork: _join,
+    EntropyWork: _entropy,
+    SquaresWork: _squares,
+    HeadNormWork: _head_norm,
 }
 
 ROLES: dict[type[Work], tuple[str, ...]] = {
@@ -187,10 +259,15 @@ ROLES: dict[type[Work], tuple[str, ...]] = {
     AttendWork: ("q", "k", "v", "mask"),
     AnglesWork: ("ids",),
     RotateWork: ("x", "angles"),
-    PickWork: ("x0",),
     TurnWork: ("x",),
+    PoolWork: ("x", "mask"),
+    SoftmaxWork: ("x",),
+    GateWork: ("x", "z"),
+    EntropyWork: ("x", "target"),
+    SquaresWork: ("x", "z", "mask"),
+    HeadNormWork: ("x",),
 }
-"""By which roles a kernel knows a task's inputs, in order. Every output is ``y``."""
+"""By which roles a kernel knows a task's inputs, in order; pieces come from ``x0``, ``x1``, …. Every output is ``y``."""
 
 
 def kernel_of(task: Task, ground: Ground) -> Kernel:
@@ -206,14 +283,19 @@ def buffer_of(name: str, feeds: Mapping[str, int]) -> str:
 def fragment_of(task: Task, kernel: Kernel, feeds: Mapping[str, int]) -> Fragment:
     """The kernel's fragment, its inputs named as their makers' outputs, its steps as part of the model."""
     fragment = kernel.fragment(task.name)
-    names = {f"{task.name}.{role}": buffer_of(name, feeds) for role, name in zip(ROLES[type(task.work)], task.inputs, strict=False)}
+    roles = ROLES[type(task.work)] if not isinstance(task.work, JoinWork) else tuple(role_of(i) for i in range(len(task.inputs)))
+    names = {}
+    for role, name in zip(roles, task.inputs, strict=False):
+        # Attention has the tokens' marks dealt out along a direction, all else has them everywhere.
+        place = "" if role != "mask" else f"@{kernel.along}" if isinstance(kernel, CachedAttention) else "@all"
+        names[f"{task.name}.{role}"] = buffer_of(f"{name}{place}", feeds)
     part = f"{task.path or task.name}: {fragment.kernel}"
     steps: tuple[Step, ...] = tuple(replace(step, part=part) for step in fragment.steps)
     return renamed(replace(fragment, steps=steps), names)
 
 
-def ordered_weights(task: Task, ground: Ground) -> dict[str, Weight]:
-    """A task's weights by buffer, their rows and columns in the order in which features lie."""
+def ordered_weights(task: Task, ground: Ground, kernel: Kernel) -> dict[str, Weight]:
+    """A task's weights by buffer, their rows and columns in the order in which features lie, and as the kernel stores them."""
     if isinstance(task.work, AnglesWork):
         attention = _rotary(task, task.work.attend, ground).attention
         cosines, sines = (weight for _, weight in task.weights)
@@ -228,5 +310,9 @@ def ordered_weights(task: Task, ground: Ground) -> dict[str, Weight]:
             ordered = taken(ordered, 0, into)
         if out is not None:
             ordered = taken(ordered, len(weight.shape) - 1, out)
-        found[f"{task.name}.{role}"] = ordered
+        if isinstance(kernel, SparseLinear) and role == "weight":
+            found[f"{task.name}.values"] = Packed(kernel, ordered, places=False)
+            found[f"{task.name}.places"] = Packed(kernel, ordered, places=True)
+        else:
+            found[f"{task.name}.{role}"] = ordered
     return found

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cgptc.backends.wafer.plan.held import Held, Item, Places, RefusedError, Table
+from cgptc.backends.wafer.plan.held import TIME, Held, Item, Places, RefusedError, Table
 from cgptc.ir.dims import Expr, symbols
 from cgptc.ir.dtypes import f64, from_numpy
 from cgptc.ir.graph import Node
@@ -29,15 +29,20 @@ def tabulate(lift: Lift, node: Node) -> tuple[Item, ...] | None:
     items = [lift.items[value] for value in node.inputs]
     if not items or not all(isinstance(item, (Places, Table, Held)) for item in items) or _looks_up(items):
         return None
+    sequences = {item.sequence for item in items if isinstance(item, (Places, Table))}
+    if len(sequences) > 1:
+        return None
+    sequence = next(iter(sequences), TIME)
+    length = lift.length(sequence)
     counted = any(isinstance(item, Places) for item in items)
-    kept = isinstance(node.op, Reshape) and not lift.is_rows(node.op.shape) and node.op.shape != (lift.batch * lift.time,)
+    kept = isinstance(node.op, Reshape) and lift.tokens_of(node.op.shape) is None and node.op.shape != (lift.batch * length,)
     if counted and not kept and any(not value.type.dtype.is_float for value in node.results):
         return None
-    if not isinstance(lift.time, Expr):
+    if not isinstance(length, Expr):
         return None
-    (time,) = symbols([lift.time])
+    (time,) = symbols([length])
     sizes = {name: 1 for value in (*node.inputs, *node.results) for name in symbols(value.type.shape)}
-    sizes |= dict.fromkeys(symbols([lift.past]), 0) | {time: lift.context}
+    sizes |= dict.fromkeys(symbols([lift.past]), 0) | {time: lift.tokens(sequence)}
     operands = tuple(_array(lift, value.type, lift.items[value]) if value is not None else None for value in node.operands)
     found: list[Item] = []
     for value, array in zip(node.results, evaluate_op(node.op.bind(sizes).widened(), operands), strict=True):
@@ -46,7 +51,7 @@ def tabulate(lift: Lift, node: Node) -> tuple[Item, ...] | None:
         axes = [axis for axis, dim in enumerate(value.type.shape) if time in symbols([dim])]
         if len(axes) > 1:
             raise RefusedError("it relates positions to one another")
-        found.append(Table(_dense(array), axes[0] if axes else -1))
+        found.append(Table(_dense(array), axes[0] if axes else -1, 0, sequence))
     return tuple(found)
 
 
@@ -57,15 +62,17 @@ def _looks_up(items: list[Item]) -> bool:
 
 def _array(lift: Lift, type_: TensorType, item: Item) -> Array:
     match item:
-        case Places(offset):
-            row = np.arange(lift.context, dtype=type_.dtype.numpy) + type_.dtype.numpy.type(offset)
-            shape = [lift.context if isinstance(dim, Expr) and dim == lift.time else 1 for dim in type_.shape]
+        case Places(offset, sequence):
+            count = lift.tokens(sequence)
+            row = np.arange(count, dtype=type_.dtype.numpy) + type_.dtype.numpy.type(offset)
+            shape = [count if isinstance(dim, Expr) and dim == lift.length(sequence) else 1 for dim in type_.shape]
             return np.asarray(row.reshape(shape))
-        case Table(weight, axis, offset):
-            rows = weight if not offset else sliced(weight, len(weight.shape) - 2, offset, offset + lift.context)
+        case Table(weight, axis, offset, sequence):
+            count = lift.tokens(sequence)
+            rows = weight if not offset else sliced(weight, len(weight.shape) - 2, offset, offset + count)
             array = _content(lift, rows)
             if axis == 1 and array.ndim < type_.rank:
-                array = array[: lift.context].reshape((*(1 for _ in range(type_.rank - array.ndim)), lift.context, *array.shape[1:]))
+                array = array[:count].reshape((*(1 for _ in range(type_.rank - array.ndim)), count, *array.shape[1:]))
             return array
         case Held(weight):
             return _content(lift, weight)

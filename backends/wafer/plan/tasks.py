@@ -10,11 +10,15 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
+from cgptc.backends.wafer.kernels.loss import Summary
+from cgptc.backends.wafer.kernels.pooling import Mode as PoolMode
+from cgptc.backends.wafer.kernels.rearrange import Piece
+from cgptc.backends.wafer.plan.zero_patterns import Zeros
 from cgptc.ir.weight_expressions import sliced
 from cgptc.ir.weights import Weight
 
 PADDING = "padding"
-"""The value that says which tokens of a whole row are real: 1, else 0."""
+"""How values begin that say which tokens of a whole row are real: 1, else 0."""
 
 IDS_WIDTH = 0
 """The width of a value that holds an index."""
@@ -22,11 +26,12 @@ IDS_WIDTH = 0
 
 @dataclass(frozen=True)
 class LinearWork:
-    """``y [n] = x [k] @ weight (+ bias)``."""
+    """``y [n] = x [k] @ weight (+ bias)``; ``zeros`` are those of a weight that was made sparse."""
 
     k: int
     n: int
     bias: bool
+    zeros: Zeros | None = None
 
 
 @dataclass(frozen=True)
@@ -72,7 +77,8 @@ class AttendWork:
     """Causal attention of the item's query to all keys so far; the region keeps them. In items of whole rows their own keys alone, of which
     a query sees those before it where ``causal``, and none of padding.
 
-    ``rotated`` is the number of features of each head that rotary positions turn, 0 where there are none; ``interleaved`` how they pair.
+    Those are ``keys``, for ``queries`` of them. ``rotated`` is the number of features of each head that rotary positions turn, 0 where
+    there are none; ``interleaved`` how they pair.
     """
 
     heads: int
@@ -83,13 +89,76 @@ class AttendWork:
     rotated: int = 0
     interleaved: bool = False
     causal: bool = True
+    queries: int = 0
+    keys: int = 0
 
 
 @dataclass(frozen=True)
-class PickWork:
-    """The first token's features of a whole row."""
+class PoolWork:
+    """One vector out of a whole row's: their mean, sum or largest elements, the last one, or that of token ``at``.
+
+    The second input, where there is one, says which tokens are the row's.
+    """
+
+    mode: PoolMode
+    width: int
+    rows: int
+    at: int = 0
+
+
+@dataclass(frozen=True)
+class SoftmaxWork:
+    """Softmax over all features."""
 
     width: int
+
+
+@dataclass(frozen=True)
+class JoinWork:
+    """Features of inputs of these widths, piece by piece."""
+
+    widths: tuple[int, ...]
+    pieces: tuple[Piece, ...]
+
+
+@dataclass(frozen=True)
+class GateWork:
+    """``activation(x) · z``."""
+
+    activation: str
+    width: int
+
+
+@dataclass(frozen=True)
+class EntropyWork:
+    """Cross-entropy of rows of ``classes`` logits: of all items so far where it is summed up, else of each token."""
+
+    classes: int
+    rows: int
+    summary: Summary
+    ignore: int
+    smoothing: float
+    width: int = 1
+
+
+@dataclass(frozen=True)
+class SquaresWork:
+    """Squared differences of vectors of ``features`` numbers: their mean or sum over all items so far."""
+
+    features: int
+    rows: int
+    summary: Summary
+    width: int = 1
+
+
+@dataclass(frozen=True)
+class HeadNormWork:
+    """RMSNorm of each head of an attention's queries, or of its keys; the weight has one number for each feature of all heads."""
+
+    attend: AttendWork
+    keys: bool
+    eps: float
+    weight: bool
 
 
 @dataclass(frozen=True)
@@ -115,7 +184,24 @@ class TurnWork:
     width: int
 
 
-Work: TypeAlias = LinearWork | NormWork | MapWork | ConstantWork | LookupWork | AttendWork | AnglesWork | RotateWork | PickWork | TurnWork
+Work: TypeAlias = (
+    LinearWork
+    | NormWork
+    | MapWork
+    | ConstantWork
+    | LookupWork
+    | AttendWork
+    | AnglesWork
+    | RotateWork
+    | TurnWork
+    | PoolWork
+    | SoftmaxWork
+    | JoinWork
+    | GateWork
+    | EntropyWork
+    | SquaresWork
+    | HeadNormWork
+)
 
 
 def width_of(work: Work) -> int:
@@ -125,10 +211,12 @@ def width_of(work: Work) -> int:
             return work.n
         case AttendWork():
             return work.heads * work.head_dim
-        case RotateWork():
+        case RotateWork() | HeadNormWork():
             return (work.attend.kv_heads if work.keys else work.attend.heads) * work.attend.head_dim
         case AnglesWork():
             return work.attend.head_dim
+        case JoinWork():
+            return sum(piece.count for piece in work.pieces)
         case _:
             return work.width
 
@@ -148,11 +236,40 @@ class Task:
 
 @dataclass(frozen=True)
 class Feed:
-    """A model input that the host gives item by item: an index where ``width`` is `IDS_WIDTH`, else that many features."""
+    """A model input that the host gives item by item: an index where ``width`` is `IDS_WIDTH`, else that many features.
+
+    ``axes`` are the kinds of the input's axes; an item has ``rows`` tokens, ``filler`` where the row has fewer. Indices that are not
+    ``exact`` are given as numbers.
+    """
 
     name: str
     value: str
     width: int = IDS_WIDTH
+    axes: tuple[str, ...] = ()
+    rows: int = 1
+    filler: int = 0
+    exact: bool = True
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A value that says which of a whole row's ``rows`` tokens are real, 1, else 0: by the model's input ``mask`` where there is one."""
+
+    value: str
+    sequence: str
+    rows: int
+    mask: str = ""
+    inverted: bool = False
+
+
+@dataclass(frozen=True)
+class Output:
+    """The model's output ``name`` is a value; ``axes`` are the kinds of its axes, ``features`` the sizes of feature kinds among them."""
+
+    name: str
+    value: str
+    axes: tuple[str, ...]
+    features: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -170,34 +287,33 @@ class Cache:
 class Tasks:
     """All work on an item, in an order that can be run.
 
-    ``outputs`` pairs the model's names with values; ``context`` is the most tokens of a row; ``mask`` the name of the padding mask's
-    input, where there is one. ``whole``: an item is a row, and the value `PADDING` holds which of its tokens are real.
+    ``context`` is the most tokens of a row; ``mask`` the name of the padding mask's input, where there is one. ``whole``: an item is a
+    row, and ``marks`` say which of its tokens are real.
     """
 
     tasks: tuple[Task, ...]
     feeds: tuple[Feed, ...]
-    outputs: tuple[tuple[str, str], ...]
+    outputs: tuple[Output, ...]
     caches: tuple[Cache, ...]
     context: int
     dtype: str
     mask: str = ""
     whole: bool = False
+    marks: tuple[Mark, ...] = ()
 
     @property
-    def rows(self) -> int:
-        """Tokens of an item."""
-        return self.context if self.whole else 1
+    def hosted(self) -> dict[str, int]:
+        """Values that the host gives, by name, and their widths."""
+        marks = [name for mark in self.marks for name in (mark.value, *(f"{mark.value}@{place}" for place in ("x", "y", "all")))]
+        return {feed.value: feed.width for feed in self.feeds} | dict.fromkeys(marks, IDS_WIDTH)
 
 
 def shortened(tasks: Tasks, context: int) -> Tasks:
     """The same for rows of at most ``context`` tokens: tables by position lose the rows that no token reaches."""
-    if context >= tasks.context:
-        return tasks
-    if tasks.whole:
-        rows = {tasks.context: context, 1: 1}
-        kept = tuple(replace(_shortened(task, context), rows=rows[task.rows]) for task in tasks.tasks)
-        return replace(tasks, context=context, tasks=kept)
-    return replace(tasks, context=context, tasks=tuple(_shortened(task, context) for task in tasks.tasks))
+    feeds = tuple(replace(feed, rows=min(feed.rows, context)) for feed in tasks.feeds)
+    marks = tuple(replace(mark, rows=min(mark.rows, context)) for mark in tasks.marks)
+    kept = tuple(replace(_shortened(task, context), rows=min(task.rows, context)) for task in tasks.tasks)
+    return replace(tasks, context=min(context, tasks.context), tasks=kept, feeds=feeds, marks=marks)
 
 
 def _shortened(task: Task, context: int) -> Task:
@@ -205,8 +321,19 @@ def _shortened(task: Task, context: int) -> Task:
         case LookupWork(rows, width, int() as offset) if rows > context + offset:
             work: Work = LookupWork(context + offset, width, offset)
             rows = context + offset
-        case AnglesWork(attend, rows) if rows > context:
-            work, rows = AnglesWork(attend, context), context
+        case AnglesWork(attend, rows):
+            rows = min(rows, context)
+            work = AnglesWork(_shortened_attention(attend, context), rows)
+        case AttendWork() as attend:
+            return replace(task, work=_shortened_attention(attend, context))
+        case RotateWork(attend) | HeadNormWork(attend):
+            return replace(task, work=replace(task.work, attend=_shortened_attention(attend, context)))
+        case PoolWork(rows=rows) | EntropyWork(rows=rows) | SquaresWork(rows=rows):
+            return replace(task, work=replace(task.work, rows=min(rows, context)))
         case _:
             return task
     return replace(task, work=work, weights=tuple((role, sliced(weight, 0, 0, rows)) for role, weight in task.weights))
+
+
+def _shortened_attention(work: AttendWork, context: int) -> AttendWork:
+    return replace(work, queries=min(work.queries, context), keys=min(work.keys, context))

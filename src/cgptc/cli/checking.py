@@ -8,10 +8,11 @@ from typing import Annotated
 
 import typer
 
+from cgptc.artifact.canonical import Json
 from cgptc.cli.command import command
 from cgptc.cli.loss_rows import explain_rows
 from cgptc.cli.screen import Screen, table
-from cgptc.cli.wafer_rows import memory_rows, region_rows, wafer_rows
+from cgptc.cli.wafer_rows import memory_rows, region_rows, sparsity_rows, wafer_rows
 from cgptc.driver.options import CompileOptions, require_choice
 from cgptc.driver.shrinking import Shrinking
 from cgptc.frontend.source import Request
@@ -101,14 +102,20 @@ def _options(target: str, preset: str | None, config: Path | None, cache: str | 
 def _explain_losses(screen: Screen, model: str, topic: str, options: CompileOptions) -> None:
     from cgptc.driver.examination import explain_losses
 
+    linears: Json = []
+    placed: list[tuple[str, ...]] = []
     if (Path(model) / "manifest.json").is_file():
         if options.shrinking != Shrinking():
             raise UsageError("usage", "an artifact has what it was compiled with", file=model, fix="drop --quantize and --sparsity")
-        losses = Artifact.open(Path(model)).report.losses
+        report = Artifact.open(Path(model)).report
+        losses = report.losses
+        if topic == "sparsity":
+            placed, linears = sparsity_rows(report.backend), report.backend.get("linears", [])
     else:
         with screen.progress(f"measuring {model}"):
             losses = explain_losses(model, topic, options)
-    screen.result(table(explain_rows(losses, topic)) or f"  {topic}: every weight is as the model has it", dict(losses))
+    text = table(explain_rows(losses, topic)) or f"  {topic}: every weight is as the model has it"
+    screen.result(f"{text}\n{table(placed)}" if placed else text, {**losses, **({"linears": linears} if placed else {})})
 
 
 def _explain_stages(screen: Screen, model: str, options: CompileOptions) -> None:

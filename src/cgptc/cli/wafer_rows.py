@@ -51,3 +51,23 @@ def memory_rows(facts: Mapping[str, Any]) -> list[tuple[str, ...]]:
         stays = f"{region['resident_bytes']:,} B stay"
         rows.append((region["name"], f"{region['sram_bytes']:,} of {limit:,} B", stays, f"{free:,} B free", f"{region['area']:,} PEs"))
     return rows
+
+
+def sparsity_rows(facts: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """The kernel of each kind of linear layer, and below which densities sparse ones would cost less. None for another target's facts."""
+    linears = facts.get("linears", [])
+    if not linears:
+        return []
+    rows: list[tuple[str, ...]] = [
+        ("linear layer", "size", "PEs", "density", "kernel", "sparse wins, one token", "sparse wins, 128 tokens")
+    ]
+    for row in linears:
+        where = f"{row['where']} and {row['layers'] - 1} more" if row["layers"] > 1 else row["where"]
+        size = f"{row['k']} x {row['n']}"
+        rows.append((where, size, row["grid"], f"{row['density']:.1%}", row["kernel"], _won(row["decode"]), _won(row["prefill"])))
+    return rows
+
+
+def _won(densities: Mapping[str, float]) -> str:
+    found = [f"{name} below {density:.1%}" for name, density in densities.items() if density > 0]
+    return ", ".join(found) or "never"

@@ -20,6 +20,7 @@ from cgptc.ir.dtypes import DTYPES
 from cgptc.ir.graph import Graph
 from cgptc.ir.op import Array
 from cgptc.ir.weight_expressions import converted, widened
+from cgptc.ir.weights import Weight
 
 ROOMY = small_machine(40, 40, sram_bytes=1 << 18)
 """Room for any test's model on any grid."""
@@ -51,10 +52,11 @@ def planned(
     chosen = Grid(grid[1], grid[0]) if grid else None
     aim = Aim(doubled_sram(machine) if dtype == "f64" else machine, strategy, objective, chosen)
     made = plan(tasks, aim, dtype)
-    weights = {
-        name: (widened(weight) if dtype == "f64" else converted(weight, DTYPES[dtype])).read(graph.store)
-        for name, weight in made.weights.items()
-    }
+
+    def typed(weight: Weight) -> Weight:
+        return weight if not weight.dtype.is_float else widened(weight) if dtype == "f64" else converted(weight, DTYPES[dtype])
+
+    weights = {name: typed(weight).read(graph.store) for name, weight in made.weights.items()}
     program = parse_program(program_text(made.program))
     return Planned(graph, made, WaferSession(program, host_of(tasks, dtype), weights, fidelity))
 

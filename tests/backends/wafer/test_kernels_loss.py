@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 from tests.backends.wafer.harness import check_cycles, run_both
 
+from cgptc.backends.wafer.affine import var
 from cgptc.backends.wafer.arithmetic.formats import format_of
 from cgptc.backends.wafer.kernels.assembly import single_region
 from cgptc.backends.wafer.kernels.fragment import Grid, Reduction
 from cgptc.backends.wafer.kernels.loss import CrossEntropy, SquaredError
 from cgptc.backends.wafer.machine import small_machine
+from cgptc.backends.wafer.program import Scalar
 from cgptc.ir.dtypes import f32
 from cgptc.ir.ops import loss as ops
 from cgptc.testing.tolerances import assert_t2
@@ -60,3 +62,31 @@ def test_squared_errors_ignore_padding(dtype: str, summary: str) -> None:
         check_cycles(kernel, run)
         expected = ops.MseLoss(summary).evaluate(x.astype(np.float64), z.astype(np.float64))
         assert_t2(expected, run.outputs["l.y"], magnitude=expected, terms=3 * n + 2, accumulator=f32)
+
+
+@pytest.mark.parametrize("summary", ["mean", "sum"])
+def test_losses_run_on_over_items(summary: str) -> None:
+    random = np.random.default_rng(3)
+    x, z = random.normal(size=(3, 2, 9)).astype(np.float32), random.normal(size=(3, 2, 9)).astype(np.float32)
+    target, mask = np.array([[1, 8], [-1, 0], [-1, -1]]), np.array([[1, 1], [1, 0], [0, 0]], np.float32)
+    grid = Grid(2, 4)
+    entropy = CrossEntropy(2, 9, grid, summary=summary, ignore=-1, running=True)  # type: ignore[arg-type]
+    squares = SquaredError(2, 9, grid, summary=summary, running=True, masked=True)  # type: ignore[arg-type]
+    inputs: list[tuple[CrossEntropy | SquaredError, dict[str, np.ndarray]]] = [  # type: ignore[type-arg]
+        (entropy, {"l.x": x, "l.target": target}),
+        (squares, {"l.x": x, "l.z": z, "l.mask": mask}),
+    ]
+    found = []
+    for kernel, given in inputs:
+        program = single_region(MACHINE, [kernel.fragment("l")], scalars=[Scalar("count", 1, 3)], items=var("count"))
+        run = run_both(program, {}, given, {"count": 3})
+        found.append(run.outputs["l.y"][:, 0, 0])
+        once = single_region(MACHINE, [kernel.fragment("l")])
+        check_cycles(kernel, run_both(once, {}, {name: array[0] for name, array in given.items()}))
+    for number in range(3):
+        seen = slice(0, number + 1)
+        losses = ops.CrossEntropy(summary, -1).evaluate(x[seen].reshape(-1, 9).astype(np.float64), target[seen].reshape(-1))
+        assert_t2(losses, found[0][number], magnitude=60.0, terms=20, accumulator=f32, function="exp")
+        chosen = mask[seen] > 0
+        errors = ops.MseLoss(summary).evaluate(x[seen][chosen].astype(np.float64), z[seen][chosen].astype(np.float64))
+        assert_t2(errors, found[1][number], magnitude=errors, terms=60, accumulator=f32)

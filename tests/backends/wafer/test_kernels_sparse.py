@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from tests.backends.wafer.harness import check_cycles, integers, run_both
@@ -13,7 +15,7 @@ from cgptc.backends.wafer.faults import ProgramError
 from cgptc.backends.wafer.kernels.assembly import single_region
 from cgptc.backends.wafer.kernels.fragment import Grid, Reduction
 from cgptc.backends.wafer.kernels.linear import Linear
-from cgptc.backends.wafer.kernels.sparse import SparseLinear, best_form, sparse_linear
+from cgptc.backends.wafer.kernels.sparse import SparseLinear, best_form, sparse_linear, winning_densities
 from cgptc.backends.wafer.kernels.zeros import balanced_order, counts, lines_of
 from cgptc.backends.wafer.machine import WSE2, small_machine
 
@@ -137,3 +139,16 @@ def test_a_weight_with_more_entries_than_room_is_refused() -> None:
         kernel.pack(np.ones((4, 4)))
     with pytest.raises(ProgramError, match="single numbers"):
         SparseLinear(Linear(1, 4, 4, Grid(1, 1)), 3, "rows", (2, 2))
+
+
+def test_a_form_wins_below_its_density_and_not_above() -> None:
+    dense = Linear(128, 32, 64, Grid(1, 1))
+    found = winning_densities(dense, MACHINE)
+    assert 0 < found["rows"] < 1
+    most = 32 * 64
+    for entries, wins in ((found["rows"] * most, True), (found["rows"] * most + 1, False)):
+        sparse = SparseLinear(dense, round(entries))
+        assert (sparse.cycles(MACHINE, {}) < dense.cycles(MACHINE, {})) == wins
+    single = winning_densities(replace(dense, m=1), MACHINE)
+    assert single["rows"] == single["columns"] == 0
+    assert single["blocks 16x16"] > 0

@@ -15,7 +15,7 @@ from cgptc.backends.wafer.kernels.assembly import single_region
 from cgptc.backends.wafer.kernels.fragment import Grid, Reduction
 from cgptc.backends.wafer.kernels.gated import ACTIVATIONS, Gated
 from cgptc.backends.wafer.kernels.pooling import Pool
-from cgptc.backends.wafer.kernels.rearrange import JoinFeatures, JoinRows, Piece
+from cgptc.backends.wafer.kernels.rearrange import JoinFeatures, JoinRows, Piece, pieces_of
 from cgptc.backends.wafer.machine import small_machine
 from cgptc.backends.wafer.program import Scalar
 from cgptc.ir.dtypes import f32
@@ -47,7 +47,17 @@ def test_gates_multiply_by_the_activation(activation: str, dtype: str) -> None:
     assert_t2(gate * z, run.outputs["g.y"], magnitude=np.abs(wide * z), terms=4, accumulator=f32, function="erf")
 
 
-POOLS = [("mean", False), ("mean", True), ("max", False), ("max", True), ("last", False), ("last", True), ("row", False)]
+POOLS = [
+    ("mean", False),
+    ("mean", True),
+    ("sum", False),
+    ("sum", True),
+    ("max", False),
+    ("max", True),
+    ("last", False),
+    ("last", True),
+    ("row", False),
+]
 
 
 @pytest.mark.parametrize("dtype", ["f32", "f16"])
@@ -65,6 +75,8 @@ def test_pooling_sees_tokens_and_no_padding(mode: str, masked: bool, dtype: str)
         if mode == "mean":
             expected, size = rows.mean(0), np.abs(rows).mean(0)
             assert_t2(expected[None], run.outputs["p.y"], magnitude=size, terms=6, accumulator=f32, function="division")
+        elif mode == "sum":
+            assert_t2(rows.sum(0)[None], run.outputs["p.y"], magnitude=np.abs(rows).sum(0), terms=6, accumulator=f32)
         else:
             assert_t0({"max": rows.max(0), "last": rows[-1], "row": x[3]}[mode].astype(storage)[None], run.outputs["p.y"])
 
@@ -89,6 +101,16 @@ def test_features_are_cut_and_joined_bit_by_bit(dtype: str, along: str) -> None:
     expected = np.concatenate([second[:, 2:7], first[:, ::-2], second[:, :3]], axis=1)
     assert_t0(expected, run.outputs["j.y"])
     np.testing.assert_array_equal(np.signbit(expected), np.signbit(run.outputs["j.y"]))
+
+
+def test_features_come_out_of_blocks_of_any_size() -> None:
+    pieces = pieces_of([(0, 5), (0, 3), (1, 1), (1, 2), (1, 0)])
+    assert len(pieces) == 4
+    kernel = JoinFeatures(2, (6, 3), pieces, Grid(2, 5), blocks=(2, 3), y_block=2)
+    x = [np.arange(2 * width, dtype=np.float32).reshape(2, width) for width in (6, 3)]
+    run = run_both(single_region(MACHINE, [kernel.fragment("j")]), {}, {"j.x0": x[0], "j.x1": x[1]})
+    check_cycles(kernel, run)
+    assert_t0(np.concatenate([x[0][:, [5, 3]], x[1][:, [1, 2, 0]]], axis=1), run.outputs["j.y"])
 
 
 def test_rows_are_cut_and_joined_within_each_pe() -> None:

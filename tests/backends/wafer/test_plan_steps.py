@@ -26,13 +26,17 @@ from cgptc.backends.wafer.weights_file import WeightsFile
 from cgptc.ir.builder import Builder
 from cgptc.ir.diagnostics import CompileError, Exit, UsageError
 from cgptc.ir.dims import Symbol
-from cgptc.ir.dtypes import f32
+from cgptc.ir.dtypes import boolean, f32
 from cgptc.ir.graph import Graph
+from cgptc.ir.interpreter import evaluate_graph
+from cgptc.ir.masked_weights import Masked
+from cgptc.ir.ops.constant import Constant
 from cgptc.ir.ops.elementwise import Erf, Neg
 from cgptc.ir.ops.matmul import Linear
 from cgptc.ir.ops.shape import Flip, Split
 from cgptc.ir.types import TensorType
 from cgptc.ir.weights import MemoryStore, Stored
+from cgptc.testing.tolerances import assert_t3, noise_floor
 
 SMALL = TinyGpt(layers=1, heads=2, key_heads=1, head_width=4)
 
@@ -151,3 +155,36 @@ def test_more_tokens_than_the_program_holds_are_refused(tmp_path: Path) -> None:
 def test_wrong_options_are_told(given: dict[str, object]) -> None:
     with pytest.raises(UsageError):
         plan_graph(SMALL.graph(), WaferOptions(**given))  # type: ignore[arg-type]
+
+
+def _sparse(block: int, share: float) -> Graph:
+    """A linear layer of 64 by 64 of whose blocks that share is zero."""
+    random = np.random.default_rng(4)
+    graph = Graph("sparse", MemoryStore({}))
+    assert isinstance(graph.store, MemoryStore)
+    stored, kept = Stored("w", f32, (64, 64)), Stored("kept", boolean, (64, 64))
+    lines = 64 // block
+    graph.store.tensors["w"] = random.standard_normal((64, 64)).astype(np.float32)
+    graph.store.tensors["kept"] = np.kron(random.random((lines, lines)) >= share, np.ones((block, block), np.bool_))
+    build = Builder(graph)
+    x = graph.add_input("x", TensorType(f32, (Symbol("batch", 1, 4).dim, Symbol("seq", 1, 8).dim, 64)))
+    weight = Masked(stored, kept, pattern=f"block:{block}x{block}" if block > 1 else "unstructured")
+    graph.add_output("y", build(Linear(), x, build(Constant(weight))))
+    return graph
+
+
+@pytest.mark.parametrize(("block", "share", "kernel"), [(16, 0.9, "linear-sparse-blocks"), (1, 0.5, "linear")])
+def test_the_planner_takes_a_sparse_kernel_where_zeros_pay(block: int, share: float, kernel: str, tmp_path: Path) -> None:
+    graph = _sparse(block, share)
+    made = planned(graph, (2, 2), "resident", "f32")
+    (fitted,) = made.plan.fitted
+    assert [fragment.kernel for fragment in fitted.fragments] == [kernel]
+    x = np.random.default_rng(5).standard_normal((2, 3, 64)).astype(np.float32)
+    exact = evaluate_graph(graph, {"x": x}, wide=True)["y"]
+    found = made.session.run({"x": x})["y"]
+    assert_t3(exact, found, noise_floor(exact, [evaluate_graph(graph, {"x": x})["y"]]))
+    emitted = emit_program(graph, tmp_path, WaferOptions("small-24x24", grid="2x2", execution_strategy="resident"))
+    np.testing.assert_array_equal(WaferSession.open(tmp_path).run({"x": x})["y"], found)
+    (row,) = emitted.facts["linears"]  # type: ignore[misc]
+    assert row["kernel"] == ("blocks 16x16" if block == 16 else "dense")
+    assert row["prefill"]["rows"] > 0 == row["decode"]["rows"]

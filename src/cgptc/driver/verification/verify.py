@@ -78,9 +78,11 @@ def _checks(artifact: Artifact, reference: Reference, lengths: Sequence[int] | N
 
 
 def _longest(artifact: Artifact) -> int:
-    """The most tokens that the model takes at once; 1 where it has no sequence."""
+    """The most tokens that the artifact takes at once; 1 where it has no sequence."""
     seq = artifact.interface.symbols.get("seq")
     longest = seq.high if seq is not None else 1
+    placed = artifact.report.backend.get("context")
+    longest = min(longest, placed) if isinstance(placed, int) else longest
     if artifact.folder.manifest.generation and artifact.text_model.context is not None:
         return min(longest, artifact.text_model.context)
     return longest

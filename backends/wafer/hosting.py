@@ -1,0 +1,54 @@
+"""How the host turns a model's arrays to items and items to a model's arrays."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+BATCH, TIME, FEATURE, ONE = "batch", "time", "feature", "one"
+
+
+def by_rows(array: Array, axes: str) -> Array:
+    """An input with axes of these kinds as ``[batch, time]`` or ``[batch, time, features]``."""
+    kinds = axes.split()
+    return np.moveaxis(array, kinds.index(BATCH), 0)
+
+
+def length_of(array: Array, axes: str) -> tuple[str, int]:
+    """The kind of an input's axis of tokens, and how many there are."""
+    kind = next(kind for kind in axes.split() if kind.startswith(TIME))
+    return kind, array.shape[axes.split().index(kind)]
+
+
+def arranged(values: Array, axes: str, features: Sequence[int]) -> Array:
+    """An output of these axes from ``values [batch, time, features]``: of the last token or item where it has no such axis."""
+    kinds = [kind for axis in axes.split() for kind in axis.split("*")]
+    if not any(kind.startswith(TIME) for kind in kinds):
+        values = values[:, -1:]
+    if BATCH not in kinds:
+        values = values[-1:]
+    rows, tokens = values.shape[:2]
+    full = values.reshape(rows, tokens, *features)
+    order: list[int] = []
+    shape: list[int] = []
+    taken = 0
+    for axis in axes.split():
+        size = 1
+        for kind in axis.split("*"):
+            if kind == ONE:
+                continue
+            place = 0 if kind == BATCH else 1
+            if kind == FEATURE:
+                place, taken = 2 + taken, taken + 1
+            order.append(place)
+            size *= full.shape[place]
+        shape.append(size)
+    left = [place for place in range(full.ndim) if place not in order]
+    assert math.prod(full.shape[place] for place in left) == 1
+    return full.transpose(*order, *left).reshape(shape)

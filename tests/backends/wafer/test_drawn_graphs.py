@@ -1,0 +1,72 @@
+"""Drawn graphs on drawn grids, by every strategy, against the graph's interpreter: T1 in float64, T3 in f32; the same bits PE by PE."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+from tests.backends.wafer.drawn_graphs import ENDS, FORMS, WIDTH, drawn_graph
+from tests.backends.wafer.planned import planned
+
+from cgptc.ir.comparison import graph_depth
+from cgptc.ir.graph import Graph
+from cgptc.ir.interpreter import evaluate_graph
+from cgptc.ir.op import Array
+from cgptc.testing.tolerances import assert_t1, assert_t3, noise_floor
+
+GRIDS = [(1, 1), (3, 2), (5, 4), (7, 9)]
+
+
+def _inputs(graph: Graph, rows: int, time: int, source: int, seed: int = 0) -> dict[str, Array]:
+    random = np.random.default_rng(seed)
+    mask = np.ones((rows, time), np.int64)
+    mask[-1, time // 2 + 1 :] = 0
+    made: dict[str, Array] = {
+        "input_ids": random.integers(0, 11, (rows, time)),
+        "attention_mask": mask,
+        "memory": random.standard_normal((rows, source, WIDTH)).astype(np.float32),
+    }
+    return {value.name: made[value.name] for value in graph.inputs}
+
+
+def _assert_exact(graph: Graph, grid: tuple[int, int], strategy: str, inputs: dict[str, Array]) -> None:
+    expected = evaluate_graph(graph, inputs, wide=True)["y"]
+    assert_t1(expected, planned(graph, grid, strategy).session.run(inputs)["y"], depth=graph_depth(graph))
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_each_form_is_exact_in_float64(name: str) -> None:
+    graph = drawn_graph([name], "every token", masked=False, seed=1)
+    _assert_exact(graph, (3, 2), "resident", _inputs(graph, 2, 5, 4))
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_each_end_is_exact_in_float64(end: str) -> None:
+    graph = drawn_graph(["linear"], end, masked=False, seed=2)
+    _assert_exact(graph, (2, 3), "pipeline", _inputs(graph, 2, 4, 1))
+
+
+@settings(deadline=None, max_examples=6, phases=[Phase.explicit, Phase.generate])
+@given(
+    st.lists(st.sampled_from(sorted(FORMS)), min_size=1, max_size=3),
+    st.sampled_from(sorted(ENDS)),
+    st.sampled_from(GRIDS),
+    st.sampled_from(["resident", "pipeline"]),
+    st.booleans(),
+    st.tuples(st.integers(1, 3), st.integers(1, 6), st.integers(1, 5)),
+)
+def test_drawn_graphs_are_exact_in_float64(
+    forms: list[str], end: str, grid: tuple[int, int], strategy: str, masked: bool, sizes: tuple[int, int, int]
+) -> None:
+    graph = drawn_graph(forms, end, masked=masked, seed=len(forms))
+    _assert_exact(graph, grid, strategy, _inputs(graph, *sizes))
+
+
+def test_a_drawn_graph_is_within_the_noise_of_its_type_and_the_same_pe_by_pe() -> None:
+    graph = drawn_graph(["gate", "cross attention", "cut and joined"], "mean", masked=False, seed=3)
+    inputs = _inputs(graph, 2, 3, 2)
+    fast, slow = (planned(graph, (3, 2), "pipeline", "f32", fidelity=name).session.run(inputs)["y"] for name in ("fast", "pe"))
+    np.testing.assert_array_equal(fast, slow)
+    exact = evaluate_graph(graph, inputs, wide=True)["y"]
+    assert_t3(exact, fast, noise_floor(exact, [evaluate_graph(graph, inputs)["y"]]))
