@@ -146,7 +146,7 @@ def _record(kind: Any, content: object) -> Any:
 
 def _whole_numbers(content: object) -> tuple[int, ...]:
     found = _list(content)
-    if any(type(one) is not int or one < 0 for one in found):  # type: ignore[operator]
+    if any(type(one) is not int or one < 0 for one in found):
         raise ProgramError("host-file", f"'{HOST_FILE}': expected numbers of at least 0, got {found!r}")
     return tuple(int(str(one)) for one in found)
 

@@ -5,6 +5,7 @@ genera, most abundant first. Only its weights, configuration and vocabulary are 
 
     pip download --no-deps microformer-mgm==0.5.8
     python examples/trained/microformer.py microformer_mgm-0.5.8-py3-none-any.whl
+    python examples/trained/microformer.py microformer_mgm-0.5.8-py3-none-any.whl placed wafer
 """
 
 from __future__ import annotations
@@ -70,12 +71,12 @@ def read_vocabulary(pickle: bytes) -> dict[str, int]:
     return found
 
 
-def main(wheel: str, place: str = "microformer") -> int:
+def main(wheel: str, place: str = "microformer", target: str = "onnx") -> int:
     """Exit code of the first command that fails, else 0."""
-    folder, out = Path(place), Path(f"{place}.onnx.cgptc")
+    folder, out = Path(place), Path(f"{place}.{target}.cgptc")
     unpack(Path(wheel), folder)
     commands = (
-        ["compile", str(folder), "-o", str(out)],
+        ["compile", str(folder), "--target", target, "-o", str(out)],
         ["verify", str(out), "--against", str(folder)],
         ["run", str(out), "--prompt", PROMPT, "--max-new-tokens", "12"],
     )

@@ -11,7 +11,8 @@ import pytest
 import cgptc
 from cgptc.ir.diagnostics import CgptcError, Exit
 
-FOLDER = Path(__file__).parents[2] / "examples" / "textbook"
+ROOT = Path(__file__).parents[2]
+FOLDER, PAGE = ROOT / "examples" / "textbook", ROOT / "docs" / "examples.md"
 
 ATTENTION = {
     "bag_of_words": 0,
@@ -42,6 +43,13 @@ def test_every_file_is_tested() -> None:
     assert sorted(path.stem for path in FOLDER.glob("*.py")) == sorted(ATTENTION)
 
 
+def documented(name: str, target: str) -> str:
+    """What the page says of an example on a target; `python examples/targets.py` writes it."""
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in PAGE.read_text().splitlines() if line.startswith("|")]
+    (cells,) = (cells for cells in rows if cells[0].startswith(f"[{name}]"))
+    return cells[rows[0].index(target)]
+
+
 @pytest.mark.parametrize("name", ATTENTION)
 def test_the_example_compiles_and_agrees_with_pytorch(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     if "from transformers" in (FOLDER / f"{name}.py").read_text():
@@ -52,6 +60,7 @@ def test_the_example_compiles_and_agrees_with_pytorch(name: str, capsys: pytest.
     assert operations.get("attention", 0) == ATTENTION[name], [str(each) for each in artifact.report.fusions.missed]
     assert "softmax" not in operations or name == "bag_of_words"
     assert "as PyTorch in float64" in capsys.readouterr().out
+    assert documented(name, "onnx") == "verified"
 
 
 @pytest.mark.parametrize("target", [name for name in cgptc.targets() if name != "onnx"])
@@ -62,4 +71,5 @@ def test_another_target_compiles_the_example_or_says_what_it_lacks(name: str, ta
         _, found = load(name).main(target)
     except CgptcError as error:
         refusal = error
+    assert documented(name, target) == (f"refused: {refusal.code}" if refusal else "verified")
     assert (refusal.exit in (Exit.UNSUPPORTED, Exit.DOES_NOT_FIT)) if refusal else (found and found.checks and not found.failed), refusal

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from cgptc.backends.wafer.plan.held import (
     BATCH,
     FEATURE,
     ONE,
+    Count,
     Features,
     Held,
     Ids,
@@ -31,6 +33,7 @@ from cgptc.ir.ops.indexing import Gather
 from cgptc.ir.ops.loss import CrossEntropy, MseLoss
 from cgptc.ir.ops.reduction import ReduceMax, ReduceMean, ReduceSum, Softmax
 from cgptc.ir.ops.shape import Concat, Reshape, Slice, Split, Transpose
+from cgptc.ir.weight_expressions import reshaped, sliced, transposed
 
 Results = tuple[Item, ...]
 
@@ -52,6 +55,10 @@ def _reshape(lift: Lift, op: Reshape, node: Node) -> Results:
             if found is None:
                 raise RefusedError("the wafer keeps one index per token")
             return (replace(item, axes=found[0]),)
+        case Count():
+            return (item,)
+        case Held(weight) if all(isinstance(dim, int) for dim in op.shape):
+            return (Held(reshaped(weight, [int(str(dim)) for dim in op.shape])),)
         case _:
             pass
     x = lift.features(node, 0)
@@ -67,6 +74,8 @@ def _transpose(lift: Lift, op: Transpose, node: Node) -> Results:
     item = lift.operand(node, 0)
     if isinstance(item, Ids):
         return (replace(item, axes=tuple(item.axes[axis] for axis in op.permutation)),)
+    if isinstance(item, Held):
+        return (Held(transposed(item.weight, op.permutation)),)
     x = lift.features(node, 0)
     axes = tuple(x.axes[axis] for axis in op.permutation)
     order = [place for axis in op.permutation for place in _feature_places(x, axis)]
@@ -81,19 +90,23 @@ def _feature_places(x: Features, axis: int) -> range:
 
 @lifts(Split)
 def _split(lift: Lift, op: Split, node: Node) -> Results:
+    item = lift.operand(node, 0)
+    ends = np.cumsum([0, *(int(str(size)) for size in op.sizes if isinstance(size, int))]).tolist()
+    if len(ends) <= len(op.sizes):
+        raise RefusedError("it separates tokens")
+    if isinstance(item, Held):
+        return tuple(Held(sliced(item.weight, op.axis, start, stop)) for start, stop in pairwise(ends))
     x = lift.features(node, 0)
     if x.axes[op.axis] != FEATURE:
         raise RefusedError("it separates tokens")
-    found, start = [], 0
-    for size in op.sizes:
-        assert isinstance(size, int)
-        found.append(_cut(x, op.axis, start, start + size, 1))
-        start += size
-    return tuple(found)
+    return tuple(_cut(x, op.axis, start, stop, 1) for start, stop in pairwise(ends))
 
 
 @lifts(Slice)
 def _slice(lift: Lift, op: Slice, node: Node) -> Results:
+    item = lift.operand(node, 0)
+    if isinstance(item, Held) and isinstance(op.start, int) and isinstance(op.stop, int) and op.step == 1:
+        return (Held(sliced(item.weight, op.axis, op.start, op.stop)),)
     x = lift.features(node, 0)
     if is_time(x.axes[op.axis]) and op.stop - op.start == 1:
         return (_picked(lift, node, x, op.axis, op.start, keep=True),)

@@ -34,6 +34,14 @@ class RefusedError(Exception):
     """Why a node has no place on the wafer."""
 
 
+class TooLongError(Exception):
+    """Rows are so long that their positions leave a table of the model: they have at most ``tokens``."""
+
+    def __init__(self, tokens: int) -> None:
+        super().__init__(f"a table has positions for rows of {tokens} tokens")
+        self.tokens = tokens
+
+
 @dataclass(frozen=True, eq=False)
 class Product:
     """A linear layer that no task stands for yet: which of its columns are wanted is known when they are used."""
@@ -92,6 +100,13 @@ class Padding:
 
 
 @dataclass(frozen=True)
+class Count:
+    """How many tokens the item's row of a sequence has."""
+
+    sequence: str
+
+
+@dataclass(frozen=True)
 class Places:
     """Each item's position in its row of a sequence plus ``offset``."""
 
@@ -113,6 +128,14 @@ class Table:
 
 
 @dataclass(frozen=True)
+class Relation:
+    """What depends on two positions of a row alone, such as a causal mask: ``weight`` has the graph value's axes."""
+
+    weight: Weight
+    sequence: str = TIME
+
+
+@dataclass(frozen=True)
 class Past:
     """Keys or values from before, an input of the model."""
 
@@ -127,7 +150,7 @@ class Present:
     key: bool
 
 
-Item: TypeAlias = Features | Held | Ids | Padding | Places | Table | Past | Present
+Item: TypeAlias = Features | Held | Ids | Padding | Count | Places | Table | Relation | Past | Present
 
 
 def plain(source: str, width: int, axes: Sequence[str] = (BATCH, TIME, FEATURE)) -> Features:

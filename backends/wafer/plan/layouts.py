@@ -6,7 +6,7 @@ is inserted. Blocks and orders come from attention, which needs whole heads, or 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 
@@ -54,15 +54,17 @@ class Directed:
     along: dict[str, Direction]
 
 
-def direct(tasks: Iterable[Task], widths: dict[str, int], feeds: Iterable[str] = ()) -> Directed:
+def direct(tasks: Iterable[Task], widths: dict[str, int], feeds: Mapping[str, int]) -> Directed:
     """Choose directions in order: a task takes its first operand as it lies, and the others are turned to it.
 
-    ``widths`` gains the widths of turned values. Features from the host lie along x, as those of embeddings do.
+    ``widths`` gains the widths of turned values. Features from the host, of which an item has ``feeds`` rows, lie along x, as those of
+    embeddings do.
     """
     along: dict[str, Direction] = dict.fromkeys(feeds, "x")
     made: list[Task] = []
     turned: dict[str, str] = {}
     tasks = tuple(tasks)
+    rows = {**feeds, **{task.name: task.rows for task in tasks}}
     turners = {task.inputs[1]: task.inputs[0] for task in reversed(tasks) if isinstance(task.work, RotateWork)}
     for task in tasks:
         if isinstance(task.work, (LookupWork, AnglesWork)):
@@ -77,7 +79,7 @@ def direct(tasks: Iterable[Task], widths: dict[str, int], feeds: Iterable[str] =
                 continue
             if name not in turned:
                 turned[name] = f"{name}~turned"
-                made.append(Task(turned[name], TurnWork(widths[name]), (name,), (), task.path, task.stage, task.rows))
+                made.append(Task(turned[name], TurnWork(widths[name]), (name,), (), task.path, task.stage, rows[name]))
                 along[turned[name]], widths[turned[name]] = first, widths[name]
             inputs.append(turned[name])
         made.append(replace(task, inputs=tuple(inputs)))

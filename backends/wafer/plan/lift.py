@@ -27,6 +27,7 @@ from cgptc.backends.wafer.plan.held import (
     Product,
     RefusedError,
     Table,
+    TooLongError,
     is_time,
     parts,
     plain,
@@ -190,6 +191,8 @@ class Lift:
         """What depends on positions alone, fetched row by row from a table of weights."""
         value = node.operands[index]
         rows, width = table.weight.shape[-2:]
+        if table.offset + self.tokens(table.sequence) > rows > table.offset and table.axis == 1:
+            raise TooLongError(rows - table.offset)
         if value is None or table.axis != 1 or math.prod(table.weight.shape) != rows * width:
             raise RefusedError(f"its operand {index} is no vector of features per position")
         key = (id(value), b"")
@@ -210,8 +213,8 @@ class Lift:
     def value(self, item: Features) -> str:
         """The name of a value that holds these features in their order; a linear layer is made here, with the columns that are wanted."""
         if isinstance(item.source, str):
-            chosen = item.columns.reshape(-1)
-            return item.source if np.array_equal(chosen, np.arange(self.width(item.source))) else self.joined([(item.source, chosen)])
+            wanted = item.columns.reshape(-1)
+            return item.source if np.array_equal(wanted, np.arange(self.width(item.source))) else self.joined([(item.source, wanted)])
         product = item.source
         columns = item.columns.reshape(-1)
         key = (id(product), columns.tobytes())
@@ -297,8 +300,17 @@ def lift(graph: Graph, limit: int | None = None) -> tuple[Tasks | None, list[Ref
 
     cached = any(value.name.startswith(PAST_PREFIX) for value in graph.inputs)
     ways = (False,) if cached else (True,) if _sees_rows(graph) else (False, True)
-    found = [_lift(graph, limit, whole=whole) for whole in ways]
+    found = [_within_tables(graph, limit, whole=whole) for whole in ways]
     return min(found, key=lambda one: len(one[1]))
+
+
+def _within_tables(graph: Graph, limit: int | None, *, whole: bool) -> tuple[Tasks | None, list[Refused]]:
+    """The graph for rows as long as the model's tables of positions have rows for."""
+    while True:
+        try:
+            return _lift(graph, limit, whole=whole)
+        except TooLongError as error:
+            limit = error.tokens
 
 
 def _sees_rows(graph: Graph) -> bool:

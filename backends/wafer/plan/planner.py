@@ -53,7 +53,7 @@ def plan(tasks: Tasks, aim: Aim, dtype: str) -> Plan:
     """Place a model. Raises DoesNotFitError, and InvalidProgramError where the planner is wrong."""
     feeds = tasks.hosted
     widths = feeds | {task.name: width_of(task.work) for task in tasks.tasks}
-    directed = direct(tasks.tasks, widths, [feed.value for feed in tasks.feeds if feed.width])
+    directed = direct(tasks.tasks, widths, {feed.value: feed.rows for feed in tasks.feeds if feed.width})
     outputs = [one.value for one in tasks.outputs]
     sizer = Sizer(aim.machine, directed, feeds, dtype, tasks.context, outputs, tasks.whole)
     strategy, regions, choice = _best(sizer, aim)

@@ -11,6 +11,7 @@ from cgptc.backends.wafer.plan.axes import taken
 from cgptc.backends.wafer.plan.held import (
     BATCH,
     FEATURE,
+    Count,
     Features,
     Held,
     Ids,
@@ -21,6 +22,7 @@ from cgptc.backends.wafer.plan.held import (
     Present,
     Product,
     RefusedError,
+    Relation,
     Table,
     is_time,
     parts,
@@ -28,6 +30,7 @@ from cgptc.backends.wafer.plan.held import (
     shaped,
 )
 from cgptc.backends.wafer.plan.lift import Lift, lifts
+from cgptc.backends.wafer.plan.masks import related
 from cgptc.backends.wafer.plan.tasks import (
     AnglesWork,
     AttendWork,
@@ -37,22 +40,22 @@ from cgptc.backends.wafer.plan.tasks import (
     LookupWork,
     MapWork,
     NormWork,
+    PoolWork,
     RotateWork,
 )
 from cgptc.ir.graph import Node, Value
 from cgptc.ir.op import Op
 from cgptc.ir.ops.attention import Attention, Rotary
-from cgptc.ir.ops.binary import Add, Div, Equal, Maximum, Minimum, Mul, NotEqual, Sub
-from cgptc.ir.ops.constant import Constant, Iota
-from cgptc.ir.ops.elementwise import Abs, Cast, Exp, Gelu, Neg, Not, Reciprocal, Relu, Rsqrt, Sigmoid, Silu, Sqrt, Tanh
-from cgptc.ir.ops.embedding import Embedding, Positions
+from cgptc.ir.ops.binary import Add, Div, Maximum, Minimum, Mul, Sub
+from cgptc.ir.ops.constant import Constant
+from cgptc.ir.ops.elementwise import Abs, Exp, Gelu, Neg, Reciprocal, Relu, Rsqrt, Sigmoid, Silu, Sqrt, Tanh
+from cgptc.ir.ops.embedding import Embedding
 from cgptc.ir.ops.indexing import Gather
 from cgptc.ir.ops.matmul import Linear
 from cgptc.ir.ops.norm import LayerNorm, RmsNorm
-from cgptc.ir.ops.reduction import CumSum
-from cgptc.ir.ops.shape import Expand, Reshape, Transpose
+from cgptc.ir.ops.shape import Reshape, Transpose
 from cgptc.ir.weight_expressions import concatenated, reshaped
-from cgptc.ir.weights import Dense, Weight
+from cgptc.ir.weights import Weight
 
 Results = tuple[Item, ...]
 
@@ -123,11 +126,14 @@ def _read_by(value: Value) -> tuple[Node, int] | None:
     """The attention that a value leads to as queries or keys by moves and rotations alone, and as which operand."""
     while len(value.uses) == 1:
         (use,) = value.uses
-        if isinstance(use.user.op, Attention):
-            return (use.user, use.index) if use.index in (0, 1) else None
-        if not isinstance(use.user.op, (Transpose, Reshape, Rotary)) or use.index:
+        user = use.user
+        if user is None:
             return None
-        value = use.user.result
+        if isinstance(user.op, Attention):
+            return (user, use.index) if use.index in (0, 1) else None
+        if not isinstance(user.op, (Transpose, Reshape, Rotary)) or use.index:
+            return None
+        value = user.result
     return None
 
 
@@ -174,6 +180,8 @@ for _kind in BINARY:
 @lifts(Div)
 def _div(lift: Lift, op: Div, node: Node) -> Results:
     left, right = lift.features(node, 0), lift.operand(node, 1)
+    if isinstance(right, Count):
+        return (_mean_of(lift, left, right),)
     if isinstance(right, Held) and right.weight.shape == ():
         divisor = _number(lift, right.weight)
         # Exact for powers of two, and for others one more rounding than a division.
@@ -184,6 +192,17 @@ def _div(lift: Lift, op: Div, node: Node) -> Results:
         inverse = lift.add(node, MapWork("reciprocal", width), [lift.value(right)])
         return (shaped(lift.add(node, MapWork("mul", width), [lift.value(left), inverse]), left),)
     raise RefusedError("it divides by something other than a number or a value of the same shape")
+
+
+def _mean_of(lift: Lift, x: Features, count: Count) -> Features:
+    """The sum of a row's vectors over their number: the mean, instead of the sum."""
+    at = next((at for at, task in enumerate(lift.tasks) if task.name == x.source), -1)
+    task = lift.tasks[at]
+    sums = isinstance(task.work, PoolWork) and task.work.mode == "sum" and lift.marks[task.inputs[1]].sequence == count.sequence
+    if at < 0 or not sums or not isinstance(task.work, PoolWork) or any(task.name in other.inputs for other in lift.tasks):
+        raise RefusedError("it divides by a number of tokens something other than their sum")
+    lift.tasks[at] = replace(task, work=replace(task.work, mode="mean"))
+    return x
 
 
 def _with_constant(lift: Lift, node: Node, op: str, x: Features, weight: Weight, *, reverse: bool) -> Results:
@@ -220,81 +239,6 @@ def _counted(lift: Lift, op: Op, left: Item, right: Item) -> Item:
     if isinstance(op, Mul) and isinstance(left, Padding) and isinstance(right, Padding) and left.count != right.count:
         return replace(left, count=True)
     raise RefusedError("the wafer computes with indices and masks only to find positions")
-
-
-@lifts(NotEqual)
-def _not_equal(lift: Lift, op: NotEqual, node: Node) -> Results:
-    return (_as_mask(lift, node, inverted=False),)
-
-
-@lifts(Equal)
-def _equal(lift: Lift, op: Equal, node: Node) -> Results:
-    return (_as_mask(lift, node, inverted=True),)
-
-
-@lifts(Not)
-def _not(lift: Lift, op: Not, node: Node) -> Results:
-    item = lift.operand(node, 0)
-    if not isinstance(item, Padding) or item.count:
-        raise RefusedError("the wafer negates nothing but a padding mask")
-    return (replace(item, inverted=not item.inverted),)
-
-
-def _as_mask(lift: Lift, node: Node, *, inverted: bool) -> Padding:
-    """What is compared with 0 to be a padding mask."""
-    for item, constant in ((lift.operand(node, 0), lift.operand(node, 1)), (lift.operand(node, 1), lift.operand(node, 0))):
-        if not isinstance(constant, Held) or not _is_zero(lift, constant.weight):
-            continue
-        if isinstance(item, Ids) and lift.whole and item.axes[0] == BATCH and len(item.axes) == 2:
-            item = Padding(name=item.value)
-        if isinstance(item, Padding) and not item.count:
-            return replace(item, inverted=item.inverted != inverted)
-    raise RefusedError("the wafer compares nothing but the padding mask with 0")
-
-
-def _is_zero(lift: Lift, weight: Weight) -> bool:
-    return isinstance(weight, Dense) and not np.any(weight.array)
-
-
-@lifts(Cast)
-def _cast(lift: Lift, op: Cast, node: Node) -> Results:
-    item = lift.operand(node, 0)
-    source = node.inputs[0].type.dtype
-    if isinstance(item, (Padding, Places, Ids)) and (op.dtype.is_integer or op.dtype.name == "bool"):
-        return (item,)
-    if isinstance(item, Features) and op.dtype is source:
-        return (item,)
-    raise RefusedError(f"the wafer computes in one type, and this converts {source} to {op.dtype}")
-
-
-@lifts(CumSum)
-def _cum_sum(lift: Lift, op: CumSum, node: Node) -> Results:
-    item = lift.operand(node, 0)
-    if not isinstance(item, Padding) or item.count or item.inverted or op.axis != 1 or lift.whole:
-        raise RefusedError("the wafer counts nothing but the tokens of the padding mask, where it leaves padding out")
-    return (replace(item, count=True),)
-
-
-@lifts(Positions)
-def _positions(lift: Lift, op: Positions, node: Node) -> Results:
-    return (Places(),)
-
-
-@lifts(Iota)
-def _iota(lift: Lift, op: Iota, node: Node) -> Results:
-    if op.size not in lift.times or lift.past != 0:
-        raise RefusedError("the wafer counts nothing but a row's tokens")
-    return (Places(sequence=lift.times[op.size]),)
-
-
-@lifts(Expand)
-def _expand(lift: Lift, op: Expand, node: Node) -> Results:
-    item = lift.operand(node, 0)
-    if isinstance(item, Places) and lift.tokens_of(op.shape) == (BATCH, item.sequence):
-        return (item,)
-    if isinstance(item, Padding) and op.shape == node.inputs[0].type.shape:
-        return (item,)
-    raise RefusedError("the wafer repeats nothing but positions")
 
 
 @lifts(Embedding)
@@ -334,6 +278,8 @@ def _attention(lift: Lift, op: Attention, node: Node) -> Results:
         raise RefusedError("attention with a past has no place beside attention that sees tokens still to come")
     if any(one.axes != (BATCH, FEATURE, one.sequence, FEATURE) for one in (q, k, v)) or k.sequence != v.sequence:
         raise RefusedError("its operands must be [batch, heads, time, features]")
+    if isinstance(mask, Relation):
+        op, mask = related(lift, op, mask), None
     if mask is not None and (not isinstance(mask, Padding) or mask.count or (not lift.whole and (mask.inverted or mask.name != lift.mask))):
         raise RefusedError("its mask is explicit: the wafer takes a padding mask only (cgptc explain says why it is not understood)")
     for one in (past_key, past_value):
@@ -341,7 +287,7 @@ def _attention(lift: Lift, op: Attention, node: Node) -> Results:
             raise RefusedError("its past must be an input of the model")
     if v.columns.shape != k.columns.shape:
         raise RefusedError(f"values of {v.columns.shape} for keys of {k.columns.shape}")
-    work = _attend_work(lift, node)
+    work = replace(_attend_work(lift, node), window=op.window, causal=op.causal)
     seen = [lift.mark(k.sequence, mask if isinstance(mask, Padding) else None)] if lift.whole else []
     inputs = [lift.value(q), lift.value(k), lift.value(v), *seen]
     name = lift.add(node, work, inputs)

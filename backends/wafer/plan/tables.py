@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cgptc.backends.wafer.plan.held import TIME, Held, Item, Places, RefusedError, Table
+from cgptc.backends.wafer.plan.held import TIME, Held, Item, Places, RefusedError, Relation, Table, TooLongError
 from cgptc.ir.dims import Expr, symbols
 from cgptc.ir.dtypes import f64, from_numpy
 from cgptc.ir.graph import Node
 from cgptc.ir.interpreter import evaluate_op
 from cgptc.ir.op import Array
+from cgptc.ir.ops.embedding import Embedding
+from cgptc.ir.ops.indexing import Gather
 from cgptc.ir.ops.shape import Reshape
 from cgptc.ir.types import TensorType
 from cgptc.ir.weight_expressions import concatenated, converted, sliced, widened
@@ -27,9 +30,9 @@ LARGEST = 1 << 24
 def tabulate(lift: Lift, node: Node) -> tuple[Item, ...] | None:
     """The results of a node whose operands depend on positions alone, in float64; None where another rule is to read it."""
     items = [lift.items[value] for value in node.inputs]
-    if not items or not all(isinstance(item, (Places, Table, Held)) for item in items) or _looks_up(items):
+    if not items or not all(isinstance(item, (Places, Table, Relation, Held)) for item in items) or _looks_up(items):
         return None
-    sequences = {item.sequence for item in items if isinstance(item, (Places, Table))}
+    sequences = {item.sequence for item in items if isinstance(item, (Places, Table, Relation))}
     if len(sequences) > 1:
         return None
     sequence = next(iter(sequences), TIME)
@@ -44,15 +47,27 @@ def tabulate(lift: Lift, node: Node) -> tuple[Item, ...] | None:
     sizes = {name: 1 for value in (*node.inputs, *node.results) for name in symbols(value.type.shape)}
     sizes |= dict.fromkeys(symbols([lift.past]), 0) | {time: lift.tokens(sequence)}
     operands = tuple(_array(lift, value.type, lift.items[value]) if value is not None else None for value in node.operands)
+    _require_rows(node, operands, lift.tokens(sequence))
     found: list[Item] = []
     for value, array in zip(node.results, evaluate_op(node.op.bind(sizes).widened(), operands), strict=True):
         if array.size > LARGEST:
             raise RefusedError("what it makes of all positions together is too large to be worked out")
         axes = [axis for axis, dim in enumerate(value.type.shape) if time in symbols([dim])]
         if len(axes) > 1:
-            raise RefusedError("it relates positions to one another")
+            found.append(Relation(_dense(array), sequence))
+            continue
         found.append(Table(_dense(array), axes[0] if axes else -1, 0, sequence))
     return tuple(found)
+
+
+def _require_rows(node: Node, operands: Sequence[Array | None], tokens: int) -> None:
+    """TooLongError where positions leave a table that they are to be looked up in."""
+    if not isinstance(node.op, (Embedding, Gather)) or operands[0] is None or operands[1] is None:
+        return
+    axis = node.op.axis if isinstance(node.op, Gather) else 0
+    beyond = int(operands[1].max(initial=0)) + 1 - operands[0].shape[axis]
+    if 0 < beyond < tokens:
+        raise TooLongError(tokens - beyond)
 
 
 def _looks_up(items: list[Item]) -> bool:
@@ -74,7 +89,7 @@ def _array(lift: Lift, type_: TensorType, item: Item) -> Array:
             if axis == 1 and array.ndim < type_.rank:
                 array = array[:count].reshape((*(1 for _ in range(type_.rank - array.ndim)), count, *array.shape[1:]))
             return array
-        case Held(weight):
+        case Held(weight) | Relation(weight):
             return _content(lift, weight)
         case _:
             raise RefusedError("it depends on more than positions")

@@ -13,14 +13,14 @@ from cgptc.ir.dtypes import boolean, f32, i64
 from cgptc.ir.graph import Graph, Value
 from cgptc.ir.loc import Frame, Location
 from cgptc.ir.ops.attention import Attention
-from cgptc.ir.ops.binary import Add, Mul, Sub
-from cgptc.ir.ops.constant import Constant
+from cgptc.ir.ops.binary import Add, Div, LessEqual, Mul, Select, Sub
+from cgptc.ir.ops.constant import Constant, DimSize, Iota
 from cgptc.ir.ops.elementwise import Cast, Gelu, Relu, Sigmoid, Silu, Tanh
 from cgptc.ir.ops.embedding import Embedding
 from cgptc.ir.ops.matmul import Linear
 from cgptc.ir.ops.norm import LayerNorm, RmsNorm
 from cgptc.ir.ops.reduction import ReduceMax, ReduceMean, ReduceSum, Softmax
-from cgptc.ir.ops.shape import Concat, Reshape, Slice, Split, Transpose
+from cgptc.ir.ops.shape import Concat, Expand, Reshape, Slice, Split, Transpose
 from cgptc.ir.types import TensorType
 from cgptc.ir.weights import MemoryStore, Stored
 
@@ -104,6 +104,25 @@ def _cross(here: Drawing, x: Value) -> Value:
     return here.build(Add(), x, here.attention(x, here.memory, None, causal=False))
 
 
+def _masked_by_numbers(here: Drawing, x: Value) -> Value:
+    """The padding mask as what is added to scores."""
+    mask = None
+    if here.mask is not None:
+        low = here.build.constant(float("-inf"), f32)
+        rows = here.build(Select(), here.mask, here.build.constant(0.0, f32), low)
+        mask = here.build(Expand((BATCH.dim, HEADS, SEQ.dim, SEQ.dim)), here.build(Reshape((BATCH.dim, 1, 1, SEQ.dim)), rows))
+    return here.build(Add(), x, here.attention(x, x, mask, causal=False))
+
+
+def _masked_by_positions(here: Drawing, x: Value) -> Value:
+    """A causal mask that is worked out from positions."""
+    places = here.build(Iota(SEQ.dim, i64))
+    queries, keys = (here.build(Reshape(shape), places) for shape in ((1, 1, SEQ.dim, 1), (1, 1, 1, SEQ.dim)))
+    seen = here.build(LessEqual(), keys, queries)
+    mask = here.build(Select(), seen, here.build.constant(0.0, f32), here.build.constant(-1e9, f32))
+    return here.build(Add(), x, here.attention(x, x, mask, causal=False))
+
+
 FORMS: dict[str, Form] = {
     "linear": lambda here, x: here.linear(x),
     "residual": lambda here, x: here.build(Add(), x, here.linear(here.build(Gelu("tanh"), here.linear(x, 12)))),
@@ -118,6 +137,8 @@ FORMS: dict[str, Form] = {
     "full attention": lambda here, x: here.build(Add(), x, here.attention(x, x, here.mask, causal=False)),
     "attention of normed heads": lambda here, x: here.build(Add(), x, here.attention(x, x, here.mask, causal=True, normed=True)),
     "cross attention": _cross,
+    "attention masked by numbers": _masked_by_numbers,
+    "attention masked by positions": _masked_by_positions,
 }
 
 ENDS: dict[str, Form] = {
@@ -125,6 +146,9 @@ ENDS: dict[str, Form] = {
     "first token": lambda here, x: here.linear(here.build(Reshape((BATCH.dim, WIDTH)), here.build(Slice(1, 0, 1), x)), 3),
     "last token": lambda here, x: here.linear(here.build(Reshape((BATCH.dim, WIDTH)), here.build(Slice(1, SEQ.dim - 1, SEQ.dim), x)), 3),
     "mean": lambda here, x: here.linear(here.build(ReduceMean((1,), False), x), 3),
+    "sum over count": lambda here, x: here.build(
+        Div(), here.build(ReduceSum((1,), False), x), here.build(Cast(f32), here.build(DimSize(SEQ.dim)))
+    ),
     "sum": lambda here, x: here.linear(here.build(ReduceSum((1,), False), x), 3),
     "max": lambda here, x: here.build(Softmax(1), here.linear(here.build(ReduceMax((1,), False), x), 3)),
     "a number of each token": lambda here, x: here.build(Reshape((BATCH.dim, SEQ.dim)), here.linear(x, 1)),
