@@ -15,13 +15,16 @@ from cgptc.ir.interpreter import evaluate_op
 from cgptc.ir.op import Array
 from cgptc.ir.ops.embedding import Embedding
 from cgptc.ir.ops.indexing import Gather
-from cgptc.ir.ops.shape import Reshape
+from cgptc.ir.ops.shape import Reshape, Slice, Split, Transpose
 from cgptc.ir.types import TensorType
 from cgptc.ir.weight_expressions import concatenated, converted, sliced, widened
 from cgptc.ir.weights import Dense, Weight
 
 if TYPE_CHECKING:
     from cgptc.backends.wafer.plan.lift import Lift
+
+MOVES = (Reshape, Slice, Split, Transpose)
+"""What stays an expression of weights where these do not depend on positions."""
 
 LARGEST = 1 << 24
 """Elements that a table may have while it is worked out."""
@@ -31,6 +34,8 @@ def tabulate(lift: Lift, node: Node) -> tuple[Item, ...] | None:
     """The results of a node whose operands depend on positions alone, in float64; None where another rule is to read it."""
     items = [lift.items[value] for value in node.inputs]
     if not items or not all(isinstance(item, (Places, Table, Relation, Held)) for item in items) or _looks_up(items):
+        return None
+    if isinstance(node.op, MOVES) and all(isinstance(item, Held) for item in items) and not _symbolic(node):
         return None
     sequences = {item.sequence for item in items if isinstance(item, (Places, Table, Relation))}
     if len(sequences) > 1:
@@ -58,6 +63,10 @@ def tabulate(lift: Lift, node: Node) -> tuple[Item, ...] | None:
             continue
         found.append(Table(_dense(array), axes[0] if axes else -1, 0, sequence))
     return tuple(found)
+
+
+def _symbolic(node: Node) -> bool:
+    return any(isinstance(dim, Expr) for value in node.results for dim in value.type.shape)
 
 
 def _require_rows(node: Node, operands: Sequence[Array | None], tokens: int) -> None:

@@ -10,4 +10,7 @@ Machine = Annotated[str | None, typer.Option("--machine", help="wafer: wse2, wse
 Strategy = Annotated[str | None, typer.Option("--execution-strategy", help="wafer: auto, pipeline or resident.")]
 Objective = Annotated[str | None, typer.Option("--objective", help="wafer: throughput, latency or area.")]
 GridSize = Annotated[str | None, typer.Option("--grid", help="wafer: columns x rows of every region, such as 16x16.")]
-Context = Annotated[int | None, typer.Option("--context", help="wafer: the most tokens of a row; else the model's limit, up to 2048, or 128 where a row is one item.")]
+Context = Annotated[
+    int | None,
+    typer.Option("--context", help="wafer: the most tokens of a row; else the model's limit, up to 2048, or 128 where a row is one item."),
+]
