@@ -186,5 +186,5 @@ def test_the_planner_takes_a_sparse_kernel_where_zeros_pay(block: int, share: fl
     emitted = emit_program(graph, tmp_path, WaferOptions("small-24x24", grid="2x2", execution_strategy="resident"))
     np.testing.assert_array_equal(WaferSession.open(tmp_path).run({"x": x})["y"], found)
     (row,) = emitted.facts["linears"]  # type: ignore[misc]
-    assert row["kernel"] == ("blocks 16x16" if block == 16 else "dense")
+    assert str(row["kernel"]).partition(" ")[0] == ("blocks" if block > 1 else "dense")
     assert row["prefill"]["rows"] > 0 == row["decode"]["rows"]
