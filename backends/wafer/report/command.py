@@ -41,7 +41,8 @@ def report_folder(folder: Path, output: Path, *, past: int, tokens: int) -> Repo
     """
     with loading(str(folder)):
         program, host = read_program(folder), read_host(folder)
-    scalars = {"past": past, "length": max(1, min(tokens, host.context - past))}
+    # Items that are whole rows know nothing of a past: as many rows as tokens are asked for.
+    scalars = {"length": max(1, tokens)} if host.whole else {"past": past, "length": max(1, min(tokens, host.context - past))}
     with running():
         refusal = program.entry(host.entry).refusal(scalars)
         if refusal:

@@ -7,6 +7,7 @@ from xml.etree import ElementTree
 
 import pytest
 from tests.backends.onnx.tiny_gpt import TinyGpt
+from tests.backends.wafer.drawn_graphs import drawn_graph
 from tests.backends.wafer.planned import planned
 
 from cgptc.backends.wafer.host import write_host
@@ -33,6 +34,13 @@ def test_the_page_and_the_floorplan_come_from_program_and_host_alone(folder: Pat
     assert all(value <= facts["cycles per item"] for name, value in facts.items() if name.startswith("bound by"))  # type: ignore[operator]
     report_folder(folder, picture, past=0, tokens=1)
     assert ElementTree.parse(picture).getroot().tag.endswith("svg")
+
+
+def test_items_that_are_whole_rows_are_reported_without_a_past(tmp_path: Path) -> None:
+    made = planned(drawn_graph(["full attention"], "mean", masked=False, seed=1), (2, 2), "resident", "f32")
+    (tmp_path / "program.json").write_text(program_text(made.plan.program), encoding="ascii")
+    write_host(made.session.host, tmp_path)
+    assert report_folder(tmp_path, tmp_path / "r.html", past=0, tokens=2).facts()["items"] == 2
 
 
 def test_a_run_that_the_context_has_no_room_for_is_refused(folder: Path, tmp_path: Path) -> None:
