@@ -1,26 +1,29 @@
-"""Time and peak memory of a whole compile, against ``torch.onnx.export(dynamo=True)`` of the same model.
+"""Time and peak memory of a whole compile, against ``torch.onnx.export(dynamo=True)``, optimum's exporter and OpenVINO's converter.
 
-Each run is a fresh process; the two take turns, and what is printed are ratios pair by pair (median, smallest, largest), with the medians
-of each side beside. Needs onnxscript for PyTorch's exporter.
+Each run is a fresh process, import of everything included; the systems take turns, and the ratios are taken pair by pair (median and 90 %
+interval). OpenVINO converts the file that torch.onnx.export wrote, so its cost comes on top of that. PyTorch's exporter needs onnxscript;
+optimum and OpenVINO run in the environments that `peers.py` made. Runs are kept where ``--results`` says, and a later call adds to them.
 
-    python benchmarks/compile_cost.py --preset cerebras-gpt-111m --pairs 5
-    python benchmarks/compile_cost.py --write README.md        puts the table between its two marks there
+    python benchmarks/compile_cost.py --preset cerebras-gpt-111m --rounds 5
+    python benchmarks/compile_cost.py --venvs /tmp/peers --results cost.json --write README.md
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import json
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-START, END = "<!-- compile cost -->", "<!-- end of compile cost -->"
+from marked_text import write_between_marks
+from peer_table import Interval
 
 EXPORT = """
 import sys, torch
@@ -59,47 +62,87 @@ def measure(command: list[str], folder: Path) -> Run:
     return Run(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * unit)
 
 
-def ratios(ours: list[Run], theirs: list[Run], field: str) -> str:
-    """``median (smallest–largest)`` of ours over theirs, pair by pair."""
-    found = sorted(getattr(a, field) / getattr(b, field) for a, b in zip(ours, theirs, strict=True))
-    return f"{statistics.median(found):.2f} ({found[0]:.2f}–{found[-1]:.2f})"
+OPTIMUM = """
+import sys
+from optimum.exporters.onnx import main_export
+main_export(sys.argv[1], sys.argv[2], task="text-generation-with-past", do_validation=False)
+"""
+
+OPENVINO = """
+import sys, openvino
+openvino.save_model(openvino.convert_model(sys.argv[1]), sys.argv[2], compress_to_fp16=False)
+"""
+
+
+def commands(venvs: Path | None) -> dict[str, list[str]]:
+    """What is run, by system, in an order in which each finds what it reads."""
+    found = {
+        "cgptc compile": [sys.executable, "-m", "cgptc", "compile", "model.pt", "-o", "ours", "-q"],
+        "torch.onnx.export": [sys.executable, "-c", EXPORT, "model.pt", "theirs.onnx"],
+    }
+    if venvs is not None:
+        found["optimum"] = [str(venvs / "optimum" / "bin" / "python"), "-c", OPTIMUM, "hf", "optimum"]
+        found["openvino, from that ONNX"] = [str(venvs / "openvino" / "bin" / "python"), "-c", OPENVINO, "theirs.onnx", "theirs.xml"]
+    return found
+
+
+Round = dict[str, Run]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", default="cerebras-gpt-111m")
-    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no round that would end later")
+    parser.add_argument("--venvs", type=Path, help="the environments of peers.py, for optimum and OpenVINO")
+    parser.add_argument("--results", type=Path, help="a file that keeps the runs from call to call")
+    parser.add_argument("--note", default="", help="a remark on the machine for the table")
     parser.add_argument("--write", type=Path, help="a file with the marks of this table")
     arguments = parser.parse_args()
+    rounds = load(arguments.results) if arguments.results is not None and arguments.results.exists() else []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        subprocess.run([sys.executable, "-m", "cgptc", "new", "--preset", arguments.preset, "-o", "model.pt", "-q"], cwd=folder, check=True)
-        ours: list[Run] = []
-        theirs: list[Run] = []
-        for _ in range(arguments.pairs):
-            ours.append(measure([sys.executable, "-m", "cgptc", "compile", "model.pt", "-o", "ours", "-q"], folder))
-            theirs.append(measure([sys.executable, "-c", EXPORT, "model.pt", "theirs.onnx"], folder))
-    text = report(arguments.preset, ours, theirs)
+        for made in ("model.pt", "hf"):
+            subprocess.run([sys.executable, "-m", "cgptc", "new", "--preset", arguments.preset, "-o", made, "-q"], cwd=folder, check=True)
+        start, longest = time.monotonic(), 0.0
+        for _ in range(arguments.rounds):
+            begun = time.monotonic()
+            if begun - start + longest > 60 * arguments.minutes:
+                break
+            rounds.append({system: measure(command, folder) for system, command in commands(arguments.venvs).items()})
+            longest = max(longest, time.monotonic() - begun)
+            if arguments.results is not None:
+                arguments.results.write_text(json.dumps([{system: asdict(run) for system, run in each.items()} for each in rounds]))
+    text = report(arguments.preset, rounds, arguments.note)
     print(text)
     if arguments.write is not None:
-        write_between_marks(arguments.write, text)
+        write_between_marks(arguments.write, f"compile cost {arguments.preset}", text)
 
 
-def report(name: str, ours: list[Run], theirs: list[Run]) -> str:
-    """The table, with what it was measured on."""
+def load(place: Path) -> list[Round]:
+    """The runs that a call before left."""
+    return [{system: Run(**run) for system, run in each.items()} for each in json.loads(place.read_text())]
+
+
+FIGURES = {"whole process": ("seconds", 1, "s"), "processor time": ("cpu_seconds", 1, "s"), "peak memory": ("peak_bytes", 1 << 30, "GiB")}
+
+
+def report(name: str, rounds: list[Round], note: str) -> str:
+    """The table, with what it was measured on. In brackets: ours over theirs, pair by pair."""
     lines = [
-        f"{name}, {len(ours)} pairs in turns, {os.cpu_count()} cores, cgptc {version('cgptc')}, torch {version('torch')}:",
+        f"{name}, {os.cpu_count()} cores, cgptc {version('cgptc')}, torch {version('torch')}. {note}".strip(),
         "",
-        "| figure | cgptc compile | torch.onnx.export | ratio (pair by pair) |",
-        "| --- | --- | --- | --- |",
+        "| | " + " | ".join(FIGURES) + " | pairs |",
+        "| --- |" + " --- |" * (len(FIGURES) + 1),
     ]
-    for title, field, scale, unit in (
-        ("whole process", "seconds", 1, "s"),
-        ("processor time", "cpu_seconds", 1, "s"),
-        ("peak memory", "peak_bytes", 1 << 30, "GiB"),
-    ):
-        left, right = (statistics.median(getattr(run, field) for run in side) / scale for side in (ours, theirs))
-        lines.append(f"| {title} | {left:.2f} {unit} | {right:.2f} {unit} | {ratios(ours, theirs, field)} |")
+    for system in dict.fromkeys(system for each in rounds for system in each):
+        both = [(each["cgptc compile"], each[system]) for each in rounds if system in each]
+        cells = []
+        for field, scale, unit in FIGURES.values():
+            middle = statistics.median(getattr(run, field) for _, run in both) / scale
+            ratio = Interval.of([getattr(ours, field) / getattr(theirs, field) for ours, theirs in both])
+            cells.append(f"{middle:.2f} {unit}" + ("" if system == "cgptc compile" else f" (cgptc ×{ratio})"))
+        lines.append(f"| {system} | " + " | ".join(cells) + f" | {len(both)} |")
     return "\n".join(lines)
 
 
@@ -110,15 +153,6 @@ def version(package: str) -> str:
 
         return __version__
     return importlib.metadata.version(package)
-
-
-def write_between_marks(file: Path, text: str) -> None:
-    """Replace what stands between the table's marks; ValueError where they are not there."""
-    before, start, rest = file.read_text(encoding="utf-8").partition(START)
-    _, end, after = rest.partition(END)
-    if not start or not end:
-        raise ValueError(f"{file} has no {START} … {END}")
-    file.write_text(f"{before}{start}\n{text}\n{end}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":

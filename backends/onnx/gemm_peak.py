@@ -11,6 +11,10 @@ SIDE = 1024
 """Rows and columns of the matrices: large enough for the kernel to reach its best, small enough to take milliseconds."""
 
 
+SETTLE_SECONDS = 0.1
+"""For the threads of a session that ran before, which spin for a while."""
+
+
 class GemmPeak:
     """A product of two square f32 matrices, ready to run. ``threads`` 0 leaves their number to onnxruntime."""
 
@@ -19,6 +23,7 @@ class GemmPeak:
     def __init__(self, threads: int = 0) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # what is timed next shall have the cores
         self._session = onnxruntime.InferenceSession(_model(), options, providers=["CPUExecutionProvider"])
         binding = self._session.io_binding()
         binding.bind_cpu_input("a", np.full((SIDE, SIDE), 0.5, np.float32))
@@ -26,7 +31,11 @@ class GemmPeak:
         self._binding = binding
 
     def measure(self) -> float:
-        """Operations per second of one product."""
+        """Operations per second of one product: the better of two, since its threads must wake up first."""
+        time.sleep(SETTLE_SECONDS)
+        return max(self._measure(), self._measure())
+
+    def _measure(self) -> float:
         start = time.perf_counter()
         self._session.run_with_iobinding(self._binding)
         return self.flops / (time.perf_counter() - start)

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cgptc.ir.diagnostics import CgptcError, UsageError
-from cgptc.runtime.sampler import Sampler, Sampling, draw, largest, probabilities
+from cgptc.runtime import sampler as sampler_module
+from cgptc.runtime.sampler import Candidates, Sampler, Sampling, candidates
 
 Matrix = npt.NDArray[np.float64]
 
@@ -42,25 +43,45 @@ def by_definition(row: list[float], sampling: Sampling) -> list[float]:
     return [weights.get(index, 0.0) / total for index in range(len(row))]
 
 
-@given(
-    logits(), st.sampled_from([0.1, 0.7, 1.0, 3.0]), st.none() | st.integers(1, 14), st.none() | st.sampled_from([0.05, 0.31, 0.77, 0.97])
+def distribution(found: Candidates, vocabulary: int) -> Matrix:
+    """Candidates as probabilities of the whole vocabulary."""
+    weights = np.zeros((len(found.weights), vocabulary))
+    np.put_along_axis(weights, found.columns, found.weights, axis=1)
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+samplings = st.builds(
+    Sampling,
+    st.sampled_from([0.1, 0.7, 1.0, 3.0]),
+    st.none() | st.integers(1, 14),
+    st.none() | st.sampled_from([0.05, 0.31, 0.77, 0.97]),
+    st.integers(0, 1000),
 )
-def test_probabilities_are_the_definition(matrix: Matrix, temperature: float, top_k: int | None, top_p: float | None) -> None:
-    sampling = Sampling(temperature, top_k, top_p)
-    found = probabilities(matrix, sampling)
+
+
+@given(logits(), samplings, st.sampled_from([1, 3, 1024]))
+def test_candidates_are_those_of_a_full_sort_however_few_are_looked_at_first(matrix: Matrix, sampling: Sampling, first: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sampler_module, "NUCLEUS", first)
+        found = distribution(candidates(matrix, sampling), matrix.shape[1])
     expected = np.array([by_definition(list(row), sampling) for row in matrix])
     assert ((found > 0) == (expected > 0)).all()
     assert np.abs(found - expected).max() <= 64 * np.finfo(np.float64).eps
 
 
-@given(logits(), st.data())
-def test_largest_keeps_as_many_as_asked_and_nothing_smaller(matrix: Matrix, data: st.DataObject) -> None:
-    counts = np.array([data.draw(st.integers(1, matrix.shape[1])) for _ in matrix])
-    kept = largest(matrix, counts)
-    assert (kept.sum(axis=1) == counts).all()
-    for row, chosen in zip(matrix, kept, strict=True):
-        order = sorted(range(len(row)), key=lambda index: (-row[index], index))
-        assert sorted(np.flatnonzero(chosen)) == sorted(order[: chosen.sum()])
+@given(logits(), samplings)
+def test_tokens_are_those_drawn_from_a_full_sort(matrix: Matrix, sampling: Sampling) -> None:
+    chosen = Sampler(sampling, len(matrix))(matrix)
+    for number, row in enumerate(matrix):
+        sums = np.cumsum(by_definition(list(row), sampling))
+        uniform = np.random.default_rng([sampling.seed, number]).random()
+        assert chosen[number] == int(np.argmax(sums > uniform * sums[-1]))
+
+
+def test_a_flat_vocabulary_needs_more_than_are_looked_at_first() -> None:
+    matrix = np.random.default_rng(0).standard_normal((2, 3 * sampler_module.NUCLEUS)) / 100
+    found = candidates(matrix, Sampling(1.0, top_p=0.9))
+    assert ((found.weights > 0).sum(axis=1) > 2 * sampler_module.NUCLEUS).all()
 
 
 @given(logits())
@@ -89,7 +110,7 @@ def test_draw_takes_the_column_that_the_uniform_number_falls_into() -> None:
     weights = np.array([[0.25, 0.0, 0.5, 0.25]])
     fall = {0.0: 0, 0.2499: 0, 0.25: 2, 0.7499: 2, 0.75: 3, np.nextafter(1.0, 0.0): 3}
     for uniform, column in fall.items():
-        assert draw(weights, np.array([uniform]))[0] == column
+        assert Candidates(np.array([[4, 5, 6, 7]]), weights).draw(np.array([uniform]))[0] == column + 4
 
 
 def test_frequencies_follow_the_probabilities() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,6 +57,9 @@ class Sampling:
 
 GREEDY = Sampling()
 
+NUCLEUS = 1024
+"""How many of the likeliest tokens are looked at first for ``top_p``; a trained model rarely needs more."""
+
 
 class Sampler:
     """Draws the tokens of one generation: ``sampler(logits)`` once per step, ``logits`` ``[batch, vocabulary]``.
@@ -74,7 +78,7 @@ class Sampler:
             likeliest: Tokens = np.argmax(logits, axis=1).astype(np.int64)
             return likeliest
         uniform = np.array([stream.random() for stream in self._streams])
-        return draw(probabilities(logits, self._sampling), uniform)
+        return candidates(logits, self._sampling).draw(uniform)
 
 
 def require_finite(logits: Logits) -> None:
@@ -86,36 +90,66 @@ def require_finite(logits: Logits) -> None:
         raise CgptcError("not-finite", what, exit=Exit.MISMATCH, fix="compile with a wider --dtype, or check the model's weights")
 
 
-def probabilities(logits: Logits, sampling: Sampling) -> Weights:
-    """What `Sampling` means: the distribution that a token is drawn from, ``[batch, vocabulary]``, rows summing to 1."""
-    scaled = logits.astype(np.float64) / sampling.temperature
-    if sampling.top_k is not None and sampling.top_k < scaled.shape[1]:
-        scaled = np.where(largest(scaled, np.full(len(scaled), sampling.top_k)), scaled, -np.inf)
-    weights: Weights = np.exp(scaled - scaled.max(axis=1, keepdims=True))
-    weights /= weights.sum(axis=1, keepdims=True)
+@dataclass(frozen=True)
+class Candidates:
+    """What a token is drawn from: ``columns`` i64 [batch, n], ascending in each row, with their ``weights`` [batch, n], zero for none."""
+
+    columns: Tokens
+    weights: Weights
+
+    def draw(self, uniform: Weights) -> Tokens:
+        """The column where each row's running sum first exceeds ``uniform`` (in [0, 1)) times its total."""
+        sums = np.cumsum(self.weights, axis=1)
+        places = np.argmax(sums > uniform[:, None] * sums[:, -1:], axis=1)
+        return self.columns[np.arange(len(places)), places]
+
+
+def candidates(logits: Logits, sampling: Sampling) -> Candidates:
+    """What `Sampling` means above temperature 0. The vocabulary is sorted whole only where `NUCLEUS` tokens do not reach ``top_p``."""
+    values = logits if logits.dtype in (np.float32, np.float64) else logits.astype(np.float32)
+    rows, width = values.shape
+    if sampling.top_k is not None and sampling.top_k < width:
+        width = sampling.top_k
+        chosen = largest(values, np.full(rows, width), np.partition(values, -width, axis=1)[:, -width])
+        columns = np.nonzero(chosen)[1].reshape(rows, width)
+        values = np.take_along_axis(values, columns, axis=1)
+    else:
+        columns = np.broadcast_to(np.arange(width), values.shape)
+    top = values.max(axis=1, keepdims=True)
+    weights = exponentials(values, top, sampling.temperature)
     if sampling.top_p is not None and sampling.top_p < 1:
-        reached = np.cumsum(-np.sort(-weights, axis=1), axis=1)
-        kept = np.minimum((reached < sampling.top_p).sum(axis=1) + 1, weights.shape[1])
-        weights = np.where(largest(weights, kept), weights, 0)
-        weights /= weights.sum(axis=1, keepdims=True)
-    return weights
+        masses = sampling.top_p * weights.sum(axis=1, keepdims=True)
+        counts, limits = nucleus(values, masses, lambda best: exponentials(best, top, sampling.temperature))
+        weights[~largest(values, counts, limits)] = 0
+    return Candidates(columns, weights)
 
 
-def largest(values: Weights, counts: npt.NDArray[np.integer]) -> npt.NDArray[np.bool_]:
-    """Where each row's ``counts`` largest values are, lower columns first among equals."""
-    limits = np.empty(len(values))
-    for count in np.unique(counts):
-        rows = counts == count
-        limits[rows] = np.partition(values[rows], -count, axis=1)[:, -count]
-    above = values > limits[:, None]
-    equal = values == limits[:, None]
-    missing = counts - above.sum(axis=1)
-    kept: npt.NDArray[np.bool_] = above | (equal & (np.cumsum(equal, axis=1) <= missing[:, None]))
+def exponentials(values: Logits, top: Logits, temperature: float) -> Weights:
+    """``exp((values - top) / temperature)`` in f64."""
+    result: Weights = np.subtract(values, top, dtype=np.float64)
+    result /= temperature
+    np.exp(result, out=result)  # in place: for a whole vocabulary new memory costs more than the arithmetic
+    return result
+
+
+def nucleus(values: Logits, masses: Weights, weigh: Callable[[Logits], Weights]) -> tuple[Tokens, Logits]:
+    """How many of each row's largest values weigh ``masses`` [batch, 1] or more (all, where rounding leaves none), and the last of them."""
+    width = values.shape[1]
+    first = min(NUCLEUS, width)
+    best = np.sort(np.partition(values, width - first, axis=1)[:, width - first :], axis=1)[:, ::-1]
+    reached = np.cumsum(weigh(best), axis=1)
+    if first < width and (reached[:, -1:] < masses).any():
+        best = np.sort(values, axis=1)[:, ::-1]
+        reached = np.cumsum(weigh(best), axis=1)
+    counts = np.minimum((reached < masses).sum(axis=1) + 1, width)
+    return counts, np.take_along_axis(best, counts[:, None] - 1, axis=1)[:, 0]
+
+
+def largest(values: Logits, counts: Tokens, limits: Logits) -> npt.NDArray[np.bool_]:
+    """Where each row's ``counts`` largest values are, lower columns first among equals; ``limits`` holds the smallest of them."""
+    kept: npt.NDArray[np.bool_] = values >= limits[:, None]
+    surplus = kept.sum(axis=1) - counts
+    for row in np.flatnonzero(surplus):
+        equal = np.flatnonzero(values[row] == limits[row])
+        kept[row, equal[len(equal) - surplus[row] :]] = False
     return kept
-
-
-def draw(weights: Weights, uniform: Weights) -> Tokens:
-    """The column where each row's running sum first exceeds ``uniform`` (in [0, 1)) times its total."""
-    sums = np.cumsum(weights, axis=1)
-    columns: Tokens = np.argmax(sums > uniform[:, None] * sums[:, -1:], axis=1).astype(np.int64)
-    return columns

@@ -11,6 +11,10 @@ BYTES = 256 << 20
 """Size of the buffer: several times the largest last-level cache in common use, so that each pass comes from memory."""
 
 
+SETTLE_SECONDS = 0.1
+"""onnxruntime's threads spin for a while after a run, waiting for the next; on a machine with as many cores they would halve the speed."""
+
+
 class ReadStream:
     """Reads one buffer with several threads."""
 
@@ -20,7 +24,8 @@ class ReadStream:
         self._pool = ThreadPoolExecutor(threads)
 
     def measure(self) -> float:
-        """Bytes per second of one pass."""
+        """Bytes per second of one pass, once the threads of what ran before are at rest."""
+        time.sleep(SETTLE_SECONDS)
         start = time.perf_counter()
         list(self._pool.map(np.max, self._parts))  # a maximum is the cheapest thing that reads everything
         return BYTES / (time.perf_counter() - start)
