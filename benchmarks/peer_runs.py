@@ -51,25 +51,15 @@ def _timed(peer: Peer, ids: list[int]) -> float:
 
 
 def _beside_bandwidth(peer: Peer, ids: list[int], count: int, threads: int) -> dict[str, Any]:
-    """What is said of other systems too, and then some steps more between readings of the memory's speed."""
+    """Steps, and the memory's speed before and after them."""
     from cgptc.driver.bench.read_stream import ReadStream
 
     assert isinstance(peer, Steps)
-    made, seconds = decode_by_steps(peer, ids, count)
     stream = ReadStream(threads)
-    token, again, limits = peer.prefill(ids), [], []
-    for number in range(count):
-        if number % 4 == 0:
-            limits.append(stream.measure())
-        start = time.perf_counter()
-        token = peer.step(token)
-        again.append(time.perf_counter() - start)
-    return {
-        "tokens": made,
-        "step": statistics.median(seconds),
-        "step_beside": statistics.median(again),
-        "bandwidth": statistics.median(limits),
-    }
+    limits = [stream.measure()]
+    made, seconds = decode_by_steps(peer, ids, count)
+    limits.append(stream.measure())
+    return {"tokens": made, "step": statistics.median(seconds), "bandwidth": statistics.mean(limits)}
 
 
 def main() -> None:

@@ -67,8 +67,8 @@ def ratio(rounds: Sequence[Round], name: str, column: str) -> Interval | None:
 
 
 def share_of_bandwidth(rounds: Sequence[Round], name: str, token_bytes: int) -> Interval | None:
-    """Bytes that a token reads, over its time and the bandwidth read between its steps."""
-    known = [token_bytes / found[name]["step_beside"] / found[name]["bandwidth"] for found in rounds if name in found]
+    """Bytes that a token reads, over its time and the bandwidth read before and after it in the same process."""
+    known = [token_bytes / found[name]["step"] / found[name]["bandwidth"] for found in rounds if name in found]
     return Interval.of(known) if known else None
 
 
@@ -111,7 +111,7 @@ def _targets(rounds: Sequence[Round], ran: Sequence[str], token_bytes: Mapping[s
     for form in TARGETS:
         if (share := share_of_bandwidth(rounds, f"cgptc-{form}", token_bytes[form]) if form in token_bytes else None) is not None:
             stands = f", target {SHARE}: {share.verdict(SHARE)}" if form == "f32" else ""
-            lines.append(f"- {form} decode reaches {share} of the bandwidth read between its own steps ({share.pairs} runs){stands}.")
+            lines.append(f"- {form} decode reaches {share} of the bandwidth read in the same processes ({share.pairs} runs){stands}.")
     for form, kinds in TARGETS.items():
         rivals = [name for name in ran if name.endswith(f"-{form}") and not name.startswith("cgptc-")]
         every = dict.fromkeys(column for found in rounds for run in found.values() for column in columns(run))

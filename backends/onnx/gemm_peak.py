@@ -11,7 +11,7 @@ SIDE = 1024
 """Rows and columns of the matrices: large enough for the kernel to reach its best, small enough to take milliseconds."""
 
 
-SETTLE_SECONDS = 0.1
+SETTLE_SECONDS = 0.25
 """For the threads of a session that ran before, which spin for a while."""
 
 

@@ -139,6 +139,11 @@ class OnnxSession:
         """How many nodes each execution provider has; empty where onnxruntime does not tell."""
         return {name: operators.total() for name, operators in self.placed_operators().items()}
 
+    def notes(self) -> tuple[str, ...]:
+        """The placement as a line for a reader."""
+        parts = [f"{count} nodes on {name}" for name, count in self.placement().items()]
+        return (f"placement: {', '.join(parts)}",) if parts else ()
+
     def decoder(self) -> Decoder:
         """A decoder over this model, which must be a cached causal one."""
         from cgptc.backends.onnx.decoder import decoder_of

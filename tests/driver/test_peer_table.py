@@ -30,7 +30,7 @@ def test_a_target_is_met_or_missed_by_a_whole_interval_of_enough_pairs() -> None
 
 
 def test_the_nearest_system_is_what_a_target_is_held_against() -> None:
-    beside = {"step_beside": 2.0, "bandwidth": 10.0}
+    beside = {"bandwidth": 10.0}
     rounds = [{"cgptc-f32": run(1.0, 2.0, **beside), "a-f32": run(2.0, 3.0), "b-f32": run(1.5)}] * 20
     text = table(rounds, ["cgptc-f32", "a-f32", "b-f32"], {"f32": 19}, {"cgptc-f32": 0.0})
     assert "f32 prefill 8: ×1.50 [1.50, 1.50] of the best, b (20 pairs), target 1.3: met." in text

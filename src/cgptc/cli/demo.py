@@ -9,7 +9,7 @@ from cgptc.cli.command import command
 from cgptc.cli.screen import Screen, table
 from cgptc.cli.wafer_rows import wafer_rows
 from cgptc.driver.options import CompileOptions
-from cgptc.runtime.engine import MeteredSession
+from cgptc.runtime.engine import SessionWithNotes
 from cgptc.runtime.sampler import Sampling
 
 PROMPT = "In the beginning"
@@ -41,7 +41,7 @@ def demo(screen: Screen) -> None:
         with screen.progress("running the placed program"):
             placed = wafer.generate(PROMPT, max_new_tokens=WAFER_TOKENS, sampling=sampling)
         facts = wafer.report.backend
-        counted = wafer.session.notes() if isinstance(wafer.session, MeteredSession) else ()
+        counted = wafer.session.notes() if isinstance(wafer.session, SessionWithNotes) else ()
     same = sum(one == other for one, other in zip(placed.ids, made.ids, strict=False))
     rows = [
         ("compiled", f"{report.model['parameters']} parameters, {report.graph['nodes']} operations, for onnxruntime"),

@@ -14,7 +14,7 @@ from cgptc.cli.screen import Screen, table
 from cgptc.driver.options import require_choice
 from cgptc.ir.diagnostics import UsageError
 from cgptc.runtime.compiled import Artifact
-from cgptc.runtime.engine import MeteredSession
+from cgptc.runtime.engine import SessionWithNotes
 from cgptc.runtime.sampler import Sampling
 
 FIDELITIES = ("fast", "pe")
@@ -77,9 +77,9 @@ def _opened(path: Path, engine: str | None, address: str | None, micro_batches: 
         yield running
 
 
-def _metered(screen: Screen, artifact: Artifact) -> None:
-    """Say what the runs would have taken, where the artifact stands for a machine that is modelled."""
-    if isinstance(artifact.session, MeteredSession):
+def _tell_notes(screen: Screen, artifact: Artifact) -> None:
+    """Say what the runs would have taken on a machine that is modelled, or where onnxruntime placed the nodes."""
+    if isinstance(artifact.session, SessionWithNotes):
         for line in artifact.session.notes():
             screen.note(line)
 
@@ -99,7 +99,7 @@ def _run_on_arrays(screen: Screen, artifact: Artifact, source: Path, place: Path
     write_arrays(place, outputs)
     rows = [(name, str(array.dtype), str(list(array.shape))) for name, array in outputs.items()]
     value = {name: {"dtype": str(array.dtype), "shape": list(array.shape)} for name, array in outputs.items()}
-    _metered(screen, artifact)
+    _tell_notes(screen, artifact)
     screen.result(table(rows), value)
 
 
@@ -113,10 +113,10 @@ def _generate(
         for piece in pieces:
             screen.stream(piece)
         screen.stream("\n")
-        _metered(screen, artifact)
+        _tell_notes(screen, artifact)
         return
     rows = artifact.generate_batch(prompts, max_new_tokens=max_new_tokens, sampling=sampling)
-    _metered(screen, artifact)
+    _tell_notes(screen, artifact)
     lines = []
     for prompt, row in zip(prompts, rows, strict=True):
         lines.append(prompt + (row.text or "") if isinstance(prompt, str) else ",".join(map(str, row.ids)))

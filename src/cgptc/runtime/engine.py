@@ -45,11 +45,11 @@ class DecodingSession(Protocol):
 
 
 @runtime_checkable
-class MeteredSession(Protocol):
-    """A session that counts what its runs would take on the machine it stands for."""
+class SessionWithNotes(Protocol):
+    """A session that has more to say: what its runs would take on the machine it stands for, or which parts of this one it uses."""
 
     def notes(self) -> tuple[str, ...]:
-        """Lines for a reader, of all runs so far."""
+        """Lines for a reader, of the session and all its runs so far."""
         ...
 
 

@@ -79,5 +79,6 @@ def test_a_session_says_where_its_nodes_are(tmp_path: Path) -> None:
     session = OnnxSession.open(tmp_path / "model.onnx")
     assert session.placement() == {"CPUExecutionProvider": 1}
     assert session.placed_operators()["CPUExecutionProvider"]["Tan"] == 1
+    assert session.notes() == ("placement: 1 nodes on CPUExecutionProvider",)
     assert np.isfinite(session.run({"x": np.zeros(3, np.float32)})["y"]).all()
     assert session_of(model_of(graph_with_tan(), ORT)).output_names == ("y",)

@@ -27,8 +27,8 @@ DEFAULT_LENGTHS = (16, 128, 512, 1024, 2048)
 DECODE_PROMPT = 128
 """Tokens before the measured ones, as in most published figures."""
 
-STEPS_PER_LIMIT = 8
-"""Decoded tokens between two readings of the memory's speed, each of which empties the caches."""
+LIMITS = 4
+"""Readings of the memory's speed before the decoded tokens, and as many after them: between two tokens they would slow the next ones."""
 
 
 @dataclass(frozen=True)
@@ -223,14 +223,13 @@ def _time_prefill(graph: Graph, engine: DecoderEngine, ids: Ids, repeats: int, g
 def _time_decode(artifact: Artifact, engine: DecoderEngine, ids: Ids, steps: int, stream: ReadStream) -> Timing:
     batch, prompt = ids.shape
     seconds: list[float] = []
-    limits: list[float] = []
+    limits = [stream.measure() for _ in range(LIMITS)]
     tokens = _prefill(engine, ids)
-    for step in range(steps):
-        if step % STEPS_PER_LIMIT == 0:
-            limits.append(stream.measure())
+    for _ in range(steps):
         start = time.perf_counter()
         tokens = np.argmax(engine.step(tokens), axis=1)
         seconds.append(time.perf_counter() - start)
+    limits += [stream.measure() for _ in range(LIMITS)]
     graph = artifact.graph
     work = weight_bytes_per_token(graph) + batch * cache_bytes_per_token(graph, prompt + steps // 2)
     return Timing(tuple(seconds), batch, work, float(np.median(limits)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -11,8 +12,12 @@ BYTES = 256 << 20
 """Size of the buffer: several times the largest last-level cache in common use, so that each pass comes from memory."""
 
 
-SETTLE_SECONDS = 0.1
-"""onnxruntime's threads spin for a while after a run, waiting for the next; on a machine with as many cores they would halve the speed."""
+SETTLE_SECONDS = 0.25
+"""onnxruntime's threads spin after a run, waiting for the next: a million pauses, about 0.1 s. On a machine with as many cores they would
+take half of what is measured."""
+
+PASSES = 3
+"""Of which the median counts, after one that wakes the threads."""
 
 
 class ReadStream:
@@ -26,6 +31,10 @@ class ReadStream:
     def measure(self) -> float:
         """Bytes per second of one pass, once the threads of what ran before are at rest."""
         time.sleep(SETTLE_SECONDS)
+        self._pass()
+        return statistics.median(self._pass() for _ in range(PASSES))
+
+    def _pass(self) -> float:
         start = time.perf_counter()
         list(self._pool.map(np.max, self._parts))  # a maximum is the cheapest thing that reads everything
         return BYTES / (time.perf_counter() - start)
