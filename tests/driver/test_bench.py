@@ -44,6 +44,11 @@ def test_a_prefill_multiplies_every_token_with_every_matrix(artifact: Artifact) 
     assert products < counted < 2 * products  # attention, norms and activations come on top
 
 
+def test_run_says_where_onnxruntime_placed_the_nodes(artifact: Artifact, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["run", str(artifact.path), "--prompt-ids", "1,2", "--max-new-tokens", "1"]) == 0
+    assert "nodes on CPUExecutionProvider" in capsys.readouterr().err
+
+
 def test_bench_prints_each_length_and_the_shares(artifact: Artifact, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["bench", str(artifact.path), "--prompt", "4", "--prompt", "8", "--new-tokens", "3", "--repeat", "2"]) == 0
     printed = capsys.readouterr().out

@@ -92,11 +92,6 @@ def test_results_go_to_stdout_and_json_is_json(artifact: Path, capsys: pytest.Ca
     assert printed.err == ""
 
 
-def test_run_says_where_onnxruntime_placed_the_nodes(artifact: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["run", str(artifact), "--prompt-ids", "1,2", "--max-new-tokens", "1"]) == Exit.OK
-    assert "nodes on CPUExecutionProvider" in capsys.readouterr().err
-
-
 def test_new_writes_a_model_and_warns_that_its_text_is_noise(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["new", "--preset", "tiny", "-o", str(tmp_path / "m.pt"), "--json"]) == Exit.OK
     printed = capsys.readouterr()
