@@ -27,7 +27,7 @@ DEFAULT_LENGTHS = (16, 128, 512, 1024, 2048)
 DECODE_PROMPT = 128
 """Tokens before the measured ones, as in most published figures."""
 
-LIMITS = 4
+LIMITS = 2
 """Readings of the memory's speed before the decoded tokens, and as many after them: between two tokens they would slow the next ones."""
 
 
