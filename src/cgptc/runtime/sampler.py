@@ -101,20 +101,21 @@ class Candidates:
         """The column where each row's running sum first exceeds ``uniform`` (in [0, 1)) times its total."""
         sums = np.cumsum(self.weights, axis=1)
         places = np.argmax(sums > uniform[:, None] * sums[:, -1:], axis=1)
-        return self.columns[np.arange(len(places)), places]
+        chosen: Tokens = self.columns[np.arange(len(places)), places]
+        return chosen
 
 
 def candidates(logits: Logits, sampling: Sampling) -> Candidates:
     """What `Sampling` means above temperature 0. The vocabulary is sorted whole only where `NUCLEUS` tokens do not reach ``top_p``."""
-    values = logits if logits.dtype in (np.float32, np.float64) else logits.astype(np.float32)
+    values = logits if logits.dtype.itemsize >= 4 else logits.astype(np.float32)  # numpy has no fast selection among narrower ones
     rows, width = values.shape
     if sampling.top_k is not None and sampling.top_k < width:
         width = sampling.top_k
         chosen = largest(values, np.full(rows, width), np.partition(values, -width, axis=1)[:, -width])
-        columns = np.nonzero(chosen)[1].reshape(rows, width)
+        columns: Tokens = np.nonzero(chosen)[1].reshape(rows, width).astype(np.int64, copy=False)
         values = np.take_along_axis(values, columns, axis=1)
     else:
-        columns = np.broadcast_to(np.arange(width), values.shape)
+        columns = np.broadcast_to(np.arange(width, dtype=np.int64), values.shape)
     top = values.max(axis=1, keepdims=True)
     weights = exponentials(values, top, sampling.temperature)
     if sampling.top_p is not None and sampling.top_p < 1:
