@@ -258,16 +258,3 @@ def _print_option(value: Any) -> str:
         return "true" if value else "false"
     text = ";".join(map(str, value)) if isinstance(value, tuple) else str(value)
     return text if text and not re.search(r'[\s{}"]', text) else json.dumps(text)
-
-
-def live_nodes(graph: Graph) -> set[Node]:
-    """The nodes that some output needs."""
-    live: set[Node] = set()
-    pending = [value.producer for _, value in graph.outputs if value.producer is not None]
-    while pending:
-        node = pending.pop()
-        if node in live:
-            continue
-        live.add(node)
-        pending += [operand.producer for operand in node.inputs if operand.producer is not None]
-    return live

@@ -6,13 +6,18 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.passes.test_large_graphs import NODES, chain, fan, few_frames
 
+from cgptc.backends.onnx.backend import BACKEND
+from cgptc.backends.onnx.options import OnnxOptions
 from cgptc.frontend.gpt_config import GptConfig
 from cgptc.frontend.new_model import CONFIG_KEY, write_model
 from cgptc.frontend.presets import preset
+from cgptc.ir.graph import Graph
 
 SOURCE = Path(__file__).parents[2] / "src"
 MIB = 1 << 20
@@ -76,3 +81,13 @@ def test_a_compile_of_gigabytes_needs_little_more_than_its_largest_tensor(tmp_pa
     assert sum(file.st_size for file in files) > total
     assert sum(file.st_blocks * 512 for file in files) < 64 * MIB
     assert run(GENERATE, tmp_path / "out").splitlines()[-1] == "0,0"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [chain, fan])
+def test_a_graph_of_twenty_thousand_nodes_is_written_without_deep_recursion(make: Callable[[int], Graph], tmp_path: Path) -> None:
+    graph = make(NODES)
+    with few_frames():
+        assert not BACKEND.check(graph, OnnxOptions())
+        BACKEND.emit(graph, tmp_path, OnnxOptions())
+    assert (tmp_path / "model.onnx").stat().st_size > 100 * NODES // 4
