@@ -20,6 +20,7 @@ from cgptc.frontend.decomposition import Decomposer
 from cgptc.frontend.dynamic_sizes import Bounds, DynamicSizes, Leaf
 from cgptc.frontend.fx_program import view_program
 from cgptc.frontend.hf_attention import whole_attention
+from cgptc.frontend.leaf_names import leaf_name
 from cgptc.frontend.live_weights import module_weights
 from cgptc.frontend.specialisation import Guard, record_guards
 from cgptc.frontend.torch_dtypes import FROM_TORCH
@@ -85,7 +86,7 @@ def _leaves(
     leaves: list[Leaf] = []
     for start, tree in [*zip(_positional_names(module, len(args)), args, strict=True), *kwargs.items()]:
         for path, value in pytree.tree_flatten_with_path(tree)[0]:
-            name = _join(start, path)
+            name = leaf_name(start, path)
             chosen = axes.get(name, {}) if axes is not None else _token_axes(value)
             leaves.append(Leaf(name, value, {axis: symbol for axis, symbol in chosen.items() if symbol in requested}))
     present = {symbol for leaf in leaves for symbol in leaf.axes.values()}
@@ -126,11 +127,6 @@ def _positional_names(module: torch.nn.Module, count: int) -> list[str]:
     if star is not None:
         names = [*names[:star], *(f"{parameters[star].name}_{index}" for index in range(count - star))]
     return names[:count]
-
-
-def _join(start: str, path: Sequence[Any]) -> str:
-    """A name for a leaf from the keys and indices that lead to it."""
-    return "_".join([start, *(str(getattr(key, "idx", getattr(key, "key", getattr(key, "name", key)))) for key in path)])
 
 
 def _token_axes(value: Any) -> dict[int, str]:
@@ -193,5 +189,5 @@ def _output_names(program: torch.export.ExportedProgram, given: Sequence[str] | 
             raise UsageError("output-names", f"{len(given)} output names for {count} outputs")
         return list(given)
     tree = pytree.tree_unflatten(list(range(count)), spec)
-    names = (_join("", path).removeprefix("_") for path, _ in pytree.tree_flatten_with_path(tree)[0])
+    names = (leaf_name("", path).removeprefix("_") for path, _ in pytree.tree_flatten_with_path(tree)[0])
     return [f"output_{name}" if name[:1].isdigit() else name or "output" for name in names]

@@ -27,6 +27,7 @@ from cgptc.frontend.aten.exported import (
 from cgptc.frontend.aten.size_expressions import SizeExpressionError, parse_size
 from cgptc.frontend.source_lines import location
 from cgptc.frontend.torch_dtypes import FROM_TORCH
+from cgptc.ir.diagnostics import CompileError
 from cgptc.ir.dims import Dim, Symbol
 from cgptc.ir.types import TensorType
 from cgptc.ir.weights import Weight
@@ -178,7 +179,11 @@ def view_program(
     for spec in program.graph_signature.input_specs:
         kind = _KINDS.get(spec.kind)
         if kind is None:
-            raise ValueError(f"the exported program has an input of kind {spec.kind.name}")
+            raise CompileError(
+                "unsupported-input",
+                f"the model holds '{spec.target or spec.arg.name}', which torch.export keeps as {spec.kind.name}, not as a tensor",
+                fix="keep tensors and numbers only; a random generator has no place in a compiled model",
+            )
         name = spec.arg.name
         if kind is InputKind.USER:
             target = next(names)
@@ -193,7 +198,9 @@ def view_program(
     titles = iter(output_names)
     for output, result in zip(program.graph_signature.output_specs, results, strict=True):
         if output.kind is not OutputKind.USER_OUTPUT:
-            raise ValueError(f"the exported program changes '{output.target}'")
+            raise CompileError(
+                "unsupported-output", f"the model changes '{output.target}' as it runs", fix="make what is kept from call to call an output"
+            )
         title = next(titles)
         if isinstance(result, fx.Node):
             outputs.append(ExportedOutput(title, view.argument(result, "")))

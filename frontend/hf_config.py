@@ -13,6 +13,9 @@ from typing import TypeAlias
 
 from cgptc.ir.diagnostics import CompileError, Warnings
 
+OWN_CLASS = "cgptc compile package.module:callable --weights model.pt"
+"""The command for a model of any other class."""
+
 Check: TypeAlias = Callable[[object], str]
 """What is expected of a value, or "" where it fits."""
 
@@ -364,7 +367,7 @@ def family_of(config: Mapping[str, object]) -> Family:
     name = config.get("model_type")
     if not isinstance(name, str) or name not in FAMILIES:
         known = ", ".join(FAMILIES)
-        raise CompileError("unsupported-config", f"'model_type' is {name!r}", fix=f"supported: {known}, btlm")
+        raise CompileError("unsupported-config", f"'model_type' is {name!r}", fix=f"supported: {known}, btlm; any other: {OWN_CLASS}")
     return FAMILIES[name]
 
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cgptc.frontend.hf_config import FAMILIES, family_of
-from cgptc.frontend.own_gpt import example_sizes, stop_ids
+from cgptc.frontend.own_gpt import compute_dtype, example_sizes, stop_ids
 from cgptc.frontend.readers import Checkpoint, JsonObject
 from cgptc.frontend.readers.quoting import listed
 from cgptc.frontend.source import CapturedModel, Request, TextModel, find_companions
 from cgptc.ir.diagnostics import CompileError, Warnings
-from cgptc.ir.dtypes import DType, bf16, f16, f32, f64
+from cgptc.ir.dtypes import DType
 from cgptc.ir.weight_expressions import converted
 from cgptc.ir.weights import Stored, Weight
 
@@ -41,6 +41,16 @@ def is_family(config: Mapping[str, object] | None) -> bool:
     """Whether a configuration is of a family that is read through transformers."""
     name = config.get("model_type") if config is not None else None
     return isinstance(name, str) and name in FAMILIES and name not in OWN_MODEL_TYPES
+
+
+def require_known_family(config: Mapping[str, object], file: str) -> None:
+    """`CompileError` naming the families for a configuration of Hugging Face's form that is of none of them."""
+    if isinstance(config.get("model_type"), str) and config["model_type"] not in OWN_MODEL_TYPES:
+        try:
+            family_of(config)
+        except CompileError as error:
+            error.file = file
+            raise
 
 
 def capture_family(path: Path, checkpoint: Checkpoint, config: JsonObject, request: Request) -> CapturedModel:
@@ -91,12 +101,6 @@ def capture_family(path: Path, checkpoint: Checkpoint, config: JsonObject, reque
         reference=lambda: load_module(build(), weights, checkpoint),
         close=checkpoint.close,
     )
-
-
-def compute_dtype(tensors: Iterable[Stored]) -> DType:
-    """The element type that a model computes in: the widest among its weights."""
-    found = {tensor.dtype for tensor in tensors}
-    return next((dtype for dtype in (f64, f32, bf16, f16) if dtype in found), f32)
 
 
 def match_weights(built: HfModule, checkpoint: Checkpoint, dtype: DType, warnings: Warnings) -> dict[str, Weight]:

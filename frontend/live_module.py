@@ -64,6 +64,28 @@ def input_arrays(module: torch.nn.Module, examples: Examples) -> list[Array]:
     return [to_numpy(tensor) for tensor in _tensors(bound_inputs(module, *split_examples(examples)))]
 
 
+class OnTensors(torch.nn.Module):
+    """A module as a function of the tensors in its inputs, in order; what else the example inputs hold stays as it is there."""
+
+    def __init__(self, module: torch.nn.Module, examples: Examples) -> None:
+        super().__init__()
+        self.module = module
+        self._leaves, self._spec = pytree.tree_flatten(split_examples(examples))
+
+    def forward(self, *tensors: torch.Tensor) -> Any:
+        given = iter(tensors)
+        leaves = [next(given) if isinstance(leaf, torch.Tensor) else leaf for leaf in self._leaves]
+        args, named = pytree.tree_unflatten(leaves, self._spec)
+        return self.module(*args, **named)
+
+
+def on_tensors(module: torch.nn.Module, examples: Examples) -> torch.nn.Module:
+    """`OnTensors` where the inputs are nested or hold numbers; the module itself where they are plain tensors."""
+    args, named = split_examples(examples)
+    is_plain = named or all(isinstance(value, torch.Tensor) for value in args)
+    return module if is_plain else OnTensors(module, examples)
+
+
 @contextlib.contextmanager
 def evaluating(module: torch.nn.Module) -> Iterator[None]:
     """Evaluation mode meanwhile, then the mode of each submodule as it was."""

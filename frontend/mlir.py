@@ -7,13 +7,13 @@ GPT-J, LLaMA and BERT. Here those buffers are made persistent on a copy before e
 from __future__ import annotations
 
 import copy
+import inspect
 import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from cgptc.ir.diagnostics import CompileError, UsageError
 from cgptc.ir.dims import Dim, Expr
-from cgptc.ir.dtypes import i64
 from cgptc.ir.graph import Graph
 
 if TYPE_CHECKING:
@@ -24,6 +24,8 @@ DIALECTS = ("torch", "linalg-on-tensors", "stablehlo")
 
 ELEMENT_LIMIT = 16
 """Constants with more elements than this are printed without their content."""
+
+MASK = "attention_mask"
 
 SIZES = {"batch": 2, "seq": 8}
 """Example sizes of symbols; any other symbol is 3."""
@@ -47,10 +49,10 @@ def mlir_module(module: torch.nn.Module, args: tuple[Any, ...], dialect: str, dy
         each._non_persistent_buffers_set.clear()
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
-        program = torch.export.export(persistent, args, dynamic_shapes=dynamic_shapes, strict=False)
         try:
+            program = torch.export.export(persistent, args, dynamic_shapes=dynamic_shapes, strict=False)
             return fx.export_and_import(program, output_type=dialect)
-        except Exception as error:
+        except Exception as error:  # whatever the model's code, torch.export or torch-mlir raises
             first = next((line for line in str(error).splitlines() if "error:" in line), str(error).splitlines()[0] if str(error) else "")
             raise CompileError(
                 "torch-mlir-failed",
@@ -65,16 +67,22 @@ def mlir_text(module: Any) -> str:
     return text
 
 
-def example_inputs(graph: Graph) -> tuple[tuple[torch.Tensor, ...], Any]:
-    """Zeros for the inputs of a captured graph but a mask, which models default, and the axes of them that are dynamic."""
+def example_inputs(graph: Graph, module: torch.nn.Module) -> tuple[tuple[torch.Tensor, ...], Any]:
+    """Ids of 0 and masks of 1 for the inputs of a graph that was captured from ``module``, and the axes of them that are dynamic.
+
+    A mask that the module defaults is left out: it then attends without one.
+    """
     import torch
 
     from cgptc.frontend.torch_dtypes import TO_TORCH
 
     automatic = torch.export.Dim.AUTO
-    wanted = [value for value in graph.inputs if not (value.name == "attention_mask" and graph.inputs[0].type.dtype is i64)]
-    shapes = [tuple(_size(dim) for dim in value.type.shape) for value in wanted]
-    args = tuple(torch.zeros(shape, dtype=TO_TORCH[value.type.dtype]) for shape, value in zip(shapes, wanted, strict=True))
+    parameters = inspect.signature(module.forward).parameters
+    is_left_out = MASK in parameters and parameters[MASK].default is not inspect.Parameter.empty
+    wanted = [value for value in graph.inputs if not (value.name == MASK and is_left_out)]
+    args = tuple(
+        torch.full(tuple(map(_size, value.type.shape)), int(value.name == MASK), dtype=TO_TORCH[value.type.dtype]) for value in wanted
+    )
     dynamic = tuple({axis: automatic for axis, dim in enumerate(value.type.shape) if isinstance(dim, Expr)} for value in wanted)
     return args, dynamic
 

@@ -14,12 +14,10 @@ from dataclasses import dataclass, replace
 
 from cgptc.frontend.config_forms import ConfigForm, read_config
 from cgptc.frontend.gpt_config import Activation, AttentionScale, GptConfig, Head
+from cgptc.frontend.hf_config import OWN_CLASS
 from cgptc.frontend.presets import PRESETS, Preset
 from cgptc.ir.diagnostics import CompileError, Warnings
 from cgptc.ir.weights import Weight
-
-OWN_CLASS = "cgptc compile package.module:callable --weights model.pt"
-"""The command for a model of any other class."""
 
 HEAD_NAME = "lm_head.weight"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,8 +16,9 @@ from cgptc.frontend.readers.input_file import InputFile
 from cgptc.frontend.readers.plain_json import read_json_object
 from cgptc.frontend.source import CapturedModel, Request, TextModel, find_companions
 from cgptc.ir.diagnostics import CompileError, UsageError, Warnings
+from cgptc.ir.dtypes import DType, bf16, f16, f32, f64
 from cgptc.ir.graph import Graph
-from cgptc.ir.weight_expressions import transposed
+from cgptc.ir.weight_expressions import converted, transposed
 from cgptc.ir.weights import EMPTY_STORE, Weight, WeightStore
 
 if TYPE_CHECKING:
@@ -40,13 +41,15 @@ def capture_checkpoint(path: Path, request: Request) -> CapturedModel:
 
     Raises `CgptcError`.
     """
-    from cgptc.frontend.hf_folder import capture_family, is_family
+    from cgptc.frontend.hf_folder import capture_family, is_family, require_known_family
 
     checkpoint = open_checkpoint(path)
     try:
         config = read_json(request.config) if request.config is not None else checkpoint.config
         if config is not None and request.preset is None and is_family(config):
             return capture_family(path, checkpoint, config, request)
+        if config is not None and request.preset is None:
+            require_known_family(config, str(path))
         return _from_checkpoint(path, checkpoint, config, request)
     except BaseException:
         checkpoint.close()
@@ -62,8 +65,10 @@ def _from_checkpoint(path: Path, checkpoint: Checkpoint, config: JsonObject | No
         file=str(path),
         warnings=warnings,
     )
-    weights = {name: weight_of(found, checkpoint.tensors, name) for name in found.sources}
-    graph = _capture(found.config, weights, checkpoint.store, request)
+    sources = {name: weight_of(found, checkpoint.tensors, name) for name in found.sources}
+    dtype = compute_dtype(sources.values())
+    weights = {name: converted(weight, dtype) for name, weight in sources.items()}
+    graph = _capture(found.config, weights, checkpoint.store, request, dtype)
     companions = find_companions(path if path.is_dir() else path.parent)
     return _captured(
         graph,
@@ -84,18 +89,25 @@ def weight_of(found: Recognised, tensors: Mapping[str, Weight], name: str) -> We
     return transposed(weight, (1, 0)) if source.transposed else weight
 
 
-def _capture(config: GptConfig, weights: Mapping[str, Weight], store: WeightStore, request: Request) -> Graph:
+def compute_dtype(tensors: Iterable[Weight]) -> DType:
+    """The element type that a model computes in: the widest among its weights."""
+    found = {tensor.dtype for tensor in tensors}
+    return next((dtype for dtype in (f64, f32, bf16, f16) if dtype in found), f32)
+
+
+def _capture(config: GptConfig, weights: Mapping[str, Weight], store: WeightStore, request: Request, dtype: DType = f32) -> Graph:
     import torch
 
     from cgptc.frontend.capture import capture
     from cgptc.frontend.gpt import meta_gpt
+    from cgptc.frontend.torch_dtypes import TO_TORCH
 
     sizes, bounds = example_sizes(request, config.positions)
     shape = (sizes["batch"], sizes["seq"])
     ids, mask = (torch.ones(shape, dtype=torch.int64) for _ in range(2))
     output = "logits" if config.head is not Head.NONE else "last_hidden_state"
     return capture(
-        meta_gpt(config),
+        meta_gpt(config).to(TO_TORCH[dtype]),
         (ids, mask),
         dynamic=bounds,
         weights=weights or None,
@@ -158,7 +170,7 @@ def _configuration(config: GptConfig, stop: tuple[int, ...]) -> dict[str, object
 
 
 def load_gpt(config: GptConfig, weights: Mapping[str, Weight], store: WeightStore) -> Gpt:
-    """The module with its weights in their own dtypes."""
+    """The module with its weights, which are all of one dtype."""
     from cgptc.frontend.gpt import meta_gpt
     from cgptc.frontend.torch_dtypes import to_torch
 

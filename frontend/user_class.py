@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from cgptc.frontend.readers import Checkpoint, open_checkpoint
 from cgptc.frontend.source import Bounds, CapturedModel, Request, find_companions
 from cgptc.ir.diagnostics import CompileError, UsageError
-from cgptc.ir.weights import Weight
+from cgptc.ir.weight_expressions import converted
+from cgptc.ir.weights import Stored, Weight
 
 if TYPE_CHECKING:
     import torch
@@ -143,10 +144,26 @@ def capture_class(
     )
 
 
+_WRAPPERS = ("module.", "_orig_mod.")
+"""What data parallelism and torch.compile put before every name."""
+
+
+def _unwrapped(tensors: Mapping[str, Stored]) -> dict[str, Stored]:
+    """The tensors by the names that they had before the model was wrapped."""
+    found = dict(tensors)
+    while prefix := next((each for each in _WRAPPERS if found and all(name.startswith(each) for name in found)), None):
+        found = {name.removeprefix(prefix): tensor for name, tensor in found.items()}
+    return found
+
+
 def _matched(module: torch.nn.Module, checkpoint: Checkpoint, file: str) -> dict[str, Weight]:
-    """The checkpoint's tensors under the module's names; every parameter and persistent buffer must be there, and nothing else."""
-    wanted = {key: tuple(value.shape) for key, value in module.state_dict().items()}
-    missing, further = sorted(wanted.keys() - checkpoint.tensors.keys()), sorted(checkpoint.tensors.keys() - wanted.keys())
+    """The checkpoint's tensors under the module's names, in its element types as `load_state_dict` has it; every parameter and persistent
+    buffer must be there, and nothing else."""
+    from cgptc.frontend.torch_dtypes import FROM_TORCH
+
+    wanted = module.state_dict()
+    tensors = dict(checkpoint.tensors) if wanted.keys() & checkpoint.tensors.keys() else _unwrapped(checkpoint.tensors)
+    missing, further = sorted(wanted.keys() - tensors.keys()), sorted(tensors.keys() - wanted.keys())
     if missing or further:
         details = [f"  missing in the file: {', '.join(missing[:8])}"] if missing else []
         details += [f"  not in the module: {', '.join(further[:8])}"] if further else []
@@ -157,12 +174,17 @@ def _matched(module: torch.nn.Module, checkpoint: Checkpoint, file: str) -> dict
             details=details,
             fix="give the state dict of exactly this module",
         )
-    for key, shape in wanted.items():
-        if checkpoint.tensors[key].shape != shape:
-            raise CompileError(
-                "weights-mismatch", f"'{key}' is {list(checkpoint.tensors[key].shape)}, the module has {list(shape)}", file=file
-            )
-    return dict(checkpoint.tensors)
+    weights: dict[str, Weight] = {}
+    for key, value in wanted.items():
+        stored, dtype = tensors[key], FROM_TORCH.get(value.dtype)
+        if stored.shape != tuple(value.shape):
+            what = f"'{key}' is {list(stored.shape)}, the module has {list(value.shape)}"
+            raise CompileError("weights-mismatch", what, file=file, fix="give the state dict of exactly this module")
+        if dtype is None or (stored.dtype != dtype and not (stored.dtype.is_float and dtype.is_float)):
+            what = f"'{key}' is {stored.dtype}, the module has {str(value.dtype).removeprefix('torch.')}"
+            raise CompileError("weights-mismatch", what, file=file, fix="give the state dict of exactly this module")
+        weights[key] = converted(stored, dtype)
+    return weights
 
 
 def _loaded(module: torch.nn.Module, checkpoint: Checkpoint | None, weights: Mapping[str, Weight] | None) -> torch.nn.Module:

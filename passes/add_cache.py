@@ -12,8 +12,9 @@ from cgptc.ir.graph import Graph, Node, Value
 from cgptc.ir.op import Role
 from cgptc.ir.ops.attention import Attention
 from cgptc.ir.ops.binary import NotEqual
-from cgptc.ir.ops.constant import Constant
+from cgptc.ir.ops.constant import Constant, DimSize, Iota
 from cgptc.ir.ops.embedding import Positions
+from cgptc.ir.ops.shape import Expand
 from cgptc.ir.types import TensorType
 from cgptc.passes.lift import lift
 from cgptc.passes.manager import Pass, PassContext
@@ -54,6 +55,7 @@ class AddCache(Pass, name="add-cache", optional=False):
             leftover = [user for user in mask_input.users if user.result is not mask]
             if leftover:
                 raise _refusal(leftover[0], "it uses the attention mask in a way that has no cached form")
+        _refuse_what_knows_no_past(graph, seq)
         context.count("attentions cached", len(attentions))
         return True
 
@@ -129,6 +131,49 @@ def _mask_side(graph: Graph, mask: Value | None) -> set[Node]:
         if all(value is mask or (value.producer is not None and value.producer in side) for value in node.inputs):
             side.add(node)
     return side
+
+
+def _refuse_what_knows_no_past(graph: Graph, seq: Symbol) -> None:
+    """Nothing that differs from token to token may be made of the number of new tokens alone: it would start anew at each call.
+
+    Positions are replaced by now. A number spread over the tokens is the same for each, and may stay.
+    """
+    side = _mask_side(graph, None)
+    varying: set[Node] = set()
+    for node in graph.nodes:
+        if node in side and (_varies(node, seq) or any(value.producer in varying for value in node.inputs)):
+            varying.add(node)
+    for node in varying:
+        for value in node.results:
+            users = [use.user for use in value.uses if use.user not in varying]
+            if users:
+                raise _refusal(
+                    users[0] or node, f"it reads what '{node.op.name}' makes of the length '{seq.name}', which is new tokens only"
+                )
+
+
+def _varies(node: Node, seq: Symbol) -> bool:
+    """Whether an operation on constants makes something of the length: not by spreading, nor element by element."""
+    if isinstance(node.op, Iota | DimSize):
+        return any(_mentions(dim, seq) for dim in (getattr(node.op, "size", 0), getattr(node.op, "dim", 0)))
+    if isinstance(node.op, Constant | Expand):
+        return False
+    roles = {
+        (operand, position): axis.role
+        for axis in node.op.axis_roles(*node.operand_types)
+        for operand, position in enumerate(axis.operands)
+        if position is not None
+    }
+    places = [
+        (operand, axis)
+        for operand, value in enumerate(node.operands)
+        if value is not None
+        for axis, dim in enumerate(value.type.shape)
+        if _mentions(dim, seq)
+    ]
+    if not places:
+        return any(_mentions(dim, seq) for value in node.results for dim in value.type.shape)
+    return any(roles.get(place) is not Role.PARALLEL for place in places)
 
 
 def _retyped_mask(graph: Graph, name: str, mask: Value | None, batch: Dim, seq: Symbol, total: Dim) -> Value:

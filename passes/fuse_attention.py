@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from cgptc.ir.builder import Builder
 from cgptc.ir.dims import Dim
+from cgptc.ir.dtypes import DType
 from cgptc.ir.graph import Graph, Node, Value
 from cgptc.ir.loc import union
 from cgptc.ir.ops.attention import Attention
@@ -194,13 +195,12 @@ def _leads_to_product(value: Value) -> bool:
 
 def _build(build: Builder, scores: _Scores, value: Value) -> Value:
     rank = value.type.rank
-    dtype = scores.query.type.dtype
     query, scale = _absorb_scale(scores.query, scores.scale)
     key_transposed, scale = _absorb_scale(scores.key_transposed, scale)
-    query = _with_heads(build, query)
     key, scale = _absorb_scale(_swapped(build, key_transposed), scale)
-    key = _with_heads(build, key)
-    value = _with_heads(build, value)
+    query, key, value = _of_one_type(build, query, key, value)
+    dtype = value.type.dtype
+    query, key, value = _with_heads(build, query), _with_heads(build, key), _with_heads(build, value)
     key_base, value_base = _ungrouped(key), _ungrouped(value)
     if key_base is not None and value_base is not None and key_base.type.shape[1] == value_base.type.shape[1]:
         key, value = _without_group(build, key_base), _without_group(build, value_base)
@@ -234,6 +234,30 @@ def _swapped(build: Builder, value: Value) -> Value:
         merged = tuple(node.op.permutation[axis] for axis in swap)
         return node.inputs[0] if merged == tuple(range(rank)) else build(Transpose(merged), node.inputs[0])
     return build(Transpose(swap), value)
+
+
+def _of_one_type(build: Builder, query: Value, key: Value, value: Value) -> tuple[Value, Value, Value]:
+    """The operands in one element type. Attention's own scores are wide: models that widen queries and keys for them need not.
+
+    Where the type before a widening is not the values', the narrower operands are widened.
+    """
+    narrow = [_before_widening(operand, value.type.dtype) for operand in (query, key)]
+    if narrow[0] is not None and narrow[1] is not None:
+        return narrow[0], narrow[1], value
+    widest = max((operand.type.dtype for operand in (query, key, value)), key=lambda dtype: dtype.bits)
+    query, key, value = (x if x.type.dtype == widest else build(Cast(widest), x) for x in (query, key, value))
+    return query, key, value
+
+
+def _before_widening(value: Value, dtype: DType) -> Value | None:
+    """The value in a type that it has, or had before a cast to a wider one."""
+    if value.type.dtype == dtype:
+        return value
+    node = value.producer
+    if node is None or not isinstance(node.op, Cast):
+        return None
+    source = node.inputs[0]
+    return source if source.type.dtype == dtype and dtype.bits < value.type.dtype.bits else None
 
 
 def _with_heads(build: Builder, value: Value) -> Value:

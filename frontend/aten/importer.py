@@ -21,13 +21,13 @@ from cgptc.frontend.aten.exported import (
 )
 from cgptc.frontend.aten.memory import Tensor, View
 from cgptc.frontend.aten.size_arithmetic import SIZE_OPS
-from cgptc.frontend.aten.table import INERT, Entry, UnsupportedError, lookup
+from cgptc.frontend.aten.table import INERT, Entry, RefusedError, UnsupportedError, lookup
 from cgptc.ir.builder import Builder
 from cgptc.ir.diagnostics import CompileError, OpTypeError, VerifyError
 from cgptc.ir.dims import Dim, Expr, substitute, symbols
 from cgptc.ir.dtypes import DType, f32
 from cgptc.ir.graph import Graph, Value
-from cgptc.ir.loc import Location
+from cgptc.ir.loc import UNKNOWN, Location
 from cgptc.ir.types import TensorType
 from cgptc.ir.weights import EMPTY_STORE, WeightStore
 
@@ -109,7 +109,12 @@ class _Importer:
                 entry = replace(entry, passes_through=False)
             if entry.may_alias and node.aliases is not None:
                 entry = replace(entry, may_alias=False) if node.aliases else Entry(entry.function)
-            return self.apply(entry, arguments, node.aliases is True)
+            try:
+                return self.apply(entry, arguments, node.aliases is True)
+            except UnsupportedError as error:
+                if isinstance(error, RefusedError) or entry.write is not None or entry.may_alias or node.aliases is True:
+                    raise  # a decomposition of a view would be a copy
+                return self.spelled_out(node, error)
         functional = _functional(node.target)
         if functional is not None and "out" in arguments:
             out = arguments.pop("out")
@@ -117,15 +122,19 @@ class _Importer:
         if functional is not None:
             first = next(iter(arguments))
             return self.write(arguments[first], self.apply(functional, arguments))
+        return self.spelled_out(node)
+
+    def spelled_out(self, node: ExportedNode, reason: UnsupportedError | None = None) -> Any:
+        """The node by PyTorch's own decomposition, with ops that the table has; where there is none, ``reason`` is what to report."""
         region = self.decompose(node) if self.decompose is not None else None
         if region is None:
-            raise UnsupportedError("is not supported")
+            raise reason or UnsupportedError("is not supported")
         known = len(self.failures)
         result = self.region(region, [self.environment[name] for name in referenced_names(node, node.name)])
         if len(self.failures) > known:
             inner = dict.fromkeys(failure.what.partition(":")[0] for failure in self.failures[known:])
             del self.failures[known:]
-            raise UnsupportedError(f"is not supported (PyTorch spells it with {', '.join(inner)})")
+            raise reason or UnsupportedError(f"is not supported (PyTorch spells it with {', '.join(inner)})")
         return result
 
     def apply(self, entry: Entry, arguments: Mapping[str, Argument], is_view: bool = False) -> Any:
@@ -185,12 +194,21 @@ class _Importer:
 
     def bind(self, source: ExportedInput, input_values: Mapping[str, Value]) -> None:
         if source.kind is not InputKind.USER:
-            frozen = "" if source.kind is InputKind.CONSTANT else f"the {source.kind.value} '{source.target}'"
-            self.environment[source.name] = Tensor(self.weight(source.target), frozen=frozen)
+            self.hold(source)
         elif source.type is None:
             self.environment[source.name] = source.value
         else:
             self.environment[source.name] = Tensor(input_values[source.target], frozen=f"the input '{source.target}'")
+
+    def hold(self, source: ExportedInput) -> None:
+        """Bind a parameter, buffer or constant; one of a type that the IR lacks fails here, and what uses it is skipped."""
+        if source.target in self.program.weights:
+            frozen = "" if source.kind is InputKind.CONSTANT else f"the {source.kind.value} '{source.target}'"
+            self.environment[source.name] = Tensor(self.weight(source.target), frozen=frozen)
+            return
+        what = f"the {source.kind.value} '{source.target}' is of an element type that the IR lacks, such as complex numbers"
+        self.failures.append(_Failure(what, UNKNOWN))
+        self.environment[source.name] = _POISON
 
     def weight(self, target: str) -> Value:
         """The constant of a parameter, buffer or constant; tied ones share it."""

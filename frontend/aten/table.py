@@ -44,6 +44,10 @@ class UnsupportedError(Exception):
     """The op is in the table, but not with these arguments. The message completes 'op …'."""
 
 
+class RefusedError(UnsupportedError):
+    """The op is not wanted in a captured model, however PyTorch would spell it: it draws numbers, or learns."""
+
+
 @dataclass(frozen=True)
 class Entry:
     """An op's importer function. ``write`` makes it a view: ``write(emit, base, new, **arguments)`` is the base after writing to it."""

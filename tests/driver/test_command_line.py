@@ -112,6 +112,14 @@ def test_presets_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert "tiny" in [row["name"] for row in json.loads(capsys.readouterr().out)]
 
 
+def test_kernels_of_both_targets_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["list", "kernels", "--json"]) == Exit.OK
+    rows = {(row["target"], row["name"]): row["modes"] for row in json.loads(capsys.readouterr().out)}
+    assert rows["onnx", "add"] == "standard"
+    assert rows["onnx", "attention"] == "standard, ort"
+    assert {name for target, name in rows if target == "wafer"} >= {"linear.Linear", "gemm.Summa", "attention.CachedAttention"}
+
+
 def test_help_is_a_result(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["--help"]) == Exit.OK
     assert "doctor" in capsys.readouterr().out

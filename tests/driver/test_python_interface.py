@@ -81,6 +81,22 @@ def test_the_compiled_module_stands_where_the_original_stood() -> None:
         compiled(x, x=x)
 
 
+class Nested(torch.nn.Module):
+    def forward(self, pair: tuple[torch.Tensor, torch.Tensor], extra: dict[str, torch.Tensor], factor: float = 2.0) -> torch.Tensor:
+        return (pair[0] - pair[1]) * factor + extra["bias"]
+
+
+def test_the_compiled_module_takes_what_is_nested_as_the_original_does() -> None:
+    a, b, c = (torch.randn(3, 4) for _ in range(3))
+    compiled = cgptc.compile(Nested(), ((a, b), {"bias": c}, 3.0)).module()
+    expected = Nested()((a, b), {"bias": c}, 3.0)
+    torch.testing.assert_close(compiled((a, b), {"bias": c}), expected)
+    torch.testing.assert_close(compiled((a, b), extra={"bias": c}), expected)
+    assert not cgptc.verify(cgptc.compile(Nested(), ((a, b), {"bias": c}, 3.0)), Nested(), ((b, a), {"bias": c}, 3.0)).failed
+    with pytest.raises(UsageError, match="an input is a float"):
+        compiled((a, b), {"bias": c}, 4.0)
+
+
 def test_a_past_in_brings_presents_out() -> None:
     compiled = cgptc.compile(Tagger(is_causal=True), (IDS,)).module()
     whole = compiled(IDS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -73,6 +74,8 @@ CASES: dict[str, tuple[Callable[..., Any], tuple[torch.Tensor, ...]]] = {
     "pow of tensors": (torch.pow, (POSITIVE, POSITIVE)),
     "pow of a number": (lambda x: 10000.0**x, (X,)),
     "maximum": (torch.maximum, (X, Y)),
+    "fmax of what is no number": (lambda x, y: torch.fmax(torch.where(x > 0, x, math.nan), y), (X, Y)),
+    "fmin of what is no number": (lambda x, y: torch.fmin(x, torch.where(y > 0, y, math.nan)), (X, Y)),
     "minimum": (torch.minimum, (X, Y)),
     "clamp": (lambda x: x.clamp(-1, 1.5), (X,)),
     "clamp from below": (lambda x: x.clamp(min=0), (INTEGERS,)),

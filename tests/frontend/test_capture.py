@@ -237,3 +237,31 @@ def test_one_tensor_given_twice_is_two_inputs() -> None:
     one = torch.ones(2, 3)
     graph = capture(Difference(), (one, one))
     assert_same_results(graph, Difference(), [torch.full((2, 3), 5.0), one])
+
+
+class Turned(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("angles", torch.polar(torch.ones(3), torch.arange(3.0)))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        pairs = torch.view_as_complex(x.reshape(-1, 3, 2))
+        return torch.view_as_real(pairs * self.angles) + torch.special.digamma(x.reshape(-1, 3, 2))
+
+
+def test_a_buffer_of_complex_numbers_is_named_with_all_else_that_is_not_supported() -> None:
+    with pytest.raises(CompileError, match="cannot be imported") as caught:
+        capture(Turned(), (torch.ones(2, 6),), dynamic={})
+    assert "the buffer 'angles' is of an element type that the IR lacks" in "\n".join(caught.value.details)
+    assert "digamma" in "\n".join(caught.value.details)
+
+
+def test_a_piece_that_a_short_axis_does_not_have_is_refused() -> None:
+    class Narrow(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.narrow(1, 1, 2)
+
+    with pytest.raises(CompileError, match="cannot be imported") as caught:
+        capture(Narrow(), (torch.ones(2, 6, 3),), dynamic={"seq": None})
+    assert "bound the size from below" in "\n".join(caught.value.details)
+    assert str(capture(Narrow(), (torch.ones(2, 6, 3),), dynamic={"seq": (3, 9)}).output("output").type) == "f32[2, 2, 3]"

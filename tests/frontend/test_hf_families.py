@@ -132,6 +132,17 @@ def test_a_sharded_folder_opens_as_one(tmp_path: Path) -> None:
         compare(model, wide_copy(model.reference()), 1, 3)
 
 
+def test_another_family_is_refused_by_its_name(tmp_path: Path) -> None:
+    config = transformers.GemmaConfig(
+        vocab_size=61, hidden_size=32, num_hidden_layers=1, num_attention_heads=4, intermediate_size=48, head_dim=8
+    )
+    transformers.GemmaForCausalLM(config).save_pretrained(tmp_path)
+    with pytest.raises(CompileError, match="'model_type' is 'gemma'") as caught:
+        open_model(str(tmp_path))
+    assert caught.value.exit == 5
+    assert "package.module:callable" in caught.value.fix
+
+
 def test_an_unknown_key_is_refused_and_an_empty_one_is_a_warning(tmp_path: Path) -> None:
     folder = write_folder(tmp_path, CONFIGS["llama"], "LlamaForCausalLM")
     config = json.loads((folder / "config.json").read_text())

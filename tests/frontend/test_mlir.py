@@ -1,11 +1,16 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 import torch
+from tests.frontend.hf_configurations import CONFIGS
+from tests.frontend.test_hf_families import write_folder
 
+from cgptc.driver.examination import captured_mlir
 from cgptc.frontend.mlir import mlir_module, mlir_text
+from cgptc.frontend.source import Request
 from cgptc.ir.diagnostics import UsageError
 
 pytest.importorskip("torch_mlir", reason="torch-mlir is not installed (pip install 'cgptc[mlir]')")
@@ -31,6 +36,12 @@ def test_a_module_with_a_buffer_of_no_state_dict_becomes_mlir(dialect: str, oper
     text = mlir_text(mlir_module(Masked(), (torch.zeros(4, 4),), dialect))
     assert operation in text
     assert not re.search(r'"/|loc\(', text)
+
+
+def test_a_folder_becomes_mlir_with_all_its_inputs(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path, {**CONFIGS["bert"], "num_hidden_layers": 1}, "BertForMaskedLM")
+    text = captured_mlir(str(folder), Request(), "torch")
+    assert len(re.findall(r"%arg\d+: !torch.vtensor<\[\?,\?\],si64>", text)) == 3
 
 
 def test_the_module_itself_is_left_as_it_was() -> None:

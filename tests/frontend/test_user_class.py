@@ -106,6 +106,26 @@ def test_weights_of_another_module_are_refused_with_the_names(folder: Path) -> N
     assert "head.bias" in str(caught.value)
 
 
+def test_wrapped_names_and_narrow_weights_load_as_pytorch_loads_them(folder: Path) -> None:
+    state = {"table.weight": torch.randn(11, 6), "head.weight": torch.randn(11, 6), "head.bias": torch.randn(11)}
+    torch.save({f"module._orig_mod.{name}": tensor.half() for name, tensor in state.items()}, folder / "model.pt")
+    ids = np.array([[1, 2, 3]])
+    with open_model("my_gpt:bigram", Request(weights=folder / "model.pt")) as model:
+        actual = evaluate_graph(model.graph, {"input_ids": ids}, wide=True)["logits"]
+        assert str(model.graph.output("logits").type) == "f32[batch, seq, 11]"
+        assert model.reference is not None
+        module = model.reference()
+    assert torch.equal(module.head.weight, state["head.weight"].half().float())
+    assert_t1(module.double()(torch.from_numpy(ids)).detach().numpy(), actual, depth=model.graph.node_count)
+
+
+def test_integers_are_no_weights(folder: Path) -> None:
+    state = {"table.weight": torch.zeros(11, 6), "head.weight": torch.zeros(11, 6, dtype=torch.int64), "head.bias": torch.zeros(11)}
+    torch.save(state, folder / "model.pt")
+    with pytest.raises(CompileError, match=r"'head.weight' is i64, the module has float32"):
+        open_model("my_gpt:bigram", Request(weights=folder / "model.pt"))
+
+
 def test_hidden_states_are_not_taken_for_logits(folder: Path) -> None:
     (folder / "my_body.py").write_text("from torch import nn\ndef body(): return nn.Sequential(nn.Embedding(11, 6), nn.Linear(6, 6))\n")
     with open_model("my_body:body") as model:

@@ -7,10 +7,11 @@ from tests.passes.test_fuse_attention import FUSION
 
 from cgptc.ir.builder import Builder
 from cgptc.ir.diagnostics import CompileError
+from cgptc.ir.dtypes import f32
 from cgptc.ir.graph import Graph
 from cgptc.ir.interpreter import evaluate_graph
 from cgptc.ir.op import Array
-from cgptc.ir.ops import Add, ReduceMean
+from cgptc.ir.ops import Add, Cast, CumSum, DimSize, Expand, Iota, ReduceMean, Reshape, Slice
 from cgptc.ir.verify import verify
 from cgptc.passes.manager import Pipeline
 from cgptc.testing.tolerances import assert_t1
@@ -101,3 +102,30 @@ def test_a_node_that_mixes_tokens_is_refused_by_name() -> None:
     graph.set_outputs([("logits", build(Add(), logits, build(ReduceMean((1,), True), logits)))])
     with pytest.raises(CompileError, match=r"'reduce_mean' .* not parallel along 'seq'"):
         Pipeline.parse(CACHED).run(graph)
+
+
+@pytest.mark.parametrize("kind", ["counted", "tail", "length"])
+def test_what_is_made_of_the_length_alone_is_refused(kind: str) -> None:
+    """Positions by cumsum of ones, by the end of a longer arange, and the length as a number would all start anew with each new token."""
+    graph = decoder(Spelling())
+    logits = graph.output("logits")
+    seq = logits.type.shape[1]
+    build = Builder(graph)
+    match kind:
+        case "counted":
+            places = build(CumSum(0), build(Expand((seq,)), build.constant(1.0, f32)))
+        case "tail":
+            places = build(Cast(f32), build(Slice(0, 1, seq + 1), build(Iota(seq + 1))))
+        case _:
+            places = build(Expand((seq,)), build(Cast(f32), build(DimSize(seq))))
+    graph.set_outputs([("logits", build(Add(), logits, build(Reshape((seq, 1)), places)))])
+    with pytest.raises(CompileError, match="new tokens only"):
+        Pipeline.parse(CACHED).run(graph)
+
+
+def test_numbers_that_are_the_same_for_every_token_stay() -> None:
+    graph = decoder(Spelling())
+    logits = graph.output("logits")
+    build = Builder(graph)
+    graph.set_outputs([("logits", build(Add(), logits, build(Expand((*logits.type.shape[:2], 1)), build.constant(0.5, f32))))])
+    verify(Pipeline.parse(CACHED).run(graph))

@@ -2,15 +2,16 @@ from __future__ import annotations
 
 import itertools
 
+import numpy as np
 import pytest
 from tests.passes.attention_graphs import Spelling, decoder, token_inputs
 
 from cgptc.ir.builder import Builder
 from cgptc.ir.dims import Symbol
-from cgptc.ir.dtypes import f32
+from cgptc.ir.dtypes import bf16, f16, f32
 from cgptc.ir.graph import Graph
 from cgptc.ir.interpreter import evaluate_graph
-from cgptc.ir.ops import Add, Attention, MatMul, Softmax, Tanh, Transpose
+from cgptc.ir.ops import Add, Attention, Cast, MatMul, Softmax, Tanh, Transpose
 from cgptc.ir.types import TensorType
 from cgptc.ir.verify import verify
 from cgptc.passes.manager import PassContext, Pipeline
@@ -74,3 +75,41 @@ def test_a_near_miss_says_which_predicate_failed(extra: bool, says: str) -> None
     assert not any(isinstance(node.op, Attention) for node in graph.nodes)
     assert [event.kind for event in context.events] == ["missed"]
     assert says in context.events[0].reason
+
+
+@pytest.mark.parametrize(("before", "wanted"), [("f16", "f16"), ("bf16", "bf16")])
+def test_scores_that_are_widened_by_hand_fuse_in_the_values_type(before: str, wanted: str) -> None:
+    """GPT-Neo and GPT-J widen queries and keys to f32 and multiply the narrowed weights with narrow values."""
+    narrow = {"f16": f16, "bf16": bf16}[before]
+    graph = Graph()
+    q, k, v = (graph.add_input(name, TensorType(narrow, (2, 3, 5, 4))) for name in "qkv")
+    build = Builder(graph)
+    scores = build(MatMul(), build(Cast(f32), q), build(Transpose((0, 1, 3, 2)), build(Cast(f32), k)))
+    graph.add_output("y", build(MatMul(), build(Cast(narrow), build(Softmax(3), scores)), v))
+    fused = Pipeline.parse(FUSION).run(graph.clone())
+    verify(fused)
+    (attention,) = (node for node in fused.nodes if isinstance(node.op, Attention))
+    assert {str(each.dtype) for each in attention.operand_types[:3] if each is not None} == {wanted}
+    assert not any(isinstance(node.op, Cast) for node in fused.nodes)
+    assert_same(graph, fused)
+
+
+def test_scores_of_another_type_than_the_values_fuse_in_the_wider() -> None:
+    graph = Graph()
+    q, k = (graph.add_input(name, TensorType(f32, (2, 3, 5, 4))) for name in "qk")
+    v = graph.add_input("v", TensorType(f16, (2, 3, 5, 4)))
+    build = Builder(graph)
+    scores = build(MatMul(), q, build(Transpose((0, 1, 3, 2)), k))
+    graph.add_output("y", build(MatMul(), build(Cast(f16), build(Softmax(3), scores)), v))
+    fused = Pipeline.parse(FUSION).run(graph.clone())
+    verify(fused)
+    assert [str(node.operand_types[2]) for node in fused.nodes if isinstance(node.op, Attention)] == ["f32[2, 3, 5, 4]"]
+    assert_same(graph, fused)
+
+
+def assert_same(graph: Graph, fused: Graph) -> None:
+    """Both compute the same in float64 on drawn inputs."""
+    draw = np.random.default_rng(0)
+    inputs = {value.name: draw.normal(size=(2, 3, 5, 4)).astype(value.type.dtype.numpy) for value in graph.inputs}
+    expected, actual = (evaluate_graph(each, inputs, wide=True)["y"] for each in (graph, fused))
+    assert_t1(expected, actual, depth=graph.node_count)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 
 from cgptc.frontend.aten.emit import Emit
-from cgptc.frontend.aten.table import Number, Operand, aten
+from cgptc.frontend.aten.table import Number, Operand, UnsupportedError, aten
 from cgptc.ir.dtypes import boolean
 from cgptc.ir.graph import Value
 from cgptc.ir.op import Op
@@ -19,6 +19,7 @@ from cgptc.ir.ops.elementwise import (
     Exp,
     Expm1,
     Floor,
+    IsNan,
     Log,
     Log1p,
     Neg,
@@ -126,16 +127,35 @@ def square(emit: Emit, self: Value) -> Value:
     return emit(Mul(), self, self)
 
 
-@aten("maximum", "fmax", "max.other")
+@aten("maximum", "max.other")
 def maximum(emit: Emit, self: Value, other: Value) -> Value:
     x, y = emit.promoted(self, other)
     return emit(Or() if x.type.dtype == boolean else Maximum(), x, y)
 
 
-@aten("minimum", "fmin", "min.other")
+@aten("minimum", "min.other")
 def minimum(emit: Emit, self: Value, other: Value) -> Value:
     x, y = emit.promoted(self, other)
     return emit(And() if x.type.dtype == boolean else Minimum(), x, y)
+
+
+def _number_of(emit: Emit, op: Op, self: Value, other: Value) -> Value:
+    """The extreme of two, or the one that is a number where the other is NaN."""
+    x, y = emit.promoted(self, other)
+    result = emit(op, x, y)
+    if not x.type.dtype.is_float:
+        return result
+    return emit(Select(), emit(IsNan(), x), y, emit(Select(), emit(IsNan(), y), x, result))
+
+
+@aten("fmax")
+def fmax(emit: Emit, self: Value, other: Value) -> Value:
+    return _number_of(emit, Maximum(), self, other)
+
+
+@aten("fmin")
+def fmin(emit: Emit, self: Value, other: Value) -> Value:
+    return _number_of(emit, Minimum(), self, other)
 
 
 @aten("clamp", "clamp.Tensor", "clip", "clip.Tensor")
@@ -302,3 +322,21 @@ def bitwise_or(emit: Emit, self: Operand, other: Operand) -> Value:
 @aten("bitwise_xor.Tensor", "bitwise_xor.Scalar", "__xor__.Tensor", "__xor__.Scalar")
 def bitwise_xor(emit: Emit, self: Operand, other: Operand) -> Value:
     return emit(Xor(), *emit.promoted(self, other))
+
+
+def _shifted(emit: Emit, self: Operand, other: Operand, op: Callable[[], Op]) -> Value:
+    """A shift is a product with, or a floored quotient by, a power of two."""
+    if not isinstance(other, int):
+        raise UnsupportedError("shifts by a number that is no constant")
+    value = emit.operand(self)
+    return emit(op(), value, emit.number(1 << other, value.type.dtype))
+
+
+@aten("bitwise_left_shift.Tensor_Scalar", "__lshift__.Scalar")
+def left_shift(emit: Emit, self: Operand, other: Operand) -> Value:
+    return _shifted(emit, self, other, Mul)
+
+
+@aten("bitwise_right_shift.Tensor_Scalar", "__rshift__.Scalar")
+def right_shift(emit: Emit, self: Operand, other: Operand) -> Value:
+    return _shifted(emit, self, other, FloorDiv)

@@ -6,7 +6,7 @@ import math
 
 from cgptc.frontend.aten.emit import Emit
 from cgptc.frontend.aten.ops.comparisons import truth
-from cgptc.frontend.aten.table import UnsupportedError, aten
+from cgptc.frontend.aten.table import RefusedError, UnsupportedError, aten
 from cgptc.ir.dims import Dim, Expr, product
 from cgptc.ir.dtypes import boolean
 from cgptc.ir.graph import Value
@@ -34,7 +34,7 @@ def scaled_dot_product_attention(
     where both lengths are equal and an explicit mask elsewhere. Axes before the heads are folded into the batch.
     """
     if dropout_p > 0:
-        raise UnsupportedError("drops attention weights at random; call the module's eval() before capture")
+        raise RefusedError("drops attention weights at random; call the module's eval() before capture")
     width = query.type.shape[-1]
     if scale is None:
         if isinstance(width, Expr):

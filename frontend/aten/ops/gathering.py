@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from cgptc.frontend.aten.emit import Emit
-from cgptc.frontend.aten.table import UnsupportedError, aten
+from cgptc.frontend.aten.table import RefusedError, UnsupportedError, aten
 from cgptc.ir.dims import Dim, maximum, minimum
 from cgptc.ir.dtypes import boolean, i64
 from cgptc.ir.graph import Value
@@ -27,7 +27,7 @@ def embedding(emit: Emit, weight: Value, indices: Value, padding_idx: int = -1, 
 
 @aten("embedding_renorm")
 def embedding_renorm(emit: Emit, self: Value, indices: Value, max_norm: float, norm_type: float) -> Value:
-    raise UnsupportedError("renormalises an embedding table as it reads (max_norm)")
+    raise RefusedError("renormalises an embedding table as it reads (max_norm)")
 
 
 @aten("index_select")

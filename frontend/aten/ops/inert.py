@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from cgptc.frontend.aten.emit import Emit
-from cgptc.frontend.aten.table import UnsupportedError, aten
+from cgptc.frontend.aten.table import RefusedError, aten
 from cgptc.ir.graph import Value
 
 
@@ -32,7 +32,7 @@ def contiguous(emit: Emit, self: Value) -> Value:
 @aten("dropout", "feature_dropout", "alpha_dropout", write=lambda emit, base, new, p, train: new)
 def dropout(emit: Emit, input: Value, p: float, train: bool) -> Value:
     if train and p > 0:
-        raise UnsupportedError("drops elements at random; call the module's eval() before capture")
+        raise RefusedError("drops elements at random; call the module's eval() before capture")
     return input
 
 

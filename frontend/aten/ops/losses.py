@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from cgptc.frontend.aten.emit import Emit
 from cgptc.frontend.aten.table import UnsupportedError, aten
-from cgptc.ir.dims import product
+from cgptc.ir.dims import Shape, product
 from cgptc.ir.dtypes import i64
 from cgptc.ir.graph import Value
-from cgptc.ir.ops.binary import Div, Less, Mul, NotEqual, Select, Sub
+from cgptc.ir.ops.binary import Add, Div, Less, Mul, NotEqual, Select, Sub
 from cgptc.ir.ops.elementwise import Abs, Neg, Softplus
-from cgptc.ir.ops.indexing import GatherElements
+from cgptc.ir.ops.indexing import Gather, GatherElements
 from cgptc.ir.ops.loss import CrossEntropy, MseLoss
 from cgptc.ir.ops.reduction import LogSoftmax, ReduceMean, ReduceSum
 
@@ -43,12 +43,15 @@ def cross_entropy_loss(
     ignore_index: int = -100,
     label_smoothing: float = 0.0,
 ) -> Value:
-    if weight is not None:
-        raise UnsupportedError("weighs classes")
     if target.type.dtype.is_float:
+        if weight is not None:
+            raise UnsupportedError("weighs classes of targets that are probabilities")
         return _soft_targets(emit, self, target, reduction, label_smoothing)
     logits = _classes_last(emit, self)
     labels = emit.cast(emit.reshape(target, [target.type.size]), i64)
+    if weight is not None:
+        rows = emit(LogSoftmax(1), logits)
+        return _weighed(emit, rows, labels, weight, reduction, ignore_index, target.type.shape, label_smoothing)
     loss = emit(CrossEntropy(REDUCTIONS[reduction], ignore_index, label_smoothing), logits, labels)
     return emit.reshape(loss, target.type.shape) if reduction == 0 else loss
 
@@ -65,18 +68,37 @@ def _soft_targets(emit: Emit, logits: Value, target: Value, reduction: int, smoo
 @aten("nll_loss", "nll_loss_nd", "nll_loss2d")
 def nll_loss(emit: Emit, self: Value, target: Value, weight: Value | None = None, reduction: int = 1, ignore_index: int = -100) -> Value:
     """Minus the log-probability of each target; ignored ones count nothing."""
-    if weight is not None:
-        raise UnsupportedError("weighs classes")
     rows = _classes_last(emit, self)
     labels = emit.cast(emit.reshape(target, [target.type.size]), i64)
+    return _weighed(emit, rows, labels, weight, reduction, ignore_index, target.type.shape)
+
+
+def _weighed(
+    emit: Emit, rows: Value, labels: Value, weight: Value | None, reduction: int, ignore_index: int, shape: Shape, smoothing: float = 0.0
+) -> Value:
+    """Minus the log-probabilities ``rows [n, c]`` of ``labels [n]``, times the weight of their class; the mean is over the sum of weights.
+
+    ``smoothing`` is spread over all classes, each with its own weight. ``shape`` is the target's.
+    """
+    dtype = rows.type.dtype
     kept = emit(NotEqual(), labels, emit.number(ignore_index, i64))
     safe = emit(Select(), kept, labels, emit.number(0, i64))
-    chosen = emit.squeeze(emit(GatherElements(1), rows, emit.unsqueeze(safe, 1)), 1)
-    loss = emit(Select(), kept, emit(Neg(), chosen), emit.number(0.0, rows.type.dtype))
+    loss = emit(Neg(), emit.squeeze(emit(GatherElements(1), rows, emit.unsqueeze(safe, 1)), 1))
+    counted = emit.cast(kept, dtype)
+    if weight is not None:
+        each = emit(Gather(0), weight, safe)
+        loss, counted = emit(Mul(), loss, each), emit(Mul(), counted, each)
+    if smoothing:
+        spread = rows if weight is None else emit(Mul(), rows, weight)
+        uniform = emit(Neg(), emit(ReduceSum((1,)), spread))
+        share = emit.number(smoothing, dtype)
+        whole = emit(Mul(), loss, emit(Sub(), emit.number(1.0, dtype), share))
+        loss = emit(Add(), whole, emit(Mul(), uniform, emit(Div(), share, emit.number(rows.type.shape[1], dtype))))
+    loss = emit(Select(), kept, loss, emit.number(0.0, dtype))
     if reduction == 0:
-        return emit.reshape(loss, target.type.shape)
+        return emit.reshape(loss, shape)
     total = emit(ReduceSum((0,)), loss)
-    return total if reduction == 2 else emit(Div(), total, emit(ReduceSum((0,)), emit.cast(kept, rows.type.dtype)))
+    return total if reduction == 2 else emit(Div(), total, emit(ReduceSum((0,)), counted))
 
 
 @aten("nll_loss_forward")

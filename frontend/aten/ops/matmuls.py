@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from cgptc.frontend.aten.emit import Emit
 from cgptc.frontend.aten.ops.einsum import contract
 from cgptc.frontend.aten.table import Number, UnsupportedError, aten
+from cgptc.ir.dims import product
 from cgptc.ir.graph import Value
 from cgptc.ir.ops.binary import Add, Mul
 from cgptc.ir.ops.matmul import Conv1d, Linear, MatMul
@@ -46,9 +47,26 @@ def mv(emit: Emit, self: Value, vec: Value) -> Value:
     return matmul(emit, self, vec)
 
 
-@aten("dot", "vdot", "inner")
+@aten("dot")
 def dot(emit: Emit, self: Value, tensor: Value) -> Value:
     return matmul(emit, self, tensor)
+
+
+@aten("vdot")
+def vdot(emit: Emit, self: Value, other: Value) -> Value:
+    return matmul(emit, self, other)
+
+
+@aten("inner")
+def inner(emit: Emit, self: Value, other: Value) -> Value:
+    """Over the last axis of both, every row of one with every row of the other."""
+    x, y = emit.promoted(self, other)
+    if not x.type.rank or not y.type.rank:
+        return emit(Mul(), x, y)
+    k = x.type.shape[-1]
+    rows, columns = (emit.reshape(value, (product(value.type.shape[:-1]), k)) for value in (x, y))
+    result = emit(MatMul(), rows, emit.transpose(columns, (1, 0)))
+    return emit.reshape(result, (*x.type.shape[:-1], *y.type.shape[:-1]))
 
 
 @aten("outer")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cgptc.frontend.aten.emit import Emit
-from cgptc.frontend.aten.table import UnsupportedError, aten
+from cgptc.frontend.aten.table import RefusedError, aten
 from cgptc.ir.dims import Dim, product
 from cgptc.ir.dtypes import bf16, f16, f32, f64
 from cgptc.ir.graph import Value
@@ -142,7 +142,7 @@ def batch_norm(
 ) -> Value:
     """With running statistics."""
     if training or running_mean is None or running_var is None:
-        raise UnsupportedError("normalises by the statistics of the batch; call the module's eval() before capture")
+        raise RefusedError("normalises by the statistics of the batch; call the module's eval() before capture")
     rank = input.type.rank
     centred = emit(Sub(), input, _per_channel(emit, running_mean, rank))
     deviation = emit(Rsqrt(), emit(Add(), running_var, emit.number(eps, running_var.type.dtype)))

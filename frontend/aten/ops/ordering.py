@@ -5,8 +5,12 @@ from __future__ import annotations
 from cgptc.frontend.aten.emit import Emit
 from cgptc.frontend.aten.table import UnsupportedError, aten
 from cgptc.ir.dims import Dim, Expr
+from cgptc.ir.dtypes import i32, i64
 from cgptc.ir.graph import Value
+from cgptc.ir.ops.binary import Less, LessEqual
+from cgptc.ir.ops.elementwise import Not
 from cgptc.ir.ops.ordering import Sort, TopK
+from cgptc.ir.ops.reduction import ReduceSum
 
 
 @aten("topk")
@@ -24,3 +28,43 @@ def sort(emit: Emit, self: Value, dim: int = -1, descending: bool = False, stabl
 @aten("argsort", "argsort.stable")
 def argsort(emit: Emit, self: Value, dim: int = -1, descending: bool = False, stable: bool | None = None) -> Value:
     return emit.all(Sort(emit.axis(dim, self.type.rank), descending), self)[1]
+
+
+@aten("kthvalue")
+def kthvalue(emit: Emit, self: Value, k: Dim, dim: int = -1, keepdim: bool = False) -> tuple[Value, ...]:
+    """The k-th smallest, from 1, and where it was."""
+    axis = emit.axis(dim, self.type.rank)
+    chosen = [emit.slice(each, axis, k - 1, k) for each in emit.all(Sort(axis, False), self)]
+    return tuple(each if keepdim else emit.squeeze(each, axis) for each in chosen)
+
+
+@aten("median.dim")
+def median(emit: Emit, self: Value, dim: int, keepdim: bool = False) -> tuple[Value, ...]:
+    """The lower of the two in the middle."""
+    size = self.type.shape[emit.axis(dim, self.type.rank)]
+    if isinstance(size, Expr):
+        raise UnsupportedError(f"takes the median of a symbolic size {size}")
+    return kthvalue(emit, self, (size + 1) // 2, dim, keepdim)
+
+
+@aten("bucketize.Tensor")
+def bucketize(emit: Emit, self: Value, boundaries: Value, out_int32: bool = False, right: bool = False) -> Value:
+    """How many boundaries lie below each element; at a boundary, ``right`` counts it too. All lie below what is no number."""
+    value, limits = emit.promoted(emit.unsqueeze(self, self.type.rank), boundaries)
+    below = emit(Not(), emit(Less() if right else LessEqual(), value, limits))
+    return emit.cast(emit(ReduceSum((self.type.rank,)), emit.cast(below, i64)), i32 if out_int32 else i64)
+
+
+@aten("searchsorted.Tensor")
+def searchsorted(
+    emit: Emit,
+    sorted_sequence: Value,
+    self: Value,
+    out_int32: bool = False,
+    right: bool = False,
+    side: str | None = None,
+    sorter: Value | None = None,
+) -> Value:
+    if sorted_sequence.type.rank != 1 or sorter is not None:
+        raise UnsupportedError("searches in several rows, or in what is not sorted")
+    return bucketize(emit, self, sorted_sequence, out_int32, right or side == "right")

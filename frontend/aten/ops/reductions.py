@@ -150,6 +150,13 @@ def var_mean(
     return var(emit, self, dim, unbiased, correction, keepdim), mean(emit, self, dim, keepdim)
 
 
+@aten("std_mean", "std_mean.dim", "std_mean.correction")
+def std_mean(
+    emit: Emit, self: Value, dim: Axes = None, unbiased: bool = True, correction: Number | None = None, keepdim: bool = False
+) -> tuple[Value, Value]:
+    return std(emit, self, dim, unbiased, correction, keepdim), mean(emit, self, dim, keepdim)
+
+
 @aten("logsumexp")
 def logsumexp(emit: Emit, self: Value, dim: Axes, keepdim: bool = False) -> Value:
     """Shifted by the maximum, which is taken as 0 where it is infinite."""

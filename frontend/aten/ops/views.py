@@ -7,7 +7,7 @@ from typing import Any
 
 from cgptc.frontend.aten.emit import Emit, clamp_index
 from cgptc.frontend.aten.table import UnsupportedError, aten
-from cgptc.ir.dims import Dim, Shape, product
+from cgptc.ir.dims import Dim, Expr, Shape, bounds, product
 from cgptc.ir.dtypes import i64
 from cgptc.ir.graph import Value
 from cgptc.ir.ops.binary import And, Equal, GreaterEqual, Less, Mod, Select, Sub
@@ -110,6 +110,11 @@ def select(emit: Emit, self: Value, dim: int, index: Dim | Value) -> Value:
 
 @aten("narrow", write=lambda emit, base, new, dim, start, length: _write_slice(emit, base, new, dim, start, start + length))
 def narrow(emit: Emit, self: Value, dim: int, start: Dim, length: Dim) -> Value:
+    """Unlike a slice, it has no shorter form where the axis is shorter."""
+    size = self.type.shape[emit.axis(dim, self.type.rank)]
+    stop = start + length
+    if isinstance(size, Expr) and isinstance(stop, int) and isinstance(start, int) and start >= 0 and bounds(size)[0] < stop:
+        raise UnsupportedError(f"takes {length} of an axis of size {size}, which may be less; bound the size from below (--dynamic)")
     return slice_(emit, self, dim, start, start + length)
 
 

@@ -11,6 +11,7 @@ import typer
 from cgptc.cli.command import command
 from cgptc.cli.screen import Screen, table
 from cgptc.cli.usage import unknown
+from cgptc.ir.op import Op
 
 Rows = tuple[tuple[str, ...], ...]
 
@@ -26,7 +27,7 @@ def _passes() -> Rows:
     from cgptc.passes.manager import PASSES
 
     assert library.__doc__  # importing it registers every pass
-    return tuple((name, (found.__doc__ or "").strip().splitlines()[0]) for name, found in sorted(PASSES.items()))
+    return tuple((name, _first_line(found)) for name, found in sorted(PASSES.items()))
 
 
 def _fusions() -> Rows:
@@ -43,8 +44,26 @@ def _fusions() -> Rows:
         rewrites = [value for value in vars(sys.modules[found.__module__]).values() if isinstance(value, Rewrite) and value.subject]
         rows += [(value.subject, name, value.summary) for value in rewrites]
         if not rewrites:
-            rows.append((name.removeprefix("fuse-"), name, (found.__doc__ or "").strip().splitlines()[0]))
+            rows.append((name.removeprefix("fuse-"), name, _first_line(found)))
     return tuple(rows)
+
+
+def _kernels() -> Rows:
+    """By target: what computes on it. ONNX: each operation that has a lowering, and the modes in which it has one of its own."""
+    from cgptc.backends.onnx.lowering import legal_ops, lowering_of
+    from cgptc.backends.onnx.options import MODES
+    from cgptc.backends.wafer.kernels.catalogue import kernels
+
+    rows: list[tuple[str, ...]] = []
+    for op in sorted(frozenset[type[Op]]().union(*map(legal_ops, MODES)), key=lambda op: op.name):
+        modes = {lowering: mode for mode in MODES if (lowering := lowering_of(op, mode)) is not None}
+        rows.append(("onnx", op.name, ", ".join(sorted(modes.values(), reverse=True)), _first_line(op)))
+    rows += [("wafer", name, "", _first_line(kernel)) for name, kernel in sorted(kernels().items())]
+    return tuple(rows)
+
+
+def _first_line(described: object) -> str:
+    return (described.__doc__ or "").strip().splitlines()[0]
 
 
 def _machines() -> Rows:
@@ -64,6 +83,7 @@ def _targets() -> Rows:
 
 KINDS: dict[str, tuple[tuple[str, ...], Callable[[], Rows]]] = {
     "fusions": (("subject", "pass", "note"), _fusions),
+    "kernels": (("target", "name", "modes", "note"), _kernels),
     "machines": (("name", "fabric", "memory", "clock"), _machines),
     "passes": (("name", "note"), _passes),
     "presets": (("name", "parameters", "note"), _presets),
@@ -74,7 +94,7 @@ KINDS: dict[str, tuple[tuple[str, ...], Callable[[], Rows]]] = {
 
 @command("list")
 def list_(screen: Screen, kind: Annotated[str, typer.Argument(metavar="|".join(KINDS))]) -> None:
-    """List fusions, machines, passes, presets or targets."""
+    """List fusions, kernels, machines, passes, presets or targets."""
     if kind not in KINDS:
         raise unknown("list", kind, KINDS)
     columns, rows = KINDS[kind]

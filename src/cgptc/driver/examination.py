@@ -127,5 +127,6 @@ def captured_mlir(source: str, request: Request, dialect: str) -> str:
 
     with open_model(source, request) as model:
         assert model.reference is not None  # a preset, which has none, is refused above
-        args, dynamic = example_inputs(model.graph)
-        return mlir_text(mlir_module(model.reference(), args, dialect, dynamic))
+        module = model.reference()
+        args, dynamic = example_inputs(model.graph, module)
+        return mlir_text(mlir_module(module, args, dialect, dynamic))

@@ -105,4 +105,5 @@ def _check_bounds(interface: Interface, sizes: Mapping[str, int]) -> None:
     for name, symbol in interface.symbols.items():
         if name in sizes and not symbol.low <= sizes[name] <= symbol.high:
             what = f"'{name}' is {sizes[name]}, and the model was compiled for {symbol.low} to {symbol.high}"
-            raise UsageError("out-of-bounds", what, fix=f"give fewer, or compile with --dynamic {name}={symbol.low}..{sizes[name]}")
+            wider = f"{min(symbol.low, sizes[name])}..{max(symbol.high, sizes[name])}"
+            raise UsageError("out-of-bounds", what, fix=f"give what fits, or compile with --dynamic {name}={wider}")

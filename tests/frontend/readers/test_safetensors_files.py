@@ -31,6 +31,15 @@ def test_every_element_type_and_shape_comes_back(tmp_path: Path) -> None:
             np.testing.assert_array_equal(array.astype(as_numpy(tensor).dtype), as_numpy(tensor))
 
 
+@pytest.mark.parametrize("length", [0x280, 0x580, 0x8B1F])
+def test_a_header_whose_length_reads_as_another_format_is_a_header(length: int, tmp_path: Path) -> None:
+    """640 and 1408 are the start of a pickle, 0x8b1f that of a compressed file."""
+    header = json.dumps({"x": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}).encode().ljust(length)
+    (tmp_path / "m").write_bytes(length.to_bytes(8, "little") + header + np.array([1.5, 2.5], np.float32).tobytes())
+    with open_checkpoint(tmp_path / "m") as checkpoint:
+        assert checkpoint.tensors["x"].read(checkpoint.store).tolist() == [1.5, 2.5]
+
+
 def test_an_empty_file_of_the_format_has_no_tensors(tmp_path: Path) -> None:
     (tmp_path / "m").write_bytes(safetensors_bytes({}))
     with open_checkpoint(tmp_path / "m") as checkpoint:

@@ -26,7 +26,7 @@ def verify_module(artifact: Artifact, module: torch.nn.Module, inputs: Sequence[
     The noise of the dtype is that of the module itself and of its graph, captured anew for the sizes at hand. Raises `CgptcError` with
     exit 8 where an output is further away than that allows.
     """
-    from cgptc.frontend.live_module import capture_live, input_arrays
+    from cgptc.frontend.live_module import capture_live, input_arrays, on_tensors
     from cgptc.frontend.oracle import wide_copy
 
     own = copy.deepcopy(module).eval()
@@ -35,7 +35,7 @@ def verify_module(artifact: Artifact, module: torch.nn.Module, inputs: Sequence[
     for given in inputs:
         graph = capture_live(module, given, dynamic={})
         arrays = dict(zip((value.name for value in graph.inputs), input_arrays(module, given), strict=True))
-        answer = Reference(graph, own, wide).answer(arrays)
+        answer = Reference(graph, on_tensors(own, given), on_tensors(wide, given)).answer(arrays)
         outputs = artifact.run(_renamed(artifact, arrays))
         batch = max((array.shape[0] for array in arrays.values() if array.ndim), default=1)
         for (name, expected), actual in zip(answer.outputs.items(), outputs.values(), strict=False):  # a cache comes after the outputs
