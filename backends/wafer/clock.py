@@ -210,7 +210,7 @@ def _work(
                     now = max(now, queue.places.popleft())
                     cycles = queue.words
                     queue.arrivals.append(now + queue.transfer)
-                case Loop() if step.ahead is None and _talks(step):
+                case Loop() if step.ahead is None and talks(step):
                     pending.extend((inner, one) for one in reversed(list(iterations(step, environment))) for inner in reversed(step.steps))
                     continue
                 case _:
@@ -222,7 +222,7 @@ def _work(
         intervals.append(Interval(region.name, item, now if start is None else start, now, busy))
 
 
-def _talks(loop: Loop) -> bool:
+def talks(loop: Loop) -> bool:
     """Whether streams are used inside a loop, at any depth."""
     pending: list[Step] = list(loop.steps)
     while pending:

@@ -7,6 +7,7 @@
 * `waits`: every wait ends, by one abstract run of tokens.
 
 Later groups run only where earlier ones found nothing that would make them meaningless. A verified program completes under every schedule.
+Of regions that are alike (`likeness`), such as the layers of a model, one is looked at.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 from cgptc.backends.wafer.faults import InvalidProgramError, Issue
 from cgptc.backends.wafer.program import Program
 from cgptc.backends.wafer.verify.fabric import fabric_issues
+from cgptc.backends.wafer.verify.likeness import Kinds
 from cgptc.backends.wafer.verify.memory import memory_issues, peak_bytes
 from cgptc.backends.wafer.verify.steps import step_issues
 from cgptc.backends.wafer.verify.structure import structure_issues
@@ -24,8 +26,12 @@ __all__ = ["check", "peak_bytes", "verify"]
 
 def verify(program: Program) -> list[Issue]:
     """All broken rules of the first group that has any; empty for a program that may run."""
-    for group in (structure_issues, memory_issues, step_issues, fabric_issues, wait_issues):
-        issues = list(group(program))
+    issues = list(structure_issues(program))
+    if issues:
+        return issues
+    kinds = Kinds(program)
+    for group in (memory_issues, step_issues, fabric_issues, wait_issues):
+        issues = list(group(program, kinds))
         if issues:
             return issues
     return []

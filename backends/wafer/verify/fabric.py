@@ -15,18 +15,18 @@ from cgptc.backends.wafer.faults import Issue
 from cgptc.backends.wafer.program import ITEM, Collective, Loop, Program, Receive, Rectangle, Region, Send, Step, Stream
 from cgptc.backends.wafer.resolve import blocks, iterations, pattern_of
 from cgptc.backends.wafer.routes import Loads, check_layouts, family, loads
+from cgptc.backends.wafer.verify.likeness import Kinds
 from cgptc.backends.wafer.verify.steps import corners, looked_at
 
 SAMPLED_ROOTS = 8
 """Roots of one collective that are looked at: a router's configurations depend only on which side of the root it lies."""
 
 
-def fabric_issues(program: Program) -> Iterator[Issue]:
+def fabric_issues(program: Program, kinds: Kinds) -> Iterator[Issue]:
     """All broken rules of this group."""
-    for region in program.regions:
-        yield from _colours(program, region)
-        yield from _routers(program, region)
-    yield from _streams(program)
+    yield from kinds.issues(lambda region: _colours(program, region))
+    yield from kinds.issues(lambda region: _routers(program, region))
+    yield from _streams(program, kinds)
     yield from _balance(program)
 
 
@@ -70,7 +70,8 @@ def uses(program: Program, region: Region) -> list[Use]:
     return chosen
 
 
-def _colours(program: Program, region: Region) -> Iterator[Issue]:
+def _collectives(region: Region) -> Iterator[tuple[str, Collective]]:
+    """``(entry, step)`` for all collectives of a region."""
     for code in region.code:
         pending: list[Step] = list(code.steps)
         while pending:
@@ -78,8 +79,17 @@ def _colours(program: Program, region: Region) -> Iterator[Issue]:
             if isinstance(step, Loop):
                 pending.extend(step.steps)
             elif isinstance(step, Collective):
-                where = f"region '{region.name}', entry '{code.entry}'"
-                yield from _colour_range(step.colours, program.machine.colours, where)
+                yield code.entry, step
+
+
+def colours_of(region: Region) -> set[int]:
+    """Colours that a region's collectives name, whether or not their lines are long enough to need them."""
+    return {colour for _, step in _collectives(region) for colour in step.colours}
+
+
+def _colours(program: Program, region: Region) -> Iterator[Issue]:
+    for entry, step in _collectives(region):
+        yield from _colour_range(step.colours, program.machine.colours, f"region '{region.name}', entry '{entry}'")
 
 
 def _colour_range(colours: tuple[int, ...], count: int, where: str) -> Iterator[Issue]:
@@ -111,7 +121,7 @@ def _routers(program: Program, region: Region) -> Iterator[Issue]:
             yield Issue("switch-positions", where, what)
 
 
-def _streams(program: Program) -> Iterator[Issue]:
+def _streams(program: Program, kinds: Kinds) -> Iterator[Issue]:
     regions = {region.name: region for region in program.regions}
     routed: list[tuple[Stream, Loads]] = []
     for stream in program.streams:
@@ -134,8 +144,9 @@ def _streams(program: Program) -> Iterator[Issue]:
     for (one, first), (other, second) in combinations(routed, 2):
         if set(one.colours) & set(other.colours) and _share(first, second):
             yield Issue("stream-conflict", f"stream '{one.name}'", f"uses the same links and colour as '{other.name}'")
+    used = {model.name: colours_of(model) for model in map(kinds.model, program.regions)}
     for region in program.regions:
-        taken = {colour for use in uses(program, region) for colour in use.colours}
+        taken = used[kinds.model(region).name]
         for stream, found in routed:
             if taken & set(stream.colours) and _crosses(found, region.rectangle):
                 what = f"crosses region '{region.name}' on a colour of its collectives, {sorted(taken & set(stream.colours))}"

@@ -9,6 +9,7 @@ from cgptc.backends.wafer.allocation import lifetimes, live_together
 from cgptc.backends.wafer.arithmetic.formats import format_of
 from cgptc.backends.wafer.faults import Issue
 from cgptc.backends.wafer.program import Buffer, Program, Region
+from cgptc.backends.wafer.verify.likeness import Kinds
 
 
 def held(program: Program, region: Region) -> list[Buffer]:
@@ -28,10 +29,11 @@ def peak_bytes(program: Program, region: Region) -> int:
     return max((buffer.address + buffer.bytes for buffer in held(program, region)), default=0)
 
 
-def memory_issues(program: Program) -> Iterator[Issue]:
+def memory_issues(program: Program, kinds: Kinds) -> Iterator[Issue]:
     """All broken rules of this group."""
     machine = program.machine
-    for region in program.regions:
+
+    def broken(region: Region) -> Iterator[Issue]:
         where = f"region '{region.name}'"
         buffers = held(program, region)
         peak = peak_bytes(program, region)
@@ -50,6 +52,8 @@ def memory_issues(program: Program) -> Iterator[Issue]:
             if not apart and live_together(one, other):
                 yield Issue("sram-overlap", where, f"'{one.name}' and '{other.name}' live at the same time in the same bytes")
         yield from _lives(region)
+
+    yield from kinds.issues(broken)
 
 
 def _lives(region: Region) -> Iterator[Issue]:

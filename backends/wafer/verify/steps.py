@@ -12,21 +12,22 @@ from cgptc.backends.wafer.arithmetic.instructions import INSTRUCTIONS
 from cgptc.backends.wafer.faults import Issue, ProgramError
 from cgptc.backends.wafer.program import ITEM, Code, Collective, Entry, Local, Loop, Program, Receive, Region, Send, Step, View, views
 from cgptc.backends.wafer.resolve import Placed, blocks, iterations, pattern_of, place
+from cgptc.backends.wafer.verify.likeness import Kinds
 
 MAX_ITERATIONS = 4096
 """Iterations of one loop that are looked at one by one; of longer loops the first and last so many."""
 
 
-def step_issues(program: Program) -> Iterator[Issue]:
+def step_issues(program: Program, kinds: Kinds) -> Iterator[Issue]:
     """All broken rules of this group, each once."""
-    seen: set[Issue] = set()
-    for region in program.regions:
+
+    def broken(region: Region) -> Iterator[Issue]:
         for code in region.code:
             entry = program.entry(code.entry)
-            for issue in (*_walk(program, region, code, entry), *_order(program, region, code)):
-                if issue not in seen:
-                    seen.add(issue)
-                    yield issue
+            yield from _walk(program, region, code, entry)
+            yield from _order(program, region, code)
+
+    yield from dict.fromkeys(kinds.issues(broken))
 
 
 def corners(program: Program, entry: Entry) -> Iterator[dict[str, int]]:

@@ -8,41 +8,90 @@ tokens are items of streams with their real depths.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
-from cgptc.backends.wafer.clock import timeline
-from cgptc.backends.wafer.collectives import Action, Expansion
-from cgptc.backends.wafer.faults import ExecutionError, Issue
-from cgptc.backends.wafer.program import ITEM, Program
+from cgptc.backends.wafer.affine import value_of
+from cgptc.backends.wafer.clock import talks
+from cgptc.backends.wafer.collectives import Action, Expansion, Pattern
+from cgptc.backends.wafer.faults import Issue
+from cgptc.backends.wafer.program import ITEM, Entry, Loop, Program, Receive, Region, Send, Step
+from cgptc.backends.wafer.resolve import iterations
 from cgptc.backends.wafer.verify.fabric import uses
+from cgptc.backends.wafer.verify.likeness import Kinds
 from cgptc.backends.wafer.verify.steps import corners
 
 MAX_NAMED = 10
 
 
-def wait_issues(program: Program) -> Iterator[Issue]:
+def wait_issues(program: Program, kinds: Kinds) -> Iterator[Issue]:
     """All broken rules of this group."""
     capacity = program.machine.queue_words
-    for region in program.regions:
-        done = set()
-        for use in uses(program, region):
-            if use.pattern not in done:
-                done.add(use.pattern)
-                stuck = stalled(use.pattern.expand(), 2 * capacity + 1, capacity)
-                if stuck:
-                    yield Issue(
-                        "deadlock", f"region '{region.name}'", f"'{use.pattern.kind}' by {use.pattern.algorithm}: {'; '.join(stuck)}"
-                    )
+    completes: set[Pattern] = set()
+
+    def broken(region: Region) -> Iterator[Issue]:
+        for pattern in dict.fromkeys(use.pattern for use in uses(program, region)):
+            if pattern in completes:
+                continue
+            stuck = stalled(pattern.expand(), 2 * capacity + 1, capacity)
+            if stuck:
+                yield Issue("deadlock", f"region '{region.name}'", f"'{pattern.kind}' by {pattern.algorithm}: {'; '.join(stuck)}")
+            else:
+                completes.add(pattern)
+
+    yield from kinds.issues(broken)
     # Every item sends and receives alike, so once all queues have been full and empty the rest repeats.
     most = 4 + 2 * sum(stream.depth for stream in program.streams)
     for entry in program.entries:
         for corner in corners(program, entry):
             scalars = {name: value for name, value in corner.items() if name != ITEM}
-            try:
-                timeline(program, entry.name, scalars, most=most)
-            except ExecutionError as error:
-                yield Issue("deadlock", f"entry '{entry.name}'", error.what)
+            waiting = tokens(program, entry, scalars, most)
+            if waiting:
+                yield Issue("deadlock", f"entry '{entry.name}'", waiting)
                 break
+
+
+def tokens(program: Program, entry: Entry, scalars: Mapping[str, int], most: int) -> str:
+    """Run the items of all streams, at most ``most`` of each, through queues of their depths; who waits for what where it stalls."""
+    inside = dict.fromkeys((stream.name for stream in program.streams), 0)
+    depth = {stream.name: stream.depth for stream in program.streams}
+    items = min(value_of(entry.items, scalars), most)
+    ways = {region.name: _talk(region, entry.name, items, scalars) for region in program.regions}
+    following: dict[str, Send | Receive] = {}
+    pending = list(ways)
+    while pending:
+        moved = False
+        for name in pending:
+            while True:
+                step = following.pop(name, None) or next(ways[name], None)
+                if step is None:
+                    break
+                sends = isinstance(step, Send)
+                if inside[step.stream] == (depth[step.stream] if sends else 0):
+                    following[name] = step
+                    break
+                inside[step.stream] += 1 if sends else -1
+                moved = True
+        pending = [name for name in pending if name in following]
+        if pending and not moved:
+            return "; ".join(f"'{name}' waits {_reason(following[name])}" for name in sorted(pending))
+    return ""
+
+
+def _reason(step: Send | Receive) -> str:
+    return f"for room in stream '{step.stream}'" if isinstance(step, Send) else f"for an item of stream '{step.stream}'"
+
+
+def _talk(region: Region, entry: str, items: int, scalars: Mapping[str, int]) -> Iterator[Send | Receive]:
+    """What a region sends and receives, item by item."""
+    steps = [step for step in region.steps(entry) if not isinstance(step, Loop) or talks(step)]
+    for item in range(items):
+        pending: list[tuple[Step, dict[str, int]]] = [(step, {**scalars, ITEM: item}) for step in reversed(steps)]
+        while pending:
+            step, environment = pending.pop()
+            if isinstance(step, Loop):
+                pending.extend((inner, one) for one in reversed(list(iterations(step, environment))) for inner in reversed(step.steps))
+            elif isinstance(step, (Send, Receive)):
+                yield step
 
 
 def stalled(expansion: Expansion, words: int, capacity: int) -> list[str]:
