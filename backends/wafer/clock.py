@@ -12,9 +12,24 @@ from dataclasses import dataclass, field
 
 from cgptc.backends.wafer.affine import value_of
 from cgptc.backends.wafer.faults import ExecutionError
+from cgptc.backends.wafer.inflow import Intake, intake_of
 from cgptc.backends.wafer.machine import Machine
-from cgptc.backends.wafer.program import ITEM, Collective, Local, Loop, Program, Receive, Region, Send, Step, Stream, step_variables
-from cgptc.backends.wafer.resolve import Environment, collective_cycles, iterations, local_cycles
+from cgptc.backends.wafer.program import (
+    ITEM,
+    Absorb,
+    Collective,
+    Local,
+    Loop,
+    Program,
+    Receive,
+    Region,
+    Send,
+    Step,
+    Stream,
+    Take,
+    step_variables,
+)
+from cgptc.backends.wafer.resolve import Environment, absorb_cycles, collective_cycles, iterations, local_cycles, take_cycles
 from cgptc.backends.wafer.routes import stream_cost
 
 
@@ -25,6 +40,10 @@ def step_cycles(step: Step, region: Region, machine: Machine, environment: Envir
             return local_cycles(step, region, machine, environment)
         case Collective():
             return collective_cycles(step, region, machine, environment)
+        case Take():
+            return take_cycles(step, region, machine, environment)
+        case Absorb():
+            return absorb_cycles(step, region, machine, environment)
         case Loop():
             return _loop_cycles(step, region, machine, environment)
         case _:
@@ -153,8 +172,9 @@ def timeline(
         queues[stream.name] = _Queue(stream, cost.cycles, cost.contention, places=deque([0] * stream.depth))
     intervals: dict[str, list[Interval]] = {region.name: [] for region in program.regions}
     waiting: dict[str, Generator[str, None, None]] = {}
+    intake = intake_of(program)
     for region in program.regions:
-        waiting[region.name] = _work(region, pricer, program.machine, entry_name, items, scalars, queues, intervals[region.name])
+        waiting[region.name] = _work(region, pricer, program.machine, entry_name, items, scalars, queues, intervals[region.name], intake)
     while waiting:
         reasons: dict[str, str] = {}
         moved = False
@@ -185,6 +205,7 @@ def _work(
     scalars: Mapping[str, int],
     queues: Mapping[str, _Queue],
     intervals: list[Interval],
+    intake: Intake | None,
 ) -> Generator[str, None, None]:
     """A region's clock; yields what it waits for."""
     steps = region.steps(entry)
@@ -210,6 +231,15 @@ def _work(
                     now = max(now, queue.places.popleft())
                     cycles = queue.words
                     queue.arrivals.append(now + queue.transfer)
+                case Take():
+                    assert intake is not None
+                    now = max(now, intake.arrival(step.tensor))
+                    cycles = pricer.cycles(step, region, environment)
+                    intake.taken(now + cycles)
+                case Absorb():
+                    assert intake is not None
+                    cycles = pricer.cycles(step, region, environment)
+                    now = intake.absorbed(step.tensor, now, cycles) - cycles
                 case Loop() if step.ahead is None and talks(step):
                     pending.extend((inner, one) for one in reversed(list(iterations(step, environment))) for inner in reversed(step.steps))
                     continue

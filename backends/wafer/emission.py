@@ -8,14 +8,16 @@ from pathlib import Path
 from cgptc.backends.registry import Emitted, Refusal
 from cgptc.backends.wafer.boundary import planning
 from cgptc.backends.wafer.host import HOST_FILE, Host, HostCache, HostInput, HostMark, HostOutput, write_host
+from cgptc.backends.wafer.inflow import nonzeros
 from cgptc.backends.wafer.kernels.rotary import pair_order
-from cgptc.backends.wafer.layout import Array
+from cgptc.backends.wafer.layout import Array, Layout
 from cgptc.backends.wafer.machine import find_machine
 from cgptc.backends.wafer.options import WaferOptions
 from cgptc.backends.wafer.plan.lift import Refused, lift
 from cgptc.backends.wafer.plan.planner import ENTRY, Aim, Plan, plan
 from cgptc.backends.wafer.plan.select import buffer_of
 from cgptc.backends.wafer.plan.tasks import AttendWork, Tasks, shortened
+from cgptc.backends.wafer.program import Nonzeros
 from cgptc.backends.wafer.report.floorplan import floorplan_svg
 from cgptc.backends.wafer.serial import program_text
 from cgptc.backends.wafer.summary import facts_of
@@ -24,6 +26,7 @@ from cgptc.ir.diagnostics import CompileError
 from cgptc.ir.dtypes import DTYPES
 from cgptc.ir.graph import Graph
 from cgptc.ir.weight_expressions import converted
+from cgptc.ir.weights import Weight
 
 PROGRAM_FILE, FLOORPLAN_FILE = "program.json", "floorplan.svg"
 
@@ -33,8 +36,8 @@ def refusals_of(graph: Graph) -> list[Refusal]:
     return _shown(lift(graph)[1])
 
 
-def plan_graph(graph: Graph, options: WaferOptions) -> tuple[Tasks, Plan]:
-    """The plan of a legal graph. Reads no weight.
+def plan_graph(graph: Graph, options: WaferOptions, *, read: bool = False) -> tuple[Tasks, Plan]:
+    """The plan of a legal graph. Reads no weight, unless with ``read`` the zeros of those that come from off the wafer.
 
     Raises `CompileError` with exit 5 for nodes that have no place, exit 6 where the machine has no room, `UsageError` for a wrong machine.
     """
@@ -47,7 +50,12 @@ def plan_graph(graph: Graph, options: WaferOptions) -> tuple[Tasks, Plan]:
     tasks = shortened(tasks, tasks.context)
     with planning():
         aim = Aim(find_machine(options.machine), options.execution_strategy, options.objective, options.chosen_grid)
-        return tasks, plan(tasks, aim, dtype_of(tasks, options))
+        dtype = dtype_of(tasks, options)
+
+        def counted(weight: Weight, layout: Layout) -> Nonzeros:
+            return nonzeros(layout, converted(weight, DTYPES[dtype]).read(graph.store))[0]
+
+        return tasks, plan(tasks, aim, dtype, counted if read else None)
 
 
 def dtype_of(tasks: Tasks, options: WaferOptions) -> str:
@@ -59,7 +67,7 @@ def dtype_of(tasks: Tasks, options: WaferOptions) -> str:
 
 def emit_program(graph: Graph, folder: Path, options: WaferOptions) -> Emitted:
     """Write program, weights and host description. The errors are `plan_graph`'s."""
-    tasks, planned = plan_graph(graph, options)
+    tasks, planned = plan_graph(graph, options, read=True)
     dtype = dtype_of(tasks, options)
     (folder / PROGRAM_FILE).write_text(program_text(planned.program), encoding="ascii")
     write_host(host_of(tasks, dtype), folder)

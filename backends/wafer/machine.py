@@ -162,6 +162,42 @@ WSE3 = Machine(
     output_queue_words=(8, 8, 8, 8, 8, 8, 8, 8),
     host_queues=(0, 1),
 )
+ASSUMED_STEP_CYCLES = 20
+"""To dispatch a step, where the model assumes none: what sensitivity is told for."""
+
+
+def assumptions(machine: Machine) -> list[tuple[str, Machine, Machine]]:
+    """``(what, the machine with half of it, with twice)`` for the cycle figures that no source gives (A in ``docs/machine.md``)."""
+    found = [
+        (
+            f"scalar_cycles {machine.scalar_cycles:g} × 0.5, × 2",
+            replace(machine, scalar_cycles=machine.scalar_cycles / 2),
+            replace(machine, scalar_cycles=machine.scalar_cycles * 2),
+        )
+    ]
+    if machine.step_cycles:
+        less, more = replace(machine, step_cycles=machine.step_cycles // 2), replace(machine, step_cycles=machine.step_cycles * 2)
+        found.append((f"step_cycles {machine.step_cycles} × 0.5, × 2", less, more))
+    else:
+        found.append((f"step_cycles 0, {ASSUMED_STEP_CYCLES}", machine, replace(machine, step_cycles=ASSUMED_STEP_CYCLES)))
+    if machine.name.startswith(WSE3.name):
+        wide = dict(machine.mac_lanes)
+        half, twice = ({**wide, "f32": wide["f32"] * factor} for factor in (0.5, 2.0))
+        found += [
+            (
+                f"ramp_cycles {machine.ramp_cycles} × 0.5, × 2",
+                replace(machine, ramp_cycles=machine.ramp_cycles // 2),
+                replace(machine, ramp_cycles=machine.ramp_cycles * 2),
+            ),
+            (
+                f"mac_lanes f32 {wide['f32']:g} × 0.5, × 2",
+                replace(machine, mac_lanes=tuple(half.items())),
+                replace(machine, mac_lanes=tuple(twice.items())),
+            ),
+        ]
+    return found
+
+
 PRESETS: dict[str, Machine] = {machine.name: machine for machine in (WSE2, WSE3)}
 
 

@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from cgptc.backends.wafer.kernels.fragment import Grid
 from cgptc.ir.diagnostics import UsageError
 
-STRATEGIES = ("auto", "pipeline", "resident")
+STRATEGIES = ("auto", "pipeline", "resident", "weight-streaming")
 OBJECTIVES = ("throughput", "latency", "area")
 DTYPES = ("f32", "f16")
 

@@ -178,6 +178,31 @@ class Receive:
 
 
 @dataclass(frozen=True)
+class Take:
+    """Take the next parcel, that of ``tensor``, out of the queue of the program's inflow. Waits for it."""
+
+    tensor: str
+    target: View
+    part: str = ""
+
+
+@dataclass(frozen=True)
+class Absorb:
+    """``total [m, n] += x [m, k] @ weight`` as the weight's non-zeros arrive, those of the inflow's next parcel, that of ``tensor``.
+
+    A wavelet is 16 bits of place (k · n of the tile, row by row) and 16 bits of value; each is multiplied and added when it comes, in
+    ``format``, and not kept. The fullest PE's tile has ``entries``.
+    """
+
+    tensor: str
+    total: View
+    x: View
+    format: str
+    entries: int
+    part: str = ""
+
+
+@dataclass(frozen=True)
 class Loop:
     """``steps`` for ``variable`` = 0 … ``count`` − 1.
 
@@ -192,7 +217,7 @@ class Loop:
     part: str = ""
 
 
-Step: TypeAlias = Local | Collective | Send | Receive | Loop
+Step: TypeAlias = Local | Collective | Send | Receive | Take | Absorb | Loop
 
 
 @dataclass(frozen=True)
@@ -251,6 +276,51 @@ class Stream:
 
 
 @dataclass(frozen=True)
+class Nonzeros:
+    """How many there are of a matrix: in the fullest PE's tile, on the fullest line of the edge, and in all."""
+
+    tile: int
+    line: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """A tensor that comes from off the wafer whenever it is needed, and how it lies once it has come.
+
+    Where ``nonzeros`` are given they alone are sent, for `Absorb`, and no slot waits for them.
+    """
+
+    tensor: str
+    layout: Layout
+    nonzeros: Nonzeros | None = None
+
+
+@dataclass(frozen=True)
+class Inflow:
+    """Tensors that the host sends to a region over the lines of the wafer's edge: all parcels in order, again for every item.
+
+    A tensor that is cut along the region's rows alone comes from the west, every other from the north, on the first and the second of
+    ``colours``. ``depth`` parcels wait in slots of ``slot_bytes`` in each PE's memory at ``address``.
+    """
+
+    region: str
+    dtype: str
+    parcels: tuple[Parcel, ...]
+    colours: tuple[int, int]
+    depth: int
+    slot_bytes: int
+    address: int
+
+    def parcel(self, tensor: str) -> Parcel:
+        """KeyError for an unknown tensor."""
+        for parcel in self.parcels:
+            if parcel.tensor == tensor:
+                return parcel
+        raise KeyError(tensor)
+
+
+@dataclass(frozen=True)
 class Binding:
     """A logical tensor that the host writes or reads: a weight at load, an input before each item, an output after it, or a state."""
 
@@ -305,6 +375,7 @@ class Program:
     streams: tuple[Stream, ...]
     entries: tuple[Entry, ...]
     bindings: tuple[Binding, ...]
+    inflow: Inflow | None = None
 
     def region(self, name: str) -> Region:
         for region in self.regions:
@@ -348,8 +419,10 @@ def views(step: Step) -> tuple[tuple[View, ...], tuple[View, ...]]:
             return (step.source,), (step.target,)
         case Send():
             return (step.source,), ()
-        case Receive():
+        case Receive() | Take():
             return (), (step.target,)
+        case Absorb():
+            return (step.x, step.total), (step.total,)
         case Loop():
             return (), ()
 

@@ -16,7 +16,7 @@ from cgptc.backends.wafer.arithmetic.instructions import Instruction, Parameter,
 from cgptc.backends.wafer.collectives import Algorithm, Kind, Pattern
 from cgptc.backends.wafer.faults import ProgramError
 from cgptc.backends.wafer.machine import Machine
-from cgptc.backends.wafer.program import Buffer, Collective, Local, Loop, Rectangle, Region, Span, View, Where, mask_variables
+from cgptc.backends.wafer.program import Absorb, Buffer, Collective, Local, Loop, Rectangle, Region, Span, Take, View, Where, mask_variables
 
 Environment = Mapping[str, int]
 
@@ -175,6 +175,18 @@ def collective_cycles(step: Collective, region: Region, machine: Machine, enviro
             pattern, _ = pattern_of(step, block, environment)
             longest = max(longest, pattern.cycles(words, machine) + machine.step_cycles)
     return longest
+
+
+def take_cycles(step: Take, region: Region, machine: Machine, environment: Environment) -> int:
+    """Cycles of moving a parcel out of its queue, waiting not counted."""
+    placed = place(step.target, region.buffer(step.target.buffer), environment)
+    return machine.vector_cycles(placed.buffer.dtype, placed.size) + machine.step_cycles
+
+
+def absorb_cycles(step: Absorb, region: Region, machine: Machine, environment: Environment) -> int:
+    """Cycles of absorbing the fullest tile: a multiply-accumulate over the rows of x for every wavelet, on loaded descriptors."""
+    placed = place(step.total, region.buffer(step.total.buffer), environment)
+    return machine.mac_cycles(step.format, step.entries, placed.shape[0], aligned=True) + machine.step_cycles
 
 
 def iterations(loop: Loop, environment: Environment) -> Iterator[dict[str, int]]:

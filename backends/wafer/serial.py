@@ -35,6 +35,8 @@ _TAGGED = {
         program_types.Collective,
         program_types.Send,
         program_types.Receive,
+        program_types.Take,
+        program_types.Absorb,
         program_types.Loop,
         program_types.View,
         Affine,

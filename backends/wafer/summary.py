@@ -6,12 +6,15 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 
-from cgptc.backends.wafer.clock import timeline
+from cgptc.backends.wafer.clock import Pricer, timeline
+from cgptc.backends.wafer.inflow import parcel_cost
 from cgptc.backends.wafer.kernels.linear import Linear
 from cgptc.backends.wafer.kernels.sparse import SparseLinear, winning_densities
+from cgptc.backends.wafer.machine import assumptions
 from cgptc.backends.wafer.plan.layouts import LENGTH, PAST
 from cgptc.backends.wafer.plan.planner import ENTRY, Plan
 from cgptc.backends.wafer.plan.tasks import LinearWork, Tasks
+from cgptc.backends.wafer.program import Program
 from cgptc.backends.wafer.verify import peak_bytes
 
 CHUNK = 128
@@ -27,9 +30,10 @@ def facts_of(tasks: Tasks, plan: Plan, dtype: str) -> Mapping[str, object]:
     machine = program.machine
     count = STREAMED if tasks.whole else min(STREAMED, tasks.context)
     scalars = {PAST: tasks.context - count, LENGTH: count}
-    clock = timeline(program, ENTRY, scalars)
-    alone = timeline(program, ENTRY, {PAST: tasks.context - 1, LENGTH: 1})
-    interval = clock.initiation_interval() if count > 1 else float(clock.cycles)
+    pricer = Pricer(machine)
+    clock = timeline(program, ENTRY, scalars, pricer)
+    alone = timeline(program, ENTRY, {PAST: tasks.context - 1, LENGTH: 1}, pricer)
+    interval = clock.initiation_interval()
     used = {region.name: peak_bytes(program, region) for region in program.regions}
     areas = {region.name: region.rectangle.area for region in program.regions}
     total = sum(areas.values())
@@ -54,6 +58,11 @@ def facts_of(tasks: Tasks, plan: Plan, dtype: str) -> Mapping[str, object]:
         "cycles_per_token": math.ceil(interval),
         "latency_cycles": alone.cycles,
         "bound_cycles": math.ceil(macs / lanes / total),
+        **_host_facts(program, plan),
+        "assumed": [
+            {"what": what, "cycles": [math.ceil(_interval(replace(program, machine=one), scalars)) for one in ends]}
+            for what, *ends in assumptions(machine)
+        ],
         "tokens_per_second": machine.clock_hz / interval,
         "single_tokens_per_second": machine.clock_hz / alone.cycles,
         "slowest": slowest.name,
@@ -109,3 +118,23 @@ def _linear_rows(plan: Plan) -> list[dict[str, object]]:
 
 def _won(dense: Linear, plan: Plan) -> dict[str, float]:
     return {name: round(density, 4) for name, density in winning_densities(dense, plan.program.machine).items()}
+
+
+def _interval(program: Program, scalars: Mapping[str, int]) -> float:
+    return timeline(program, ENTRY, scalars).initiation_interval()
+
+
+def _host_facts(program: Program, plan: Plan) -> dict[str, object]:
+    """What an item's parcels cost at the host's link, and why they come; nothing where weights stay."""
+    inflow = program.inflow
+    if inflow is None:
+        return {}
+    box = program.region(inflow.region).rectangle
+    costs = [parcel_cost(parcel, inflow.dtype, box, program.machine) for parcel in inflow.parcels]
+    return {
+        "host_bytes": sum(cost.host_bytes for cost in costs),
+        "host_cycles": sum(cost.occupied for cost in costs),
+        "sparse_parcels": sum(parcel.nonzeros is not None for parcel in inflow.parcels),
+        "parcels": len(inflow.parcels),
+        "missed": list(plan.missed),
+    }

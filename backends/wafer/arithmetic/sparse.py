@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from cgptc.backends.wafer.arithmetic import formats
-from cgptc.backends.wafer.arithmetic.formats import Array
+from cgptc.backends.wafer.arithmetic.formats import Array, Format
 from cgptc.backends.wafer.arithmetic.instructions import Call, Price, Shape, instruction, shape_rule
 from cgptc.backends.wafer.faults import ProgramError
 
@@ -116,3 +116,15 @@ def _block_rule(shape: Shape, inputs: tuple[Shape, ...]) -> str | None:
     total, x, values, places = inputs
     fits = len(shape) == 2 and total == shape and len(x) == 2 and x[0] == shape[0] and len(values) == 3 and places == values[:1]
     return None if fits else f"{values} blocks at {places} with {x} do not add to {shape} from {total}"
+
+
+def absorb(target: Format, total: Array, x: Array, weight: Array) -> Array:
+    """``total [m, n] + x [m, k] @ weight [k, n]``, k by k, as non-zeros arrive: what is 0 is neither multiplied nor added.
+
+    Leading axes are PEs; operands are carriers of ``target``.
+    """
+    for k in range(x.shape[-1]):
+        row = weight[..., k, None, :]
+        added = formats.multiply_add(target, total, x[..., :, k, None], row)
+        total = np.where(row != 0, added, total)
+    return total

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from cgptc.backends.wafer.clock import Timeline
 from cgptc.backends.wafer.collectives import Pattern
 from cgptc.backends.wafer.machine import Machine
-from cgptc.backends.wafer.program import Rectangle, Stream
+from cgptc.backends.wafer.program import Inflow, Rectangle, Stream
 from cgptc.backends.wafer.resolve import Block
 from cgptc.backends.wafer.routes import Loads, family, loads
 
@@ -39,6 +39,8 @@ class Account:
     def __post_init__(self) -> None:
         self._lines: Counter[tuple[Pattern, int, int, str, Block, Rectangle]] = Counter()
         self._streams: Counter[tuple[Stream, Rectangle, Rectangle]] = Counter()
+        self._parcels: Counter[str] = Counter()
+        self._ways: dict[str, tuple[str, NDArray[np.int64]]] = {}
         shape = (self.machine.height, self.machine.width)
         self._hops = {name: np.zeros(shape, np.int64) for name in ("east", "west", "south", "north")}
 
@@ -60,11 +62,15 @@ class Account:
 
     def _links(self, direction: str) -> Array:
         """Words over all links of a direction: what was counted one by one, and the repeated traffic times its repetitions."""
-        if self._lines or self._streams:
+        if self._lines or self._streams or self._parcels:
             for (pattern, words, segments, along, block, box), count in self._lines.items():
                 self._add_line(pattern, words * count, segments, along, block, box)
             for (stream, producer, consumer), count in self._streams.items():
                 self._add_stream(_stream_loads(stream, producer, consumer), count)
+            for tensor, count in self._parcels.items():
+                direction_taken, sent = self._ways[tensor]
+                self._hops[direction_taken][: sent.shape[0], : sent.shape[1]] += count * sent
+            self._parcels.clear()
             self._lines.clear()
             self._streams.clear()
         return self._hops[direction]
@@ -83,6 +89,16 @@ class Account:
     def stream_traffic(self, stream: Stream, producer: Rectangle, consumer: Rectangle) -> None:
         """Count one item of a stream."""
         self._streams[stream, producer, consumer] += 1
+
+    def inflow_traffic(self, tensor: str, way: tuple[str, NDArray[np.int64]]) -> None:
+        """Count a parcel, its way as `link_words` gives it."""
+        self._ways[tensor] = way
+        self._parcels[tensor] += 1
+
+    def touch_inflow(self, inflow: Inflow | None, region: str) -> None:
+        """Note the queue of an inflow where it is the region's."""
+        if inflow is not None and inflow.region == region:
+            self.touch(region, inflow.address + inflow.depth * inflow.slot_bytes)
 
     def hop(self, x: int, y: int, direction: str, words: int) -> None:
         """Count words over the link that leaves PE (x, y)."""

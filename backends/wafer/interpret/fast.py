@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Generator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -21,14 +21,16 @@ from cgptc.backends.wafer.affine import value_of
 from cgptc.backends.wafer.arithmetic.formats import COMBINERS, Format, format_of
 from cgptc.backends.wafer.arithmetic.instructions import Call
 from cgptc.backends.wafer.arithmetic.matrix import Strided, gemm_planes
+from cgptc.backends.wafer.arithmetic.sparse import absorb
 from cgptc.backends.wafer.clock import Pricer, timeline
 from cgptc.backends.wafer.collectives import Combiner, Pattern
 from cgptc.backends.wafer.faults import ExecutionError, ProgramError
+from cgptc.backends.wafer.inflow import checked_words, link_words
 from cgptc.backends.wafer.interpret.account import Account, Run
 from cgptc.backends.wafer.interpret.planes import Planes
 from cgptc.backends.wafer.interpret.transfer import tile_map
 from cgptc.backends.wafer.layout import Layout
-from cgptc.backends.wafer.program import ITEM, Binding, Collective, Local, Loop, Program, Receive, Region, Send, Step, View
+from cgptc.backends.wafer.program import ITEM, Absorb, Binding, Collective, Local, Loop, Program, Receive, Region, Send, Step, Take, View
 from cgptc.backends.wafer.resolve import Block, Environment, Placed, Ready, blocks, iterations, pattern_of, place, ready_local
 
 Array = NDArray[Any]
@@ -42,6 +44,8 @@ class FastEngine:
         self.pricer = Pricer(program.machine)
         self._progress = 0
         self._ready: dict[tuple[int, ...], Ready] = {}
+        self._parcels: dict[str, _Spread] = {}
+        self._ways: dict[str, tuple[str, NDArray[np.int64]]] = {}
         self._memory: dict[tuple[str, str], Planes] = {}
         states = {(one.region, one.buffer) for one in program.bindings if one.role == "state"}
         for region in program.regions:
@@ -59,6 +63,16 @@ class FastEngine:
                 if binding.tensor not in weights:
                     raise ProgramError("weight-missing", f"the program needs weight '{binding.tensor}'")
                 self._write(binding, weights[binding.tensor])
+        inflow = self.program.inflow
+        for parcel in inflow.parcels if inflow is not None else ():
+            if parcel.tensor not in weights:
+                raise ProgramError("weight-missing", f"the program needs weight '{parcel.tensor}'")
+            assert inflow is not None
+            form = format_of(inflow.dtype)
+            tensor = form.round(np.asarray(weights[parcel.tensor]).astype(form.carrier, copy=False))
+            words = checked_words(parcel, inflow.dtype, tensor)
+            self._ways[parcel.tensor] = link_words(parcel.layout, words, self.program.region(inflow.region).rectangle)
+            self._parcels[parcel.tensor] = _spread(parcel.layout, form, tensor)
 
     def run(self, entry: str, inputs: Mapping[str, Array], scalars: Mapping[str, int]) -> Run:
         """Run an entry. Inputs and outputs have a leading axis of items where the entry's item count is not the constant 1."""
@@ -120,6 +134,7 @@ class FastEngine:
         for stream in self.program.streams:
             if stream.consumer == region.name and steps:
                 account.touch(region.name, stream.address + stream.queue_bytes)
+        account.touch_inflow(self.program.inflow, region.name if steps else "")
         for item in range(items if steps else 0):
             for binding in bindings:
                 if binding.role == "input":
@@ -153,6 +168,10 @@ class FastEngine:
                         moved = tile_map(stream).move(queue.popleft())
                         same = (moved.shape[0] == 1, moved.shape[1] == 1)
                         self._planes(region, placed).write(placed, _all(region), moved, *same)
+                    case Take():
+                        self._take(step, region, environment, account)
+                    case Absorb():
+                        self._absorb(step, region, environment, account)
                 self._progress += 1
                 if not isinstance(step, Loop):
                     account.spend(region.name, self.pricer.cycles(step, region, environment))
@@ -286,16 +305,39 @@ class FastEngine:
             raise ProgramError("stream-shape", f"a view of {placed.shape} for tiles of {layout.local_shape}")
         return placed
 
+    def _take(self, step: Take, region: Region, environment: Environment, account: Account) -> None:
+        """What the host sent, as every PE's queue holds it."""
+        inflow = self.program.inflow
+        assert inflow is not None
+        layout = inflow.parcel(step.tensor).layout
+        placed = self._tile(region, step.target, layout, environment, account)
+        spread = self._parcels[step.tensor]
+        self._planes(region, placed).write(placed, _all(region), spread.tiles, spread.rows_same, spread.columns_same)
+        account.inflow_traffic(step.tensor, self._ways[step.tensor])
+
+    def _absorb(self, step: Absorb, region: Region, environment: Environment, account: Account) -> None:
+        """Non-zeros in the order in which they arrive, which is that of a dense product."""
+        inflow = self.program.inflow
+        assert inflow is not None
+        total, x = (self._place(region, view, environment, account) for view in (step.total, step.x))
+        target, stored, block = format_of(step.format), format_of(total.buffer.dtype), _all(region)
+        old, given = (self._operand(region, one, block, target, keep=False) for one in (total, x))
+        spread = self._parcels[step.tensor]
+        result = absorb(target, old, given, spread.tiles.astype(target.carrier))
+        self._planes(region, total).write(total, block, result if stored is target else stored.round(result), False, False)
+        counts = inflow.parcel(step.tensor).nonzeros
+        assert counts is not None
+        account.busy += self.pricer.cycles(step, region, environment) * block.area
+        account.macs += counts.total * total.shape[0]
+        account.inflow_traffic(step.tensor, self._ways[step.tensor])
+
     def _write(self, binding: Binding, tensor: Array) -> None:
         buffer = self.program.region(binding.region).buffer(binding.buffer)
-        form, layout = format_of(buffer.dtype), binding.layout
-        rows_same = layout.row is None and layout.cut_axis("rows") is None
-        columns_same = layout.column is None and layout.cut_axis("columns") is None
-        once = replace(layout, height=1 if rows_same else layout.height, width=1 if columns_same else layout.width)
-        tiles = once.scatter(form.round(np.asarray(tensor).astype(form.carrier, copy=False)))
+        layout = binding.layout
+        spread = _spread(layout, format_of(buffer.dtype), tensor)
         placed = Placed(buffer, layout.local_shape, _dense(layout.local_shape), 0)
         region = self.program.region(binding.region)
-        self._planes(region, placed).write(placed, _all(region), tiles, rows_same, columns_same)
+        self._planes(region, placed).write(placed, _all(region), spread.tiles, spread.rows_same, spread.columns_same)
 
     def _read(self, binding: Binding) -> Array:
         buffer = self.program.region(binding.region).buffer(binding.buffer)
@@ -304,6 +346,22 @@ class FastEngine:
         planes = self._memory[binding.region, binding.buffer]
         tiles = planes.tiles(math.prod(shape)).reshape(*shape, planes.height, planes.width)
         return format_of(buffer.dtype).stored(binding.layout.gather(np.moveaxis(tiles, (rank, rank + 1), (0, 1))))
+
+
+@dataclass(frozen=True, eq=False)
+class _Spread:
+    """A tensor's tiles ``[rows or 1, columns or 1, *local shape]`` as carriers: directions along which all are the same stand once."""
+
+    tiles: Array
+    rows_same: bool
+    columns_same: bool
+
+
+def _spread(layout: Layout, form: Format, tensor: Array) -> _Spread:
+    rows_same = layout.row is None and layout.cut_axis("rows") is None
+    columns_same = layout.column is None and layout.cut_axis("columns") is None
+    once = replace(layout, height=1 if rows_same else layout.height, width=1 if columns_same else layout.width)
+    return _Spread(once.scatter(form.round(np.asarray(tensor).astype(form.carrier, copy=False))), rows_same, columns_same)
 
 
 def _all(region: Region) -> Block:

@@ -11,26 +11,46 @@ import random
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cgptc.backends.wafer.affine import value_of
-from cgptc.backends.wafer.arithmetic.formats import COMBINERS, Format, format_of
+from cgptc.backends.wafer.arithmetic.formats import COMBINERS, Format, format_of, multiply_add
 from cgptc.backends.wafer.arithmetic.instructions import Call
 from cgptc.backends.wafer.clock import Pricer, timeline
 from cgptc.backends.wafer.collectives import Action, Pattern
 from cgptc.backends.wafer.faults import ExecutionError, ProgramError
+from cgptc.backends.wafer.inflow import checked_words, edge_of
 from cgptc.backends.wafer.interpret.account import Account, Run
-from cgptc.backends.wafer.machine import Machine
-from cgptc.backends.wafer.program import ITEM, Binding, Buffer, Collective, Local, Loop, Program, Receive, Region, Send, Step, Stream, View
+from cgptc.backends.wafer.interpret.memory import Memory
+from cgptc.backends.wafer.layout import Layout
+from cgptc.backends.wafer.program import (
+    ITEM,
+    Absorb,
+    Binding,
+    Collective,
+    Inflow,
+    Local,
+    Loop,
+    Program,
+    Receive,
+    Region,
+    Send,
+    Step,
+    Stream,
+    Take,
+    View,
+)
 from cgptc.backends.wafer.resolve import Block, Environment, Placed, Ready, blocks, iterations, pattern_of, place, ready_local
 from cgptc.backends.wafer.routes import Piece, pieces
 
 Array = NDArray[Any]
 Work = Generator[None, None, None]
+HOST = (-1, -1)
+"""Where the host stands among PEs in a schedule: off the wafer."""
+
 Schedule = Callable[[Sequence[tuple[int, int]], int], Sequence[tuple[int, int]]]
 """Given all PEs still at work and the number of the pass, the order in which they run in it."""
 
@@ -61,47 +81,6 @@ def starving(victim: tuple[int, int], period: int = 7) -> Schedule:
         return others if others and turn % period else pes
 
     return order
-
-
-class Memory:
-    """The SRAM of one PE above its reserve: bytes, and which of them were written."""
-
-    def __init__(self, machine: Machine, name: str) -> None:
-        self.name = name
-        self._bytes = np.full(machine.usable_bytes, 0xFF, np.uint8)
-        self._written = np.zeros(machine.usable_bytes, np.bool_)
-
-    def read(self, placed: Placed) -> Array:
-        """The view's elements as stored. Raises ExecutionError for a byte that was never written."""
-        form, start, stop, indices = self._area(placed)
-        if not self._written[start:stop].reshape(-1, form.bytes)[indices].all():
-            raise ExecutionError("poison", f"{self.name} reads '{placed.buffer.name}' before it is written")
-        return np.asarray(self._bytes[start:stop].view(form.storage)[indices])
-
-    def write(self, placed: Placed, stored: Array) -> None:
-        form, start, stop, indices = self._area(placed)
-        self._bytes[start:stop].view(form.storage)[indices] = stored
-        self._written[start:stop].reshape(-1, form.bytes)[indices] = True
-
-    def forget(self, buffer: Buffer) -> None:
-        """Mark a buffer as never written."""
-        self._written[buffer.address : buffer.address + buffer.bytes] = False
-
-    def _area(self, placed: Placed) -> tuple[Format, int, int, Array]:
-        buffer = placed.buffer
-        form = format_of(buffer.dtype)
-        start, stop = buffer.address, buffer.address + buffer.bytes
-        if start < 0 or stop > len(self._bytes) or start % form.bytes:
-            raise ExecutionError("memory", f"{self.name} has no {form.bytes}-byte elements at bytes {start} to {stop}")
-        return form, start, stop, _indices(placed.shape, placed.strides, placed.offset)
-
-
-@lru_cache(maxsize=4096)
-def _indices(shape: tuple[int, ...], strides: tuple[int, ...], offset: int) -> Array:
-    total: Array = np.full(shape, offset)
-    for axis, (size, stride) in enumerate(zip(shape, strides, strict=True)):
-        total = total + (np.arange(size) * stride).reshape([-1 if other == axis else 1 for other in range(len(shape))])
-    return total
 
 
 @dataclass
@@ -137,6 +116,7 @@ class PeEngine:
     def __init__(self, program: Program) -> None:
         self.program = program
         self._places: dict[tuple[int, int], _Place] = {}
+        self._parcels: dict[str, Array] = {}
         for region in program.regions:
             box = region.rectangle
             for row in range(box.height):
@@ -161,6 +141,15 @@ class PeEngine:
                 tiles = self._tiles(binding, weights[binding.tensor])
                 for one in self._of(self.program.region(binding.region)):
                     self._put(binding, one, tiles)
+        inflow = self.program.inflow
+        for parcel in inflow.parcels if inflow is not None else ():
+            if parcel.tensor not in weights:
+                raise ProgramError("weight-missing", f"the program needs weight '{parcel.tensor}'")
+            assert inflow is not None
+            form = format_of(inflow.dtype)
+            tensor = form.round(np.asarray(weights[parcel.tensor]).astype(form.carrier, copy=False))
+            checked_words(parcel, inflow.dtype, tensor)
+            self._parcels[parcel.tensor] = form.stored(parcel.layout.scatter(tensor))
 
     def run(self, entry: str, inputs: Mapping[str, Array], scalars: Mapping[str, int], schedule: Schedule = round_robin) -> Run:
         """Run an entry under a schedule; see `FastEngine.run` for inputs and outputs."""
@@ -239,6 +228,8 @@ class _PeRun:
     def complete(self, schedule: Schedule) -> None:
         """Run all PEs to their ends. Raises ExecutionError on a stall, or if a message is left over."""
         alive = {at: self._work(place) for at, place in self.engine._places.items()}
+        if self.program.inflow is not None:
+            alive[HOST] = self._feed(self.program.inflow)
         turn = idle = 0
         with np.errstate(all="ignore"):
             while alive:
@@ -273,6 +264,7 @@ class _PeRun:
         for stream in self.program.streams:
             if stream.consumer == region.name and steps:
                 self.account.touch(region.name, stream.address + stream.queue_bytes)
+        self.account.touch_inflow(self.program.inflow, region.name if steps else "")
         for item in range(self.items if steps else 0):
             for binding in local:
                 if binding.role == "input":
@@ -292,6 +284,10 @@ class _PeRun:
                         yield from self._send(step, one, environment)
                     case Receive():
                         yield from self._receive(step, one, environment)
+                    case Take():
+                        yield from self._take_parcel(step, one, environment)
+                    case Absorb():
+                        yield from self._absorb(step, one, environment)
                 if first and not isinstance(step, Loop):
                     self.account.spend(region.name, self.pricer.cycles(step, region, environment))
                 self.progress += 1
@@ -469,6 +465,69 @@ class _PeRun:
                 self.progress += 1
         one.memory.write(placed, content.reshape(placed.shape))
 
+    def _feed(self, inflow: Inflow) -> Work:
+        """The host's side of an inflow: every PE's part of every parcel, item after item, into queues that have room."""
+        region = self.program.region(inflow.region)
+        form = format_of(inflow.dtype)
+        for _ in range(self.items if region.steps(self.entry) else 0):
+            for parcel in inflow.parcels:
+                for one in self.engine._of(region):
+                    tile = self.engine._parcels[parcel.tensor][one.row, one.column]
+                    if parcel.nonzeros is None:
+                        channel = self.channels.setdefault(("inflow", (one.x, one.y)), _Channel(inflow.depth))
+                        sent, words = [tile], form.words(math.prod(parcel.layout.extents(one.column, one.row)))
+                    else:
+                        channel = self.channels.setdefault(("wavelets", (one.x, one.y)), _Channel(self.program.machine.queue_words))
+                        sent, words = [*wavelets(tile), END], int(np.count_nonzero(tile))
+                    for payload in sent:
+                        while channel.inside >= channel.capacity:
+                            yield
+                        channel.payloads.append(payload)
+                        channel.inside += 1
+                        self.progress += 1
+                    self._count_way(parcel.layout, one, words)
+
+    def _count_way(self, layout: Layout, one: _Place, words: int) -> None:
+        """Walk the links from the edge to a PE; of what all PEs of a line take, only those to the last one, as it comes once."""
+        if edge_of(layout) == "west":
+            for x in range(one.x if one.column == layout.width - 1 else 0):
+                self.account.hop(x, one.y, "east", words)
+        elif layout.cut_axis("rows") is not None or one.row == layout.height - 1:
+            for y in range(one.y):
+                self.account.hop(one.x, y, "south", words)
+
+    def _take_parcel(self, step: Take, one: _Place, environment: Environment) -> Work:
+        placed = self._placed(step.target, one, environment)
+        inflow = self.program.inflow
+        assert inflow is not None
+        channel = self.channels.setdefault(("inflow", (one.x, one.y)), _Channel(inflow.depth))
+        while not channel.payloads:
+            yield
+        one.memory.write(placed, channel.payloads.popleft().reshape(placed.shape))
+        channel.inside -= 1
+        self.progress += 1
+
+    def _absorb(self, step: Absorb, one: _Place, environment: Environment) -> Work:
+        """One multiply-accumulate over the rows of x for each wavelet that arrives, until the control wavelet behind the last."""
+        total, x = self._placed(step.total, one, environment), self._placed(step.x, one, environment)
+        target, stored = format_of(step.format), format_of(total.buffer.dtype)
+        sums = stored.carried(one.memory.read(total)).astype(target.carrier)
+        given = format_of(x.buffer.dtype).carried(one.memory.read(x)).astype(target.carrier)
+        channel = self.channels.setdefault(("wavelets", (one.x, one.y)), _Channel(self.program.machine.queue_words))
+        self.account.busy += self.pricer.cycles(step, one.region, environment)
+        while True:
+            while not channel.payloads:
+                yield
+            place, value = channel.payloads.popleft()
+            channel.inside -= 1
+            self.progress += 1
+            if place == END[0]:
+                break
+            k, n = divmod(int(place), sums.shape[1])
+            sums[:, n] = multiply_add(target, sums[:, n], given[:, k], target.carrier.type(value))
+            self.account.macs += len(sums)
+        one.memory.write(total, stored.stored(sums if stored is target else stored.round(sums)))
+
     def _read_output(self, binding: Binding, one: _Place, item: int) -> None:
         layout = binding.layout
         key = (binding.tensor, item)
@@ -482,6 +541,16 @@ class _PeRun:
         buffer = one.region.buffer(view.buffer)
         self.account.touch(one.region.name, buffer.address + buffer.bytes)
         return place(view, buffer, environment)
+
+
+END: Array = np.array([-1, 0], np.float64)
+"""The control wavelet behind a PE's non-zeros."""
+
+
+def wavelets(tile: Array) -> list[Array]:
+    """``(place, value)`` of the non-zeros of a tile ``[k, n]``, row by row: the order in which a dense product adds them."""
+    places = np.flatnonzero(tile)
+    return [np.array([place, value], np.float64) for place, value in zip(places, tile.reshape(-1)[places], strict=True)]
 
 
 def _block_of(found: list[Block], one: _Place) -> Block | None:

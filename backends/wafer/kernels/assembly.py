@@ -8,17 +8,20 @@ from dataclasses import dataclass, replace
 from cgptc.backends.wafer.affine import Affine, Extent
 from cgptc.backends.wafer.allocation import allocate
 from cgptc.backends.wafer.faults import ProgramError
-from cgptc.backends.wafer.kernels.fragment import STREAM_COLOURS, Direction, Fragment, Slot
+from cgptc.backends.wafer.kernels.fragment import INFLOW_COLOURS, STREAM_COLOURS, Direction, Fragment, Slot
 from cgptc.backends.wafer.layout import Layout
 from cgptc.backends.wafer.machine import Machine
 from cgptc.backends.wafer.program import (
+    Absorb,
     Binding,
     Buffer,
     Code,
     Collective,
     Entry,
+    Inflow,
     Local,
     Loop,
+    Parcel,
     Program,
     Receive,
     Rectangle,
@@ -44,6 +47,7 @@ def renamed(fragment: Fragment, names: Mapping[str, str]) -> Fragment:
         outputs=slots(fragment.outputs),
         weights=slots(fragment.weights),
         states=slots(fragment.states),
+        parcels=slots(fragment.parcels),
         buffers=tuple(replace(one, name=names.get(one.name, one.name)) for one in fragment.buffers),
         steps=tuple(_renamed_step(step, names) for step in fragment.steps),
     )
@@ -58,6 +62,8 @@ def _renamed_step(step: Step, names: Mapping[str, str]) -> Step:
             return replace(step, out=view(step.out), inputs=tuple(view(one) if isinstance(one, View) else one for one in step.inputs))
         case Collective():
             return replace(step, source=view(step.source), target=view(step.target))
+        case Absorb():
+            return replace(step, total=view(step.total), x=view(step.x))
         case Loop():
             return replace(step, steps=tuple(_renamed_step(inner, names) for inner in step.steps))
         case Send():
@@ -76,6 +82,7 @@ class Joined:
     weights: dict[str, Slot]
     states: dict[str, Slot]
     steps: tuple[Step, ...]
+    parcels: tuple[Slot, ...] = ()
 
 
 def join(fragments: Sequence[Fragment], kept: Sequence[str] = ()) -> Joined:
@@ -104,7 +111,14 @@ def join(fragments: Sequence[Fragment], kept: Sequence[str] = ()) -> Joined:
         {slot.buffer: slot for fragment in fragments for slot in fragment.weights},
         {slot.buffer: slot for fragment in fragments for slot in fragment.states},
         tuple(step for fragment in fragments for step in fragment.steps),
+        tuple(slot for fragment in fragments for slot in fragment.parcels),
     )
+
+
+def slot_bytes(joined: Joined, machine: Machine) -> int:
+    """Room in a queue for any parcel of a region."""
+    most = max((joined.buffers[slot.buffer].bytes for slot in joined.parcels if slot.nonzeros is None), default=0)
+    return -(-most // machine.alignment_bytes) * machine.alignment_bytes
 
 
 def single_region(
@@ -165,6 +179,7 @@ def pipeline(
     streams: list[Stream] = []
     regions: list[Region] = []
     bindings: list[Binding] = []
+    inflow: Inflow | None = None
     carried = {name for number, one in enumerate(joined) for name in one.inputs if makers.get(name, number) < number}
     for number, (stage, one) in enumerate(zip(stages, joined, strict=True)):
         received = [name for name in one.inputs if makers.get(name, number) < number]
@@ -178,6 +193,9 @@ def pipeline(
             stream = Stream(f"{name}>{stage.name}", stages[maker].name, stage.name, kind, source, target, first, (colour,), depth, taken)
             streams.append(stream)
             taken += -(-stream.queue_bytes // machine.alignment_bytes) * machine.alignment_bytes
+        if one.parcels:
+            inflow = _inflow(stage, one, inflow, depth, taken, machine)
+            taken += depth * inflow.slot_bytes
         sent = [stream for later in range(number + 1, len(stages)) for stream in _later(joined, makers, number, later, stages)]
         steps = (
             *(Receive(f"{name}>{stage.name}", _everything(one.buffers[name])) for name in received),
@@ -199,7 +217,19 @@ def pipeline(
         code = (Code(entry, steps),)
         buffers = allocate([replace(held, resident=held.name in resident) for held in one.buffers.values()], code, machine, taken=taken)
         regions.append(Region(stage.name, stage.rectangle, buffers, code, number))
-    return Program(machine, tuple(regions), tuple(streams), (Entry(entry, tuple(scalars), items, tuple(limits)),), tuple(bindings))
+    return Program(machine, tuple(regions), tuple(streams), (Entry(entry, tuple(scalars), items, tuple(limits)),), tuple(bindings), inflow)
+
+
+def _inflow(stage: Stage, one: Joined, other: Inflow | None, depth: int, address: int, machine: Machine) -> Inflow:
+    """The parcels of a stage, which is the only one that has any."""
+    if other is not None:
+        raise ProgramError("assembly", f"both '{other.region}' and '{stage.name}' take parcels from off the wafer")
+    kinds = {one.buffers[slot.buffer].dtype for slot in one.parcels if slot.nonzeros is None}
+    kinds |= {one.buffers[step.x.buffer].dtype for step in one.steps if isinstance(step, Absorb)}
+    if len(kinds) != 1:
+        raise ProgramError("assembly", f"parcels of '{stage.name}' have types {sorted(kinds)}")
+    parcels = tuple(Parcel(slot.buffer, slot.layout, slot.nonzeros) for slot in one.parcels)
+    return Inflow(stage.name, kinds.pop(), parcels, INFLOW_COLOURS, depth, slot_bytes(one, machine), address)
 
 
 def _later(joined: Sequence[Joined], makers: Mapping[str, int], number: int, later: int, stages: Sequence[Stage]) -> list[tuple[str, str]]:

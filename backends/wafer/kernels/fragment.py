@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Literal, Protocol
 
 from cgptc.backends.wafer.affine import Affine, Extent, var
@@ -11,23 +12,30 @@ from cgptc.backends.wafer.arithmetic.instructions import Parameter
 from cgptc.backends.wafer.collectives import Algorithm, Combine, Pattern
 from cgptc.backends.wafer.layout import Axis, Cut, Layout, blocked
 from cgptc.backends.wafer.machine import Machine
-from cgptc.backends.wafer.program import EVERYWHERE, Buffer, Collective, Local, Step, View, Where, whole
+from cgptc.backends.wafer.program import EVERYWHERE, Absorb, Buffer, Collective, Local, Nonzeros, Step, Take, View, Where, whole
 
 Direction = Literal["x", "y"]
 
 LINE_COLOURS: dict[Direction, tuple[int, ...]] = {"x": (0, 1, 2, 3, 4), "y": (5, 6, 7, 8, 9)}
 """Colours of collectives: four of a reduction or shift and one of a broadcast per direction. Streams have the rest."""
 
-STREAM_COLOURS = tuple(range(10, 21))
+STREAM_COLOURS = tuple(range(10, 19))
+
+INFLOW_COLOURS = (19, 20)
+"""From the north and from the west."""
 
 
 @dataclass(frozen=True)
 class Slot:
-    """A role of a kernel, such as ``x`` or ``weight``, the buffer that serves it and how the logical tensor lies in it."""
+    """A role of a kernel, such as ``x`` or ``weight``, the buffer that serves it and how the logical tensor lies in it.
+
+    ``nonzeros`` of a parcel of which nothing else is sent.
+    """
 
     role: str
     buffer: str
     layout: Layout
+    nonzeros: Nonzeros | None = None
 
 
 @dataclass(frozen=True)
@@ -35,6 +43,7 @@ class Fragment:
     """Steps and what they need. Buffers have no addresses yet; names start with the kernel's prefix.
 
     ``weights`` are loaded once, ``states`` start as zeros and stay; ``inputs`` and ``outputs`` belong to whoever joins fragments.
+    ``parcels`` come from off the wafer for every item, in the order in which the steps take them.
     """
 
     kernel: str
@@ -44,6 +53,7 @@ class Fragment:
     states: tuple[Slot, ...]
     buffers: tuple[Buffer, ...]
     steps: tuple[Step, ...]
+    parcels: tuple[Slot, ...] = ()
 
     def slot(self, role: str) -> Slot:
         """KeyError for an unknown role."""
@@ -62,6 +72,33 @@ class Fragment:
     def bytes(self) -> int:
         """SRAM per PE of all buffers, none reused."""
         return sum(buffer.bytes for buffer in self.buffers)
+
+
+def arriving(fragment: Fragment, sparse: Mapping[str, Nonzeros] = MappingProxyType({})) -> Fragment:
+    """The fragment with its weights taken from off the wafer right before they are used, where it would have kept them.
+
+    Of ``sparse`` buffers, right sides of products, the non-zeros alone are sent, and no PE has a buffer for them.
+    """
+    buffers = {one.name: one for one in fragment.buffers}
+    dense = [slot for slot in fragment.weights if slot.buffer not in sparse]
+    thin = [replace(slot, nonzeros=sparse[slot.buffer]) for slot in fragment.weights if slot.buffer in sparse]
+    part = next((step.part for step in fragment.steps), "")
+    takes = tuple(Take(slot.buffer, all_of(buffers[slot.buffer]), part) for slot in dense)
+    return replace(
+        fragment,
+        weights=(),
+        parcels=(*dense, *thin),
+        buffers=tuple(one for one in fragment.buffers if one.name not in sparse),
+        steps=(*takes, *(_absorbing(step, sparse) for step in fragment.steps)),
+    )
+
+
+def _absorbing(step: Step, sparse: Mapping[str, Nonzeros]) -> Step:
+    if isinstance(step, Local) and step.instruction == "gemm":
+        _, x, weight = step.inputs
+        if isinstance(x, View) and isinstance(weight, View) and weight.buffer in sparse:
+            return Absorb(weight.buffer, step.out, x, step.format, sparse[weight.buffer].tile, step.part)
+    return step
 
 
 class Kernel(Protocol):

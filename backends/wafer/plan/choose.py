@@ -105,27 +105,38 @@ def _packed(costs: Sequence[Cost], machine: Machine) -> list[Place] | None:
     return pack([cost.grid for cost in costs], machine)
 
 
+FIX = "halve the bytes (--dtype f16), shorten the rows (--context N), or take a larger --machine"
+
+
 def _too_large(sizer: Sizer, group: Group) -> DoesNotFitError:
+    """One group alone is too much for all PEs."""
     machine = sizer.machine
     whole = grids(machine)[-1]
     cost = sizer.cost(group, whole)
     limit = machine.usable_bytes
     if cost is None:
         return DoesNotFitError(f"region '{group.name}' has no layout on {whole.width} × {whole.height} PEs", "take a larger machine", ())
-    lines = [f"region '{group.name}': {cost.bytes} bytes per PE on all {whole.width} × {whole.height} PEs, {limit} are there"]
-    return DoesNotFitError(
-        f"'{group.name}' needs {cost.bytes} bytes of SRAM per PE and has {limit}, on all {cost.area} PEs",
-        "halve the bytes (--dtype f16), shorten the rows (--context N), or take a larger --machine",
-        lines,
-    )
+    weights, caches = sizer.resident(group, whole)
+    over = cost.bytes - limit
+    lines = [
+        f"SRAM: region '{group.name}' needs {cost.bytes:,} B per PE on all {cost.area:,} PEs, the limit is {limit:,} B: {over:,} B too many"
+        f" ({over / limit:.1%})",
+        f"{weights:,} B of it are weights, {caches:,} B caches of {sizer.context} tokens; {machine.reserved_bytes:,} B more are reserved",
+    ]
+    what = f"'{group.name}' needs {cost.bytes:,} bytes of SRAM per PE and has {limit:,}, on all {cost.area:,} PEs"
+    return DoesNotFitError(what, FIX, lines)
 
 
 def _too_many(smallest: Sequence[Cost], groups: Sequence[Group], machine: Machine) -> DoesNotFitError:
+    """Every group fits alone, and together they do not."""
     need, have = sum(cost.area for cost in smallest), machine.width * machine.height
     ranked = sorted(zip(smallest, groups, strict=True), key=lambda pair: -pair[0].area)[:3]
-    lines = [f"region '{group.name}' needs at least {cost.grid.width} × {cost.grid.height} PEs" for cost, group in ranked]
-    what = f"the regions need {need} PEs and {machine.name} has {have}"
+    what = f"the {len(groups)} regions need at least {need:,} PEs and {machine.name} has {have:,}"
+    over = f"{need - have:,} too many ({(need - have) / have:.1%})"
     if need <= have:
-        what = f"the regions need {need} of {have} PEs, and their rectangles do not fit on {machine.width} × {machine.height}"
-    fix = "halve the bytes (--dtype f16), shorten the rows (--context N), or take a larger --machine"
-    return DoesNotFitError(what, fix, lines)
+        box = f"{machine.width} × {machine.height}"
+        what = f"the {len(groups)} regions need {need:,} of {have:,} PEs, and their rectangles find no room on {box}"
+        over = f"{have - need:,} are left between rectangles"
+    lines = [f"PEs: {need:,} needed, the limit is {have:,}: {over}"]
+    lines += [f"region '{group.name}' needs at least {cost.grid.width} × {cost.grid.height} PEs" for cost, group in ranked]
+    return DoesNotFitError(what, FIX, lines)

@@ -221,12 +221,11 @@ class Lift:
         if key not in self._made:
             self._kept.append(product)
             k, n = product.weight.shape
-            chosen = [int(column) for column in columns]
-            weight = product.weight if chosen == list(range(n)) else taken(product.weight, 1, chosen)
-            weights = [("weight", weight)]
+            everything = np.array_equal(columns, np.arange(n))
+            weights = [("weight", product.weight if everything else taken(product.weight, 1, columns.tolist()))]
             if product.bias is not None:
-                weights.append(("bias", product.bias if chosen == list(range(n)) else taken(product.bias, 0, chosen)))
-            work = LinearWork(k, len(chosen), product.bias is not None, zeros_of(weights[0][1], self.graph.store))
+                weights.append(("bias", product.bias if everything else taken(product.bias, 0, columns.tolist())))
+            work = LinearWork(k, columns.size, product.bias is not None, zeros_of(weights[0][1], self.graph.store))
             self._made[key] = self.add_task(work, (product.x,), weights, product.path, product.stage)
         return self._made[key]
 

@@ -6,14 +6,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from cgptc.backends.wafer.affine import var
+from cgptc.backends.wafer.faults import ProgramError
 from cgptc.backends.wafer.kernels.assembly import Stage, pipeline
 from cgptc.backends.wafer.kernels.fragment import Grid
 from cgptc.backends.wafer.machine import Machine
 from cgptc.backends.wafer.plan.choose import Choice, DoesNotFitError, choose
 from cgptc.backends.wafer.plan.layouts import LENGTH, PAST, direct
 from cgptc.backends.wafer.plan.pack import pack
+from cgptc.backends.wafer.plan.remedies import Wanted, remedies
 from cgptc.backends.wafer.plan.select import buffer_of, ordered_weights
-from cgptc.backends.wafer.plan.size import DEPTH, Fitted, Sizer, grids
+from cgptc.backends.wafer.plan.size import DEPTH, Counted, Fitted, Sizer, grids
 from cgptc.backends.wafer.plan.stages import Group, groups, one_group
 from cgptc.backends.wafer.plan.tasks import Tasks, width_of
 from cgptc.backends.wafer.program import Program, Scalar
@@ -24,7 +26,8 @@ ENTRY = "run"
 MOST_ROWS = 1 << 16
 """Whole rows that one run takes."""
 
-STRATEGIES = ("auto", "pipeline", "resident")
+STREAMING = "weight-streaming"
+STRATEGIES = ("auto", "pipeline", "resident", STREAMING)
 OBJECTIVES = ("throughput", "latency", "area")
 
 
@@ -40,27 +43,38 @@ class Aim:
 
 @dataclass(frozen=True)
 class Plan:
-    """A program and what it needs of the model: a weight expression for every tensor that it loads."""
+    """A program and what it needs of the model: a weight expression for every tensor that it loads.
+
+    ``sizer`` is what priced its regions; ``missed`` says by how much weights did not fit, where that is why they come from off the wafer.
+    """
 
     program: Program
     strategy: str
     choice: Choice
     fitted: tuple[Fitted, ...]
     weights: dict[str, Weight]
+    sizer: Sizer
+    missed: tuple[str, ...] = ()
 
 
-def plan(tasks: Tasks, aim: Aim, dtype: str) -> Plan:
-    """Place a model. Raises DoesNotFitError, and InvalidProgramError where the planner is wrong."""
-    feeds = tasks.hosted
-    widths = feeds | {task.name: width_of(task.work) for task in tasks.tasks}
-    directed = direct(tasks.tasks, widths, {feed.value: feed.rows for feed in tasks.feeds if feed.width})
+def plan(tasks: Tasks, aim: Aim, dtype: str, counted: Counted | None = None) -> Plan:
+    """Place a model. ``counted``, where weights may be read, counts the non-zeros of a matrix in its layout: see `Sizer.fit`.
+
+    Raises DoesNotFitError, and InvalidProgramError where the planner is wrong.
+    """
+    try:
+        chosen = _chosen(tasks, aim, dtype)
+    except DoesNotFitError as error:
+        raise _explained(error, tasks, aim, dtype) from None
+    sizer, choice = chosen.sizer, chosen.choice
+    feeds = sizer.feeds
     outputs = [one.value for one in tasks.outputs]
-    sizer = Sizer(aim.machine, directed, feeds, dtype, tasks.context, outputs, tasks.whole)
-    strategy, regions, choice = _best(sizer, aim)
-    fitted = tuple(sizer.fit(group, cost.grid) for group, cost in zip(regions, choice.costs, strict=True))
+    fitted = tuple(sizer.fit(group, cost.grid, counted) for group, cost in zip(chosen.regions, choice.costs, strict=True))
     given = [buffer_of(name, feeds) for name in outputs]
     stages = [
-        Stage(one.group.name, place, one.fragments, tuple(buffer_of(name, feeds) for name in (*outputs, *_shared(one.group, regions))))
+        Stage(
+            one.group.name, place, one.fragments, tuple(buffer_of(name, feeds) for name in (*outputs, *_shared(one.group, chosen.regions)))
+        )
         for one, place in zip(fitted, choice.places, strict=True)
     ]
     scalars = [Scalar(PAST, 0, tasks.context - 1), Scalar(LENGTH, 1, tasks.context)]
@@ -74,7 +88,68 @@ def plan(tasks: Tasks, aim: Aim, dtype: str) -> Plan:
         for task, kernel in zip(one.group.tasks, one.kernels, strict=True)
         for name, weight in ordered_weights(task, one.ground, kernel).items()
     }
-    return Plan(check(_named_apart(program)), strategy, choice, fitted, weights)
+    return Plan(check(_named_apart(program)), chosen.strategy, choice, fitted, weights, sizer, chosen.missed)
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """A strategy with its regions and their grids. ``missed`` as in `Plan`."""
+
+    strategy: str
+    sizer: Sizer
+    regions: tuple[Group, ...]
+    choice: Choice
+    missed: tuple[str, ...] = ()
+
+
+def _chosen(tasks: Tasks, aim: Aim, dtype: str) -> _Chosen:
+    """The strategy asked for; of ``auto`` the better of those that keep weights on the wafer, or where there is no room the one that does
+    not. Raises DoesNotFitError.
+    """
+    sizer = _sizer(tasks, aim.machine, dtype, streamed=aim.strategy == STREAMING)
+    try:
+        return _Chosen(*_best(sizer, aim))
+    except DoesNotFitError as error:
+        if aim.strategy != "auto":
+            raise
+        try:
+            return _Chosen(*_best(replace(sizer, streamed=True), replace(aim, strategy=STREAMING)), (error.what, *error.lines))
+        except DoesNotFitError:
+            raise error from None
+
+
+def _sizer(tasks: Tasks, machine: Machine, dtype: str, *, streamed: bool) -> Sizer:
+    widths = tasks.hosted | {task.name: width_of(task.work) for task in tasks.tasks}
+    directed = direct(tasks.tasks, widths, {feed.value: feed.rows for feed in tasks.feeds if feed.width})
+    return Sizer(machine, directed, tasks.hosted, dtype, tasks.context, [one.value for one in tasks.outputs], tasks.whole, streamed)
+
+
+def _has_room(wanted: Wanted) -> bool:
+    """Whether there is room: for one region on the whole machine, or for those of a pipeline."""
+    sizer = _sizer(wanted.tasks, wanted.machine, wanted.dtype, streamed=False)
+    whole, everything = grids(wanted.machine)[-1], one_group(sizer.directed.tasks)
+    ways = {"resident": sizer, STREAMING: replace(sizer, streamed=True)}
+    for name, one in ways.items():
+        cost = one.cost(everything[0], whole) if wanted.strategy in ("auto", name) else None
+        if cost is not None and cost.bytes <= wanted.machine.usable_bytes:
+            return True
+    if wanted.strategy not in ("auto", "pipeline"):
+        return False
+    try:
+        choose(sizer, groups(sizer.directed.tasks), "area")
+    except ProgramError:
+        return False
+    return True
+
+
+def _explained(error: DoesNotFitError, tasks: Tasks, aim: Aim, dtype: str) -> DoesNotFitError:
+    """The error with the changes that would help, each tried."""
+    if aim.grid is not None:
+        return error
+    found = remedies(Wanted(tasks, aim.machine, aim.strategy, dtype), _has_room, STREAMING)
+    if not found:
+        return DoesNotFitError(error.what, "no single change of type, context, strategy or machine is enough: combine them", error.lines)
+    return DoesNotFitError(error.what, f"it fits with {' or with '.join(found)}", error.lines)
 
 
 def _shared(group: Group, regions: Sequence[Group]) -> list[str]:
@@ -94,10 +169,11 @@ def _named_apart(program: Program) -> Program:
     return replace(program, bindings=tuple(bindings))
 
 
-def _best(sizer: Sizer, aim: Aim) -> tuple[str, tuple[Group, ...], Choice]:
+def _best(sizer: Sizer, aim: Aim) -> tuple[str, Sizer, tuple[Group, ...], Choice]:
     """The strategy asked for, or the better one by the objective; the first where both are equal."""
-    ways: dict[str, tuple[Group, ...]] = {"pipeline": groups(sizer.directed.tasks), "resident": one_group(sizer.directed.tasks)}
-    names = list(ways) if aim.strategy == "auto" else [aim.strategy]
+    whole = one_group(sizer.directed.tasks)
+    ways: dict[str, tuple[Group, ...]] = {"pipeline": groups(sizer.directed.tasks), "resident": whole, STREAMING: whole}
+    names = ["pipeline", "resident"] if aim.strategy == "auto" else [aim.strategy]
     found: list[tuple[str, tuple[Group, ...], Choice]] = []
     fault: DoesNotFitError | None = None
     for name in names:
@@ -110,7 +186,8 @@ def _best(sizer: Sizer, aim: Aim) -> tuple[str, tuple[Group, ...], Choice]:
     if not found:
         assert fault is not None
         raise fault
-    return min(found, key=lambda one: _merit(aim.objective)(one[2]))
+    name, regions, choice = min(found, key=lambda one: _merit(aim.objective)(one[2]))
+    return name, sizer, regions, choice
 
 
 def _may_win(sizer: Sizer, regions: tuple[Group, ...], rival: Choice, aim: Aim) -> bool:

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from cgptc.backends.wafer.allocation import allocate
+from cgptc.backends.wafer.arithmetic.formats import format_of
 from cgptc.backends.wafer.faults import ProgramError
-from cgptc.backends.wafer.kernels.assembly import join
-from cgptc.backends.wafer.kernels.fragment import Fragment, Grid, Kernel
+from cgptc.backends.wafer.inflow import PLACES, parcel_cost
+from cgptc.backends.wafer.kernels.assembly import join, slot_bytes
+from cgptc.backends.wafer.kernels.fragment import Fragment, Grid, Kernel, arriving
+from cgptc.backends.wafer.layout import Layout
 from cgptc.backends.wafer.machine import Machine
 from cgptc.backends.wafer.plan.layouts import Directed, arrange
-from cgptc.backends.wafer.plan.select import Ground, buffer_of, fragment_of, kernel_of
+from cgptc.backends.wafer.plan.select import Ground, buffer_of, fragment_of, kernel_of, ordered_weights
 from cgptc.backends.wafer.plan.stages import Group
-from cgptc.backends.wafer.plan.tasks import Task
-from cgptc.backends.wafer.program import Code
+from cgptc.backends.wafer.plan.tasks import AnglesWork, LinearWork, LookupWork, Task
+from cgptc.backends.wafer.program import Code, Nonzeros, Parcel, Rectangle
+from cgptc.ir.weights import Weight
 
 DEPTH = 2
 """Items that wait in a stream's queue."""
 
 ROOMY = 1 << 40
+
+
+Counted = Callable[[Weight, Layout], Nonzeros]
 
 
 @dataclass(frozen=True)
@@ -47,7 +55,7 @@ class Fitted:
 
 @dataclass
 class Sizer:
-    """Prices groups on grids. Groups of the same shape are priced once."""
+    """Prices groups on grids. Groups of the same shape are priced once. ``streamed``: weights come from off the wafer for every item."""
 
     machine: Machine
     directed: Directed
@@ -56,18 +64,47 @@ class Sizer:
     context: int
     outputs: Sequence[str]
     whole: bool = False
-    _shapes: dict[str, int] = field(default_factory=dict)
-    _numbers: dict[tuple[object, ...], int] = field(default_factory=dict)
-    _known: dict[tuple[object, ...], Cost | None] = field(default_factory=dict)
-    _cycles: dict[tuple[object, ...], int | None] = field(default_factory=dict)
-    _kernels: dict[tuple[object, ...], tuple[Kernel, int]] = field(default_factory=dict)
+    streamed: bool = False
+    _shapes: dict[str, int] = field(default_factory=dict, init=False)
+    _numbers: dict[tuple[object, ...], int] = field(default_factory=dict, init=False)
+    _known: dict[tuple[object, ...], Cost | None] = field(default_factory=dict, init=False)
+    _cycles: dict[tuple[object, ...], int | None] = field(default_factory=dict, init=False)
+    _kernels: dict[tuple[object, ...], tuple[Kernel, int]] = field(default_factory=dict, init=False)
 
-    def fit(self, group: Group, grid: Grid) -> Fitted:
-        """The group's kernels on that grid. Raises ProgramError where a layout does not exist on it."""
+    def fit(self, group: Group, grid: Grid, counted: Counted | None = None) -> Fitted:
+        """The group's kernels on that grid. Raises ProgramError where a layout does not exist on it.
+
+        ``counted`` gives the non-zeros of streamed matrices: what is cheaper to send without its zeros comes without them.
+        """
         ground = self._ground(group, grid)
         kernels = tuple(self._kernel(task, ground)[0] for task in group.tasks)
-        fragments = tuple(fragment_of(task, kernel, self.feeds) for task, kernel in zip(group.tasks, kernels, strict=True))
-        return Fitted(group, ground, kernels, fragments)
+        fragments = [fragment_of(task, kernel, self.feeds) for task, kernel in zip(group.tasks, kernels, strict=True)]
+        if self.streamed:
+            fragments = [
+                arriving(one, self._thin(task, kernel, one, ground, counted)) if self._arrives(task, one) else one
+                for task, kernel, one in zip(group.tasks, kernels, fragments, strict=True)
+            ]
+        return Fitted(group, ground, kernels, tuple(fragments))
+
+    def _arrives(self, task: Task, fragment: Fragment) -> bool:
+        """Whether a streamed task's weights come when they are needed: of a table an item needs a row, so that tables stay on the wafer."""
+        weights = {slot.buffer for slot in fragment.weights}
+        kinds = {one.dtype for one in fragment.buffers if one.name in weights}
+        return not isinstance(task.work, (LookupWork, AnglesWork)) and kinds <= {self.dtype}
+
+    def _thin(self, task: Task, kernel: Kernel, fragment: Fragment, ground: Ground, counted: Counted | None) -> dict[str, Nonzeros]:
+        """The matrix of a linear layer, where its non-zeros alone come and are absorbed in less time than all of it."""
+        if counted is None or not isinstance(task.work, LinearWork):
+            return {}
+        slot = fragment.slot("weight")
+        tile = slot.layout.local_shape
+        if format_of(self.dtype).bytes != 2 or math.prod(tile) > PLACES:
+            return {}
+        box = Rectangle(0, 0, ground.grid.width, ground.grid.height)
+        found = counted(ordered_weights(task, ground, kernel)[slot.buffer], slot.layout)
+        dense, thin = (parcel_cost(Parcel("", slot.layout, one), self.dtype, box, self.machine).occupied for one in (None, found))
+        work = self.machine.mac_cycles(ground.accumulate, found.tile, task.rows, aligned=True)
+        return {slot.buffer: found} if max(thin, work) < dense else {}
 
     def _ground(self, group: Group, grid: Grid) -> Ground:
         lies = arrange(group.tasks, self.directed.along, grid, self.context, self.dtype)
@@ -75,6 +112,9 @@ class Sizer:
 
     def _kernel(self, task: Task, ground: Ground) -> tuple[Kernel, int]:
         """The kernel of a task and its cycles; tasks of equal work that lie alike share it."""
+        if self.streamed and isinstance(task.work, LinearWork):
+            # What a sparse kernel would keep on its PEs is not there: zeros are left out on the way, see `_thin`.
+            task = replace(task, work=replace(task.work, zeros=None))
         key = (
             task.work,
             task.rows,
@@ -106,7 +146,24 @@ class Sizer:
 
     def _price(self, group: Group, grid: Grid) -> Cost | None:
         cycles = self.cycles(group, grid)
-        return Cost(grid, cycles, self._bytes(self.fit(group, grid))) if cycles is not None else None
+        if cycles is None:
+            return None
+        fitted = self.fit(group, grid)
+        layouts = [slot.layout for fragment in fitted.fragments for slot in fragment.parcels]
+        box = Rectangle(0, 0, grid.width, grid.height)
+        # The host sends ahead, so that the slower of both is what an item costs once the first parcels have come.
+        come = sum(parcel_cost(Parcel("", layout), self.dtype, box, self.machine).occupied for layout in layouts)
+        moved = sum(self.machine.vector_cycles(self.dtype, math.prod(layout.local_shape)) for layout in layouts)
+        return Cost(grid, max(cycles + moved, come), self._bytes(fitted))
+
+    def resident(self, group: Group, grid: Grid) -> tuple[int, int]:
+        """Bytes per PE of the weights that stay, and of the caches. Raises ProgramError where a layout does not exist on the grid."""
+        found = [0, 0]
+        for fragment in self.fit(group, grid).fragments:
+            sizes = {one.name: one.bytes for one in fragment.buffers}
+            for index, slots in enumerate((fragment.weights, fragment.states)):
+                found[index] += sum(sizes[slot.buffer] for slot in slots)
+        return found[0], found[1]
 
     def _bytes(self, fitted: Fitted) -> int:
         """SRAM of the group's buffers and queues, laid out as the assembly will."""
@@ -121,6 +178,7 @@ class Sizer:
         for name in joined.inputs:
             if name not in self.feeds:
                 taken += -(-DEPTH * joined.buffers[name].bytes // step) * step
+        taken += DEPTH * slot_bytes(joined, self.machine)
         bound = {*joined.weights, *joined.states, *(name for name in joined.inputs if name in self.feeds)}
         bound |= {name for name in joined.outputs if name in kept}
         roomy = replace(self.machine, sram_bytes=ROOMY)
@@ -180,6 +238,6 @@ def prices(sizer: Sizer, group: Group, candidates: Iterable[Grid]) -> list[Cost]
         if cycles is None or (found and cycles >= found[-1].cycles):
             continue
         cost = sizer.cost(group, grid)
-        if cost is not None and cost.bytes <= sizer.machine.usable_bytes:
+        if cost is not None and cost.bytes <= sizer.machine.usable_bytes and not (found and cost.cycles >= found[-1].cycles):
             found.append(cost)
     return found

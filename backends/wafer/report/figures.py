@@ -7,14 +7,32 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from cgptc.backends.wafer.affine import value_of
 from cgptc.backends.wafer.arithmetic.formats import format_of
 from cgptc.backends.wafer.arithmetic.instructions import instruction_of
 from cgptc.backends.wafer.clock import Pricer, Timeline
 from cgptc.backends.wafer.faults import ProgramError
+from cgptc.backends.wafer.inflow import link_words, parcel_cost, tile_words
 from cgptc.backends.wafer.interpret.account import Account
 from cgptc.backends.wafer.machine import Machine
-from cgptc.backends.wafer.program import ITEM, Collective, Entry, Local, Loop, Program, Receive, Region, Send, Step, View, views
+from cgptc.backends.wafer.program import (
+    ITEM,
+    Absorb,
+    Collective,
+    Entry,
+    Local,
+    Loop,
+    Program,
+    Receive,
+    Region,
+    Send,
+    Step,
+    Take,
+    View,
+    views,
+)
 from cgptc.backends.wafer.resolve import Environment, Placed, blocks, iterations, local_price, pattern_of, place
 from cgptc.backends.wafer.routes import stream_cost
 from cgptc.backends.wafer.verify.memory import peak_bytes
@@ -161,6 +179,10 @@ def measure(program: Program, timeline: Timeline, entry: str | None = None, scal
         for one in program.bindings
         if one.role in ("input", "output") and described.name in one.entries
     )
+    inflow = program.inflow
+    if inflow is not None:
+        box = program.region(inflow.region).rectangle
+        host += sum(parcel_cost(parcel, inflow.dtype, box, program.machine).host_bytes for parcel in inflow.parcels)
     bounds = _bounds(program.machine, stages, account, host)
     return Figures(program, described, values, items, timeline, tuple(stages), account, bounds, host)
 
@@ -203,7 +225,27 @@ def _parts(
             case Receive():
                 stream = program.stream(step.stream)
                 part.talk += program.machine.vector_cycles(stream.dtype, math.prod(stream.target.local_shape))
+            case Take() | Absorb():
+                _arrival(step, part, program, region, now, pricer, account)
     return tuple(found.values())
+
+
+def _arrival(step: Take | Absorb, part: Part, program: Program, region: Region, now: Environment, pricer: Pricer, account: Account) -> None:
+    """What comes from off the wafer. Of non-zeros the program knows no more than the fullest line: all lines are drawn as that one."""
+    inflow = program.inflow
+    assert inflow is not None
+    parcel, area = inflow.parcel(step.tensor), region.rectangle.area
+    words = tile_words(parcel.layout, inflow.dtype)
+    part.active = max(part.active, area)
+    if isinstance(step, Absorb) and parcel.nonzeros is not None:
+        words = np.full_like(words, math.ceil(parcel.nonzeros.line / parcel.layout.height))
+        rows = place(step.total, region.buffer(step.total.buffer), now).shape[0]
+        part.compute += pricer.cycles(step, region, now)
+        part.macs += parcel.nonzeros.total * rows
+        part.ideal += parcel.nonzeros.tile * rows / dict(program.machine.mac_lanes)[step.format]
+    else:
+        part.talk += pricer.cycles(step, region, now)
+    account.inflow_traffic(step.tensor, link_words(parcel.layout, words, region.rectangle))
 
 
 def _local(step: Local, part: Part, region: Region, now: Environment, pricer: Pricer, machine: Machine) -> None:
@@ -231,6 +273,9 @@ def _stage(program: Program, region: Region, parts: tuple[Part, ...], busy: floa
     states = {one.buffer for one in program.bindings if one.region == region.name and one.role == "state"}
     held = {name: sum(one.bytes for one in region.buffers if one.name in names) for name, names in (("w", weights), ("s", states))}
     queues = sum(stream.queue_bytes for stream in program.streams if stream.consumer == region.name)
+    inflow = program.inflow
+    if inflow is not None and inflow.region == region.name:
+        queues += inflow.depth * inflow.slot_bytes
     peak = peak_bytes(program, region)
     return Stage(region, parts, held["w"], held["s"], max(0, peak - queues - held["w"] - held["s"]), queues, peak, busy)
 

@@ -1,6 +1,7 @@
 """Whether a program keeps the rules of its machine, told from the program alone. Every rule has its own code.
 
 * `structure`: names, rectangles, bindings, entries;
+* `inflow`: what comes from off the wafer;
 * `memory`: SRAM, addresses, lifetimes;
 * `steps`: views, instructions, reads and writes, overlap declared by loops;
 * `fabric`: colours, router configurations, streams;
@@ -15,6 +16,7 @@ from __future__ import annotations
 from cgptc.backends.wafer.faults import InvalidProgramError, Issue
 from cgptc.backends.wafer.program import Program
 from cgptc.backends.wafer.verify.fabric import fabric_issues
+from cgptc.backends.wafer.verify.inflow import inflow_issues
 from cgptc.backends.wafer.verify.likeness import Kinds
 from cgptc.backends.wafer.verify.memory import memory_issues, peak_bytes
 from cgptc.backends.wafer.verify.steps import step_issues
@@ -30,7 +32,7 @@ def verify(program: Program) -> list[Issue]:
     if issues:
         return issues
     kinds = Kinds(program)
-    for group in (memory_issues, step_issues, fabric_issues, wait_issues):
+    for group in (inflow_issues, memory_issues, step_issues, fabric_issues, wait_issues):
         issues = list(group(program, kinds))
         if issues:
             return issues

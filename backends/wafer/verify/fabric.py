@@ -89,10 +89,11 @@ def colours_of(region: Region) -> set[int]:
 
 def _colours(program: Program, region: Region) -> Iterator[Issue]:
     for entry, step in _collectives(region):
-        yield from _colour_range(step.colours, program.machine.colours, f"region '{region.name}', entry '{entry}'")
+        yield from colour_range(step.colours, program.machine.colours, f"region '{region.name}', entry '{entry}'")
 
 
-def _colour_range(colours: tuple[int, ...], count: int, where: str) -> Iterator[Issue]:
+def colour_range(colours: tuple[int, ...], count: int, where: str) -> Iterator[Issue]:
+    """Colours that the machine does not have, or that are named twice."""
     for colour in colours:
         if not 0 <= colour < count:
             yield Issue("colour-range", where, f"colour {colour} is none of 0 to {count - 1}")
@@ -130,7 +131,7 @@ def _streams(program: Program, kinds: Kinds) -> Iterator[Issue]:
         if ends or stream.producer == stream.consumer:
             yield Issue("stream-end", where, f"from '{stream.producer}' to '{stream.consumer}': two different regions are needed")
             continue
-        yield from _colour_range(stream.colours, program.machine.colours, where)
+        yield from colour_range(stream.colours, program.machine.colours, where)
         if not stream.colours:
             yield Issue("colour-count", where, "a stream needs a colour")
         if stream.depth < 1:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 from cgptc.backends.wafer.faults import Issue
-from cgptc.backends.wafer.program import Collective, Local, Loop, Program, Receive, Region, Send, Step, Stream, View, views
+from cgptc.backends.wafer.program import Absorb, Collective, Local, Loop, Program, Receive, Region, Send, Step, Stream, Take, View, views
 
 Likeness = tuple[object, ...]
 
@@ -33,6 +33,7 @@ def likeness(program: Program, region: Region) -> Likeness:
             if one.region == region.name
         ),
         tuple(end for end in streams.values() if end[0]),
+        program.inflow if program.inflow is not None and program.inflow.region == region.name else None,
     )
 
 
@@ -58,6 +59,10 @@ def _nameless(step: Step, numbers: dict[str, str], streams: dict[str, tuple[obje
         case Loop():
             inner = tuple(_nameless(one, numbers, streams) for one in step.steps)
             return "loop", step.variable, step.count, step.ahead, inner
+        case Take():
+            return replace(step, target=view(step.target), part="")
+        case Absorb():
+            return replace(step, total=view(step.total), x=view(step.x), part="")
         case Send() | Receive():
             talks = "send" if isinstance(step, Send) else "receive"
             (moved,) = (one for group in views(step) for one in group)

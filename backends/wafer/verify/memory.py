@@ -13,7 +13,7 @@ from cgptc.backends.wafer.verify.likeness import Kinds
 
 
 def held(program: Program, region: Region) -> list[Buffer]:
-    """The region's buffers, and one for the queue of every stream that it consumes."""
+    """The region's buffers, and one for the queue of every stream that it consumes and of the inflow where that is its own."""
     queues = [
         Buffer(
             f"queue of stream '{stream.name}'", stream.dtype, stream.target.local_shape, stream.address, resident=True, copies=stream.depth
@@ -21,6 +21,11 @@ def held(program: Program, region: Region) -> list[Buffer]:
         for stream in program.streams
         if stream.consumer == region.name
     ]
+    inflow = program.inflow
+    if inflow is not None and inflow.region == region.name:
+        queues.append(
+            Buffer("queue of the inflow", "i32", (-(-inflow.slot_bytes // 4),), inflow.address, resident=True, copies=inflow.depth)
+        )
     return [*region.buffers, *queues]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
@@ -10,7 +11,23 @@ from cgptc.backends.wafer.affine import value_of
 from cgptc.backends.wafer.arithmetic.formats import FORMATS, format_of
 from cgptc.backends.wafer.arithmetic.instructions import INSTRUCTIONS
 from cgptc.backends.wafer.faults import Issue, ProgramError
-from cgptc.backends.wafer.program import ITEM, Code, Collective, Entry, Local, Loop, Program, Receive, Region, Send, Step, View, views
+from cgptc.backends.wafer.program import (
+    ITEM,
+    Absorb,
+    Code,
+    Collective,
+    Entry,
+    Local,
+    Loop,
+    Program,
+    Receive,
+    Region,
+    Send,
+    Step,
+    Take,
+    View,
+    views,
+)
 from cgptc.backends.wafer.resolve import Placed, blocks, iterations, pattern_of, place
 from cgptc.backends.wafer.verify.likeness import Kinds
 
@@ -112,6 +129,10 @@ def _step(step: Step, context: _Context, environment: Mapping[str, int]) -> Iter
             yield from _collective(step, context, environment)
         case Send() | Receive():
             yield from _stream_step(step, context, environment)
+        case Take():
+            yield from _take(step, context, environment)
+        case Absorb():
+            yield from _absorb(step, context, environment)
         case Loop():
             if step.ahead is not None:
                 yield from _overlap(step, context, environment)
@@ -191,9 +212,39 @@ def _stream_step(step: Send | Receive, context: _Context, environment: Mapping[s
         yield Issue("operands", context.where, f"a view of shape {placed.shape} for tiles of {layout.local_shape}")
 
 
+def _take(step: Take, context: _Context, environment: Mapping[str, int]) -> Iterator[Issue]:
+    inflow = context.program.inflow
+    assert inflow is not None
+    placed, layout = _placed(step.target, context, environment), inflow.parcel(step.tensor).layout
+    if placed.buffer.dtype != inflow.dtype:
+        yield Issue("operand-format", context.where, f"'{placed.buffer.name}' is {placed.buffer.dtype}, the inflow {inflow.dtype}")
+    if placed.shape != layout.local_shape:
+        yield Issue("operands", context.where, f"a view of shape {placed.shape} for tiles of {layout.local_shape}")
+    if inflow.parcel(step.tensor).nonzeros is not None:
+        yield Issue("inflow-nonzeros", context.where, f"'{step.tensor}' comes without its zeros and cannot be taken")
+    if math.prod(layout.local_shape) * format_of(inflow.dtype).bytes > inflow.slot_bytes:
+        yield Issue("inflow-slot", context.where, f"tiles of {layout.local_shape} in slots of {inflow.slot_bytes} bytes")
+
+
+def _absorb(step: Absorb, context: _Context, environment: Mapping[str, int]) -> Iterator[Issue]:
+    inflow = context.program.inflow
+    assert inflow is not None
+    parcel = inflow.parcel(step.tensor)
+    if parcel.nonzeros is None or parcel.nonzeros.tile != step.entries:
+        yield Issue("inflow-nonzeros", context.where, f"{step.entries} wavelets of '{step.tensor}', of which {parcel.nonzeros} are sent")
+    if step.format not in FORMATS or not format_of(step.format).is_float:
+        yield Issue("instruction-unknown", context.where, f"products in {step.format!r}")
+    total, x = (_placed(view, context, environment) for view in (step.total, step.x))
+    (deep, wide), where = parcel.layout.local_shape, context.where
+    if (total.shape[1:], x.shape[1:], total.shape[:1]) != ((wide,), (deep,), x.shape[:1]):
+        yield Issue("operands", where, f"tiles of {deep} × {wide} do not lead from {x.shape} to {total.shape}")
+    if _repeats(total) or _meet([total], [x]):
+        yield Issue("output-repeats", where, f"the view of '{total.buffer.name}' names an element twice, or one of its operand's")
+
+
 def _overlap(loop: Loop, context: _Context, environment: Mapping[str, int]) -> Iterator[Issue]:
     """Collectives that are priced as overlapped must not touch what the local steps beside them use."""
-    if any(isinstance(step, (Send, Receive, Loop)) for step in loop.steps) or loop.ahead not in (0, 1):
+    if any(isinstance(step, (Send, Receive, Take, Absorb, Loop)) for step in loop.steps) or loop.ahead not in (0, 1):
         yield Issue("loop-overlap", context.where, "an overlapping loop holds local steps and collectives only, 0 or 1 iteration ahead")
         return
     found = looked_at(loop, environment)

@@ -83,7 +83,7 @@ def _reason(step: Send | Receive) -> str:
 
 def _talk(region: Region, entry: str, items: int, scalars: Mapping[str, int]) -> Iterator[Send | Receive]:
     """What a region sends and receives, item by item."""
-    steps = [step for step in region.steps(entry) if not isinstance(step, Loop) or talks(step)]
+    steps = [step for step in region.steps(entry) if isinstance(step, (Send, Receive)) or (isinstance(step, Loop) and talks(step))]
     for item in range(items):
         pending: list[tuple[Step, dict[str, int]]] = [(step, {**scalars, ITEM: item}) for step in reversed(steps)]
         while pending:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 Machine = Annotated[str | None, typer.Option("--machine", help="wafer: wse2, wse3, small-WxH, or a TOML or JSON file.")]
-Strategy = Annotated[str | None, typer.Option("--execution-strategy", help="wafer: auto, pipeline or resident.")]
+Strategy = Annotated[str | None, typer.Option("--execution-strategy", help="wafer: auto, pipeline, resident or weight-streaming.")]
 Objective = Annotated[str | None, typer.Option("--objective", help="wafer: throughput, latency or area.")]
 GridSize = Annotated[str | None, typer.Option("--grid", help="wafer: columns x rows of every region, such as 16x16.")]
 Context = Annotated[

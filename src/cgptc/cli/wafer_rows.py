@@ -17,7 +17,7 @@ def wafer_rows(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     cycles, bound = facts["cycles_per_token"], facts["bound_cycles"]
     item = facts["item"]
     plural = "s" if len(regions) > 1 else ""
-    return [
+    rows = [
         ("machine", f"{facts['machine']} at {facts['clock_hz'] / 1e9:g} GHz   {MODELLED}"),
         ("plan", f"{facts['strategy']}, {len(regions)} region{plural}   {facts['dtype']}   {facts['context']} tokens of cache"),
         ("PEs", f"{facts['pe_count']:,} used, {facts['pe_share']:.1%} of the machine"),
@@ -26,6 +26,16 @@ def wafer_rows(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("speed", f"{facts['tokens_per_second']:,.0f} {item}s/s streamed, {facts['single_tokens_per_second']:,.0f} one after another"),
         ("slowest", f"region '{facts['slowest']}'"),
     ]
+    if "host_bytes" in facts:
+        sent, come = facts["host_bytes"], facts["host_cycles"]
+        rows.append(("host", f"{sent:,} B of weights for each {item}: {come:,} cycles at its link, {come / cycles:.0%} of the time"))
+    rows += [("why" if not number else "", text) for number, text in enumerate(facts.get("missed", ()))]
+    return rows
+
+
+def assumption_rows(facts: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """Cycles of an item if the figures that no source gives were others."""
+    return [("if", one["what"], " to ".join(f"{cycles:,}" for cycles in one["cycles"]) + " cycles") for one in facts.get("assumed", ())]
 
 
 def region_rows(facts: Mapping[str, Any]) -> list[tuple[str, ...]]:

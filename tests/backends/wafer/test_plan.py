@@ -29,7 +29,7 @@ def _assert_exact(graph: object, expected: dict[str, Array], found: dict[str, Ar
 @settings(deadline=None, max_examples=8, phases=[Phase.explicit, Phase.generate])
 @given(
     st.sampled_from([(1, 1), (2, 3), (5, 4), (7, 9)]),
-    st.sampled_from(["resident", "pipeline"]),
+    st.sampled_from(["resident", "pipeline", "weight-streaming"]),
     st.builds(
         TinyGpt,
         layers=st.just(1),
@@ -77,7 +77,7 @@ def test_a_gpt_is_within_the_noise_of_its_type() -> None:
     assert_t3(exact, found, noise_floor(exact, [evaluate_graph(graph, inputs)["logits"]]))
 
 
-@pytest.mark.parametrize("strategy", ["resident", "pipeline"])
+@pytest.mark.parametrize("strategy", ["resident", "pipeline", "weight-streaming"])
 def test_both_engines_give_the_same_bits_and_the_planned_cycles(strategy: str) -> None:
     graph = SMALL.graph()
     inputs = token_inputs(graph, 1, 3)

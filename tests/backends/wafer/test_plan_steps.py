@@ -188,3 +188,12 @@ def test_the_planner_takes_a_sparse_kernel_where_zeros_pay(block: int, share: fl
     (row,) = emitted.facts["linears"]  # type: ignore[misc]
     assert str(row["kernel"]).partition(" ")[0] == ("blocks" if block > 1 else "dense")
     assert row["prefill"]["rows"] > 0 == row["decode"]["rows"]
+
+
+def test_layers_that_are_priced_once_cost_what_each_costs_alone() -> None:
+    made = planned(TinyGpt(layers=3).graph(), None, "pipeline", "f32", small_machine(24, 24)).plan
+    shared = made.sizer
+    for one, cost in zip(made.fitted, made.choice.costs, strict=True):
+        alone = replace(shared)
+        assert alone.cost(one.group, cost.grid) == shared.cost(one.group, cost.grid) == cost
+        assert alone.fit(one.group, cost.grid).fragments == one.fragments

@@ -39,6 +39,7 @@ from cgptc.backends.wafer.program import (
     whole,
 )
 from cgptc.backends.wafer.verify import check, peak_bytes, verify
+from cgptc.backends.wafer.verify.likeness import Kinds
 from cgptc.backends.wafer.verify.waits import stalled
 
 MACHINE = small_machine(4, 4)
@@ -296,3 +297,47 @@ def test_swapped_colours_that_collide_are_rejected() -> None:
     steps = tuple(replace(step, colours=(step.colours[0],) * 5) if isinstance(step, Collective) else step for step in region.code[0].steps)
     damaged = replace(found, regions=(replace(region, code=(Code("run", steps),)),))
     assert "colour-twice" in {issue.code for issue in verify(damaged)}
+
+
+def _alike(change: Callable[[Region], Region] = lambda region: region) -> Program:
+    """Two regions that are alike but for names and places, the second one changed."""
+    one = program()
+    first = one.regions[0]
+    second = replace(
+        first,
+        name="s",
+        rectangle=Rectangle(2, 0, 2, 2),
+        buffers=tuple(replace(buffer, name=f"s.{buffer.name}") for buffer in first.buffers),
+        code=(Code("run", (replace(COPY, out=whole("s.b", (4,)), inputs=(whole("s.a", (4,)),), part="another layer"),)),),
+    )
+    more = tuple(replace(binding, tensor=f"s.{binding.tensor}", region="s", buffer=f"s.{binding.buffer}") for binding in one.bindings)
+    return replace(one, regions=(first, change(second)), bindings=(*one.bindings, *more))
+
+
+def test_regions_that_are_alike_are_looked_at_once() -> None:
+    twins = _alike()
+    kinds = Kinds(twins)
+    looked: list[str] = []
+    assert list(kinds.issues(lambda region: looked.append(region.name) or ())) == []  # type: ignore[func-returns-value]
+    assert looked == ["r"]
+    assert verify(twins) == []
+
+
+@pytest.mark.parametrize(
+    ("code", "change"),
+    [
+        ("sram-overlap", lambda region: replace(region, buffers=tuple(replace(one, address=0) for one in region.buffers))),
+        ("view-bounds", lambda region: replace(region, code=(Code("run", (replace(COPY, out=whole("s.b", (5,)), inputs=(1.0,)),)),))),
+        ("output-unwritten", lambda region: replace(region, code=(Code("run", (replace(COPY, out=whole("s.a", (4,)), inputs=(1.0,)),)),))),
+    ],
+)
+def test_the_second_of_two_regions_is_rejected_where_it_differs(code: str, change: Callable[[Region], Region]) -> None:
+    found = verify(_alike(change))
+    assert {issue.code for issue in found} == {code}
+    assert all("'s'" in issue.where for issue in found)
+
+
+def test_what_is_wrong_with_both_of_two_regions_is_told_of_both() -> None:
+    twins = _alike()
+    worse = tuple(replace(one, buffers=tuple(replace(buffer, address=0) for buffer in one.buffers)) for one in twins.regions)
+    assert [issue.where for issue in verify(replace(twins, regions=worse))] == ["region 'r'", "region 's'"]
