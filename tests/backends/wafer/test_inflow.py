@@ -15,6 +15,7 @@ from tests.backends.wafer.planned import ROOMY, planned, token_inputs
 from cgptc.backends.wafer.clock import timeline
 from cgptc.backends.wafer.faults import ProgramError
 from cgptc.backends.wafer.inflow import edge_of, line_words, link_words, nonzeros, parcel_cost, tile_words
+from cgptc.backends.wafer.interpret.account import Account
 from cgptc.backends.wafer.interpret.fast import FastEngine
 from cgptc.backends.wafer.interpret.pe import HOST, PeEngine, backwards, shuffled, starving
 from cgptc.backends.wafer.kernels.fragment import Grid
@@ -24,6 +25,7 @@ from cgptc.backends.wafer.plan.choose import DoesNotFitError
 from cgptc.backends.wafer.plan.lift import lift
 from cgptc.backends.wafer.plan.planner import Aim, Plan, plan
 from cgptc.backends.wafer.program import Absorb, Inflow, Loop, Nonzeros, Parcel, Program, Rectangle, Take
+from cgptc.backends.wafer.report.figures import measure
 from cgptc.backends.wafer.verify import verify
 from cgptc.ir.dtypes import DTYPES, f32
 from cgptc.ir.weight_expressions import converted
@@ -125,6 +127,24 @@ def test_zeros_that_are_not_sent_change_no_bit_and_cost_nothing() -> None:
         np.testing.assert_array_equal(array, run.outputs[name])
     assert run.account.macs < whole.account.macs
     assert run.account.timeline.cycles < 0.7 * whole.account.timeline.cycles
+
+
+def test_a_report_counts_what_comes_as_the_engine_does() -> None:
+    made = planned(SMALL.graph(), (3, 2), STREAMING, "f32")
+    made.session.run(token_inputs(made.graph, 1, 1))
+    account = made.session.usage.account
+    assert account is not None
+    found = measure(made.plan.program, account.timeline, scalars={"past": 0, "length": 1})
+    for mine, other in zip(_links(found.account), _links(account), strict=True):
+        np.testing.assert_array_equal(mine, other)
+    assert {bound.name: bound.cycles for bound in found.bounds}["off-wafer I/O"] > 4 * sum(
+        math.prod(parcel.layout.shape)
+        for parcel in made.plan.program.inflow.parcels  # type: ignore[union-attr]
+    ) / made.plan.program.machine.host_bytes_per_second * made.plan.program.machine.clock_hz
+
+
+def _links(account: Account) -> list[np.ndarray]:
+    return [account.east, account.west, account.south, account.north]
 
 
 def test_few_zeros_and_wide_numbers_are_sent_like_all_others() -> None:
