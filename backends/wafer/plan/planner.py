@@ -133,7 +133,8 @@ def _has_room(wanted: Wanted) -> bool:
         cost = one.cost(everything[0], whole) if wanted.strategy in ("auto", name) else None
         if cost is not None and cost.bytes <= wanted.machine.usable_bytes:
             return True
-    if wanted.strategy not in ("auto", "pipeline"):
+    if wanted.strategy != "pipeline":
+        # Where a pipeline fits, one region on all PEs does: `auto` need not look at both.
         return False
     try:
         choose(sizer, groups(sizer.directed.tasks), "area")
