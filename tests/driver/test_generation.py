@@ -108,3 +108,22 @@ def test_padding_is_on_the_left() -> None:
     ids, mask = left_padded([[1, 2, 3], [4]])
     assert ids.tolist() == [[1, 2, 3], [0, 0, 4]]
     assert mask.tolist() == [[True, True, True], [False, False, True]]
+
+
+class Unmasked:
+    """A session without a mask: the next token is the sum of all that is read, padding too, modulo the vocabulary."""
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        assert list(inputs) == ["input_ids"]
+        totals = np.cumsum(inputs["input_ids"] + 1, axis=1) % VOCABULARY
+        return {"logits": -np.abs(totals[:, :, None] - np.arange(VOCABULARY)).astype(np.float32)}
+
+
+def test_rows_of_a_model_without_a_mask_are_not_padded() -> None:
+    prompts = [[1, 2, 3], [4], [5, 6], [7]]
+
+    def made(rows: list[list[int]]) -> list[tuple[int | None, ...]]:
+        engine = RereadingEngine(Unmasked(), CausalInterface(mask=None))
+        return list(zip(*generate(engine, TextModel(VOCABULARY, 32, frozenset()), rows, max_new_tokens=5), strict=True))
+
+    assert made(prompts) == [made([prompt])[0] for prompt in prompts]

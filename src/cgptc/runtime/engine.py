@@ -110,8 +110,21 @@ class RereadingEngine:
         return self._read()
 
     def _read(self) -> Logits:
-        inputs: dict[str, Array] = {self._interface.ids: self._ids}
+        if self._interface.mask is not None or self._mask.all():
+            return self._logits(self._ids, self._mask)
+        # Without a mask a model would read padding as tokens: rows of each length go by themselves.
+        padding = (~self._mask).sum(axis=1)
+        parts = {int(count): padding == count for count in np.unique(padding)}
+        found = {count: self._logits(self._ids[rows, count:], self._mask[rows, count:]) for count, rows in parts.items()}
+        first = next(iter(found.values()))
+        logits: Logits = np.empty((len(padding), first.shape[1]), first.dtype)
+        for count, rows in parts.items():
+            logits[rows] = found[count]
+        return logits
+
+    def _logits(self, ids: Ids, mask: Mask) -> Logits:
+        inputs: dict[str, Array] = {self._interface.ids: ids}
         if self._interface.mask is not None:
-            inputs[self._interface.mask] = self._mask.astype(np.int64)
+            inputs[self._interface.mask] = mask.astype(np.int64)
         logits: Logits = self._session.run(inputs)[self._interface.logits][:, -1]
         return logits
