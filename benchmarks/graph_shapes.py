@@ -72,7 +72,7 @@ class Parts:
 
 def _declared(array: Array) -> list[int | None]:
     """Lengths vary, widths and head counts do not."""
-    return [size if size in (WIDTH, HEADS, HEAD, INNER) else None for size in array.shape]
+    return [size if size in (WIDTH, 3 * WIDTH, HEADS, HEAD, INNER) else None for size in array.shape]
 
 
 def linear_forms(rows: int) -> Iterator[Form]:
@@ -258,6 +258,103 @@ def norm_forms(rows: int) -> Iterator[Form]:
     yield Form("SkipLayerNormalization", parts.model(inputs, ["y", "s"]), inputs)
 
 
+def projection_forms(rows: int) -> Iterator[Form]:
+    """Query, key and value of [1, rows, 768], apart and as one product that is split."""
+    x = np.random.default_rng(1).standard_normal((1, rows, WIDTH), np.float32)
+    names = ["q", "k", "v"]
+    parts = Parts()
+    for name in names:
+        parts.node("MatMul", ["x", parts.weight(f"w{name}", WIDTH, WIDTH)], name)
+    yield Form("three MatMul", parts.model({"x": x}, names), {"x": x})
+
+    parts = Parts()
+    parts.node("MatMul", ["x", parts.weight("w", WIDTH, 3 * WIDTH)], "whole")
+    parts.node("Split", ["whole"], *names, axis=-1, num_outputs=3)
+    yield Form("MatMul + Split", parts.model({"x": x}, names), {"x": x})
+
+
+def packed_forms(seq: int, past: int) -> Iterator[Form]:
+    """Attention of one projection's result [1, seq, 2304], split and as it is."""
+    rng = np.random.default_rng(1)
+    inputs: dict[str, Array] = {"qkv": rng.standard_normal((1, seq, 3 * WIDTH), np.float32)}
+    inputs |= {name: rng.standard_normal((1, HEADS, past, HEAD), np.float32) for name in ("past_k", "past_v")}
+    inputs |= {"lengths": np.array([past + seq - 1], np.int32), "total": np.array(past + seq, np.int32)}
+    for packed in (False, True):
+        parts = Parts()
+        given = ["qkv", "", ""] if packed else ["q", "k", "v"]
+        if not packed:
+            parts.node("Split", ["qkv"], *given, axis=-1, num_outputs=3)
+        operands = [*given, "past_k", "past_v", "lengths", "total"]
+        outputs = ["y", "present_k", "present_v"]
+        attributes = {"num_heads": HEADS, "kv_num_heads": HEADS, "scale": HEAD**-0.5}
+        parts.node("GroupQueryAttention", operands, *outputs, domain=CONTRIB, **attributes)
+        yield Form("packed" if packed else "Split + GroupQueryAttention", parts.model(inputs, outputs), inputs)
+
+
+def loss_forms(rows: int) -> Iterator[Form]:
+    """The LM head and the cross entropy of its logits: [rows, 768] @ [768, 50257], targets [rows, 1]."""
+    rng = np.random.default_rng(1)
+    inputs: dict[str, Array] = {"x": rng.standard_normal((rows, WIDTH), np.float32), "t": rng.integers(0, VOCABULARY, (rows, 1))}
+
+    def start(blocks: int = 1) -> tuple[Parts, list[str]]:
+        parts = Parts()
+        parts.constant("last", np.array([1]))
+        whole = rng.standard_normal((WIDTH, VOCABULARY), np.float32) / 30
+        cuts = np.array_split(whole, blocks, axis=1)
+        return parts, [parts.node("MatMul", ["x", parts.constant(f"w{n}", cut)], f"l{n}") for n, cut in enumerate(cuts)]
+
+    parts, (logits,) = start()
+    parts.node("LogSoftmax", [logits], "all", axis=1)
+    parts.node("GatherElements", ["all", "t"], "picked", axis=1)
+    parts.node("Neg", ["picked"], "y")
+    yield Form("LogSoftmax, picked", parts.model(inputs, ["y"]), inputs)
+
+    parts, (logits,) = start()
+    parts.node("ReduceLogSumExp", [logits, "last"], "total")
+    parts.node("GatherElements", [logits, "t"], "picked", axis=1)
+    parts.node("Sub", ["total", "picked"], "y")
+    yield Form("ReduceLogSumExp less picked", parts.model(inputs, ["y"]), inputs)
+
+    parts, blocks = start(8)
+    first = 0
+    totals, picked = [], []
+    for number, block in enumerate(blocks):
+        size = (VOCABULARY + 7 - number) // 8
+        totals.append(parts.node("ReduceLogSumExp", [block, "last"], f"total{number}"))
+        parts.node("Sub", ["t", parts.constant(f"first{number}", np.array(first))], f"place{number}")
+        bounds = [parts.constant(f"low{number}", np.array(0)), parts.constant(f"high{number}", np.array(size - 1))]
+        parts.node("Clip", [f"place{number}", *bounds], f"within{number}")
+        parts.node("Equal", [f"place{number}", f"within{number}"], f"here{number}")
+        parts.node("GatherElements", [block, f"within{number}"], f"taken{number}", axis=1)
+        picked.append(
+            parts.node("Where", [f"here{number}", f"taken{number}", parts.constant(f"none{number}", np.float32([0]))], f"p{number}")
+        )
+        first += size
+    parts.node("Concat", totals, "totals", axis=1)
+    parts.node("ReduceLogSumExp", ["totals", "last"], "total")
+    parts.node("Sub", ["total", parts.node("Sum", picked, "picked")], "y")
+    yield Form("logits by eighths of the vocabulary", parts.model(inputs, ["y"]), inputs)
+
+
+def embedding_forms(rows: int) -> Iterator[Form]:
+    """Tokens and positions looked up, added and normed: the start of BERT."""
+    inputs: dict[str, Array] = {"ids": np.arange(rows, dtype=np.int32)[None], "places": np.arange(rows, dtype=np.int32)[None]}
+    shapes = (("words", VOCABULARY), ("positions", 2048))
+
+    parts = Parts()
+    tables = [parts.weight(name, size, WIDTH) for name, size in shapes]
+    looked_up = [parts.node("Gather", [table, ids], f"{table}-rows") for table, ids in zip(tables, inputs, strict=True)]
+    parts.node("Add", looked_up, "sum")
+    parts.node("LayerNormalization", ["sum", parts.weight("w", WIDTH), parts.weight("b", WIDTH)], "y", axis=-1)
+    yield Form("Gather, Gather, Add, LayerNormalization", parts.model(inputs, ["y"]), inputs)
+
+    parts = Parts()
+    words, positions = (parts.weight(name, size, WIDTH) for name, size in shapes)
+    norm = [parts.weight("w", WIDTH), parts.weight("b", WIDTH)]
+    parts.node("EmbedLayerNormalization", ["ids", "", words, positions, "", *norm, "", "places"], "y", "", domain=CONTRIB)
+    yield Form("EmbedLayerNormalization", parts.model(inputs, ["y"]), inputs)
+
+
 GROUPS: dict[str, Callable[[], Iterator[Form]]] = {
     "linear-decode": lambda: linear_forms(1),
     "linear-prefill": lambda: linear_forms(512),
@@ -269,6 +366,13 @@ GROUPS: dict[str, Callable[[], Iterator[Form]]] = {
     "activation-prefill": lambda: activation_forms(512),
     "norm-decode": lambda: norm_forms(1),
     "norm-prefill": lambda: norm_forms(512),
+    "projections-decode": lambda: projection_forms(1),
+    "projections-prefill": lambda: projection_forms(512),
+    "packed-attention-decode": lambda: packed_forms(1, 127),
+    "packed-attention-prefill": lambda: packed_forms(512, 0),
+    "loss": lambda: loss_forms(256),
+    "embedding-decode": lambda: embedding_forms(1),
+    "embedding-prefill": lambda: embedding_forms(512),
 }
 
 

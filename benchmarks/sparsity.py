@@ -1,6 +1,6 @@
 """Prefill and decode of a preset with a share of its heads and neurons removed, against the whole of it; a pattern without gain beside.
 
-    python benchmarks/sparsity.py [--preset cerebras-gpt-111m] [--rounds 10] [--length 128]
+    python benchmarks/sparsity.py [--preset cerebras-gpt-111m] [--rounds 10] [--length 128] [--write docs/precision-and-sparsity.md]
 
 "to be had" is the weights of the whole model over those that are left: what decode, which reads them all, could gain at most.
 """
@@ -11,6 +11,8 @@ import argparse
 import tempfile
 from pathlib import Path
 
+from marked_text import write_between_marks
+from page import conditions, table
 from paired import compare
 
 import cgptc
@@ -25,6 +27,7 @@ def main() -> None:
     parser.add_argument("--preset", default="cerebras-gpt-111m")
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--length", type=int, default=128)
+    parser.add_argument("--write", type=Path, help="a page with the marks of this table")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         model = Path(folder) / "model.pt"
@@ -34,9 +37,16 @@ def main() -> None:
             artifacts[f"{share:.0%} removed"] = cgptc.compile(model, sparsity=[f"heads:{share}", f"neurons:{share}"])
         artifacts["50% zeros, unstructured"] = cgptc.compile(model, sparsity=["magnitude:0.5"])
         sizes = {name: artifact.report.backend["weight_bytes"] for name, artifact in artifacts.items()}
-        print(f"{'model':<26}{'weights MB':>11}{'to be had':>11}   {'prefill':<24}decode, times as fast")
+        rows = []
         for name, (prefill, decode) in compare(artifacts, given.rounds, given.length).items():
-            print(f"{name:<26}{sizes[name] / 1e6:>11.1f}{sizes['whole'] / sizes[name]:>11.2f}   {prefill!s:<24}{decode}")
+            to_be_had = sizes["whole"] / sizes[name]
+            share = f"{(decode.middle - 1) / (to_be_had - 1):.0%}" if to_be_had > 1 else ""
+            rows.append((name, f"{sizes[name] / 1e6:.0f} MB", f"{to_be_had:.2f}", str(prefill), str(decode), share))
+    header = ("model", "weights", "to be had", f"prefill of {given.length} tokens", "decode", "decode's gain of what is to be had")
+    text = f"{conditions(f'{given.preset}, times as fast as whole, {given.rounds} rounds')}\n\n{table(header, rows)}"
+    print(text)
+    if given.write is not None:
+        write_between_marks(given.write, "sparsity", text)
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ def _graphs(
     for number in range(max_nodes + 1):
         if not draw(_one_more(pool, chosen, number, max_nodes)):
             break
-    _add_outputs(pool)
+    add_outputs(pool)
     if annotated:
         _annotate(draw, graph)
     return graph
@@ -83,7 +83,8 @@ def draw_node(pool: Pool, cls: type[Op]) -> None:
     pool.insert(op, *operands)
 
 
-def _add_outputs(pool: Pool) -> None:
+def add_outputs(pool: Pool) -> None:
+    """Give what nothing uses, now and then only the last value: the rest is dead then."""
     made = [value for node in pool.graph.nodes for value in node.results]
     unused = [value for value in made if not value.use_count] or made[-1:]
     if len(unused) > 1 and pool.integer(0, 7) == 7:

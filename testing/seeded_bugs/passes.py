@@ -3,6 +3,7 @@
 from cgptc.testing.seeded_bugs.bug import SeededBug
 
 _REWRITES = "tests/passes/test_rewrites.py::test_a_rewrite_fires_on_its_own_pattern_and_keeps_the_meaning"
+_FIRING = "tests/passes/test_firing.py::test_a_pass_fires_in_most_examples_and_keeps_what_it_promises"
 _ROTARY = "tests/passes/test_fuse_rotary.py::"
 _SPELLINGS = f"{_ROTARY}test_every_spelling_fuses_and_keeps_its_meaning"
 _SPELLING = "Spelling(mask='{mask}', padding='{padding}', positions='iota', window={window}, groups=1, flat_tokens=False, layers=1)"
@@ -146,5 +147,96 @@ PASS_BUGS = (
         right="Slice(1, length - 1, length)",
         wrong="Slice(1, 0, 1)",
         killer="tests/passes/test_sink_slices.py::test_the_last_tokens_logits_are_those_of_the_whole",
+    ),
+    SeededBug(
+        name="outputs-taken-for-dead",
+        where="cgptc.passes.dead_code:DeadCode.run",
+        right="value.use_count",
+        wrong="value.users",
+        killer=f"{_FIRING}[dead-code]",
+    ),
+    SeededBug(
+        name="slices-of-the-first-rows",
+        where="cgptc.passes.sink_slices:_sink",
+        right="build.node(dataclasses.replace(node.op, axis=position), operand)",
+        wrong="build.node(Slice(position, 0, node.result.type.shape[node.op.axis]), operand)",
+        killer=f"{_FIRING}[sink-slices]",
+    ),
+    SeededBug(
+        name="tables-taken-for-rows",
+        where="cgptc.passes.sink_reshapes:_sink",
+        right="aligned = all(",
+        wrong="aligned = any(",
+        killer="tests/passes/test_sink_reshapes.py::test_a_table_of_rows_is_no_row",
+    ),
+    SeededBug(
+        name="cached-positions-that-start-again",
+        where="cgptc.passes.add_cache:_replace_positions",
+        right="Positions(batch, seq.dim, past.dim)",
+        wrong="Positions(batch, seq.dim, past.dim * 0)",
+        killer=f"{_FIRING}[add-cache]",
+    ),
+    SeededBug(
+        name="cache-without-the-padding",
+        where="cgptc.passes.add_cache:_cache",
+        right="operands[MASK] = mask",
+        wrong="operands[MASK] = None",
+        killer="tests/passes/test_add_cache.py::test_a_left_padded_row_equals_the_row_alone",
+    ),
+    SeededBug(
+        name="absent-operands-forgotten",
+        where="cgptc.passes.legalise:_decompose",
+        right="*node.operands",
+        wrong="*node.inputs",
+        killer=f"{_FIRING}[legalise]",
+    ),
+    SeededBug(
+        name="scales-of-one-bit-more",
+        where="cgptc.passes.quantize:Quantize._quantise",
+        right="QuantisationScales(rows, self.bits, self.block)",
+        wrong="QuantisationScales(rows, max(self.bits - 1, 2), self.block)",
+        killer=f"{_FIRING}[quantize]",
+    ),
+    SeededBug(
+        name="negative-weights-taken-for-zeros",
+        where="cgptc.passes.sparsify:detected",
+        right="(block != 0)",
+        wrong="(block > 0)",
+        killer=f"{_FIRING}[find-zeros]",
+    ),
+    SeededBug(
+        name="masks-of-a-file-ignored",
+        where="cgptc.passes.sparsify:_with_masks",
+        right="return Masked(weight, mask)",
+        wrong="return weight",
+        killer=f"{_FIRING}[apply-masks]",
+    ),
+    SeededBug(
+        name="every-other-row-for-whole-heads",
+        where="cgptc.passes.sparsify:_zero_rows",
+        right="np.repeat(line, width)",
+        wrong="np.tile(line, width)",
+        killer="tests/passes/test_sparsity.py::test_what_is_removed_is_what_was_masked",
+    ),
+    SeededBug(
+        name="columns-of-the-first-part",
+        where="cgptc.passes.remove_dead:_shrink_sources",
+        right="start + feature for",
+        wrong="feature for",
+        killer=f"{_FIRING}[remove-dead]",
+    ),
+    SeededBug(
+        name="tables-sent-the-wrong-way-round",
+        where="cgptc.passes.stage_assignment:_received",
+        right="if permutation == tuple(range(len(permutation))):",
+        wrong="if permutation:",
+        killer="tests/passes/test_pipeline.py::test_a_table_is_sent_where_two_copies_do_not_fit_and_the_way_is_narrow",
+    ),
+    SeededBug(
+        name="angles-in-the-narrow-type",
+        where="cgptc.passes.convert:Convert.run",
+        right="if node in angles:",
+        wrong="if False:",
+        killer="tests/passes/test_convert.py",
     ),
 )

@@ -2,32 +2,21 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.passes.firing_graphs import firing, rewrites_by_pass
 
-import cgptc.passes
 from cgptc.ir.graph import Graph
 from cgptc.ir.interpreter import evaluate_graph
 from cgptc.ir.op import Array
 from cgptc.ir.verify import verify
 from cgptc.passes.manager import PassContext
-from cgptc.passes.rewrite import Rewrite, apply_rewrites
-from cgptc.testing.pattern_graphs import instances
+from cgptc.passes.rewrite import apply_rewrites
 from cgptc.testing.tolerances import assert_t1
 
-
-def all_rewrites() -> Iterator[Rewrite]:
-    for module in pkgutil.iter_modules(cgptc.passes.__path__, "cgptc.passes."):
-        yield from getattr(importlib.import_module(module.name), "REWRITES", ())
-
-
-REWRITES = {rule.name: rule for rule in all_rewrites()}
+REWRITES = {rule.name: rule for rules in rewrites_by_pass().values() for rule in rules}
 
 
 def inputs_for(graph: Graph, seed: int) -> dict[str, Array]:
@@ -40,18 +29,6 @@ def inputs_for(graph: Graph, seed: int) -> dict[str, Array]:
         else:
             arrays[value.name] = drawn > 0 if value.type.dtype.name == "bool" else drawn.astype(np.float32)
     return arrays
-
-
-def firing(rule: Rewrite) -> list[tuple[Graph, Graph]]:
-    """Graphs that the rule changes, before and after."""
-    pairs: list[tuple[Graph, Graph]] = []
-    for graph in instances(rule, limit=400):
-        after = graph.clone()
-        if apply_rewrites(after, [rule], PassContext()):
-            pairs.append((graph, after))
-            if len(pairs) == 3:
-                break
-    return pairs
 
 
 @pytest.mark.parametrize("name", REWRITES)
