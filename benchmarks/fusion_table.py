@@ -78,6 +78,26 @@ class Plain(torch.nn.Module):
         return self.norm(x, 4) @ self.table.weight.T
 
 
+class Multihead(torch.nn.Module):
+    """Two blocks of PyTorch's own `MultiheadAttention`, causal."""
+
+    def __init__(self, width: int = 32, heads: int = 4) -> None:
+        super().__init__()
+        self.table = torch.nn.Embedding(61, width)
+        self.attentions = torch.nn.ModuleList(torch.nn.MultiheadAttention(width, heads, batch_first=True) for _ in range(2))
+        self.norms = torch.nn.ModuleList(torch.nn.LayerNorm(width) for _ in range(5))
+        self.wide = torch.nn.ModuleList(torch.nn.Linear(width, width) for _ in range(2))
+
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        x = self.table(input_ids)
+        later = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool).triu(1)
+        for layer in range(2):
+            hidden = self.norms[2 * layer](x)
+            x = x + self.attentions[layer](hidden, hidden, hidden, attn_mask=later, need_weights=False)[0]
+            x = x + torch.relu(self.wide[layer](self.norms[2 * layer + 1](x)))
+        return self.norms[4](x) @ self.table.weight.T
+
+
 def _preset(name: str) -> Callable[[Path], AbstractContextManager[CapturedModel]]:
     return lambda folder: open_model(name, shape_only=True)
 
@@ -98,6 +118,16 @@ def _plain(folder: Path) -> AbstractContextManager[CapturedModel]:
     return nullcontext(capture_module(Plain().eval(), (torch.zeros(2, 8, dtype=torch.int64),)))
 
 
+def _multihead(folder: Path) -> AbstractContextManager[CapturedModel]:
+    return nullcontext(capture_module(Multihead().eval(), (torch.zeros(2, 8, dtype=torch.int64),)))
+
+
+def _encoder(folder: Path) -> AbstractContextManager[CapturedModel]:
+    layer = torch.nn.TransformerEncoderLayer(32, 4, 48, batch_first=True)
+    encoder = torch.nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+    return nullcontext(capture_module(encoder.eval(), (torch.zeros(2, 8, 32),)))
+
+
 FAMILIES = (
     Family("GPT-2", _preset("tiny-gpt2")),
     Family("Cerebras-GPT", _preset("tiny")),
@@ -113,6 +143,8 @@ FAMILIES = (
     Family("Qwen3", _transformers("qwen3"), layer_norms=4, rotated=2),
     Family("BERT", _transformers("bert")),
     Family("PyTorch, attention and norms written out", _plain),
+    Family("PyTorch, MultiheadAttention", _multihead),
+    Family("PyTorch, TransformerEncoder", _encoder, other_norms=0),
 )
 
 

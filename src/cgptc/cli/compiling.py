@@ -46,7 +46,7 @@ def compile_(
     sparsity: Annotated[list[str] | None, typer.Option("--sparsity", help="Such as magnitude:0.75@h.*.mlp.*; may be repeated.")] = None,
     passes: Annotated[str | None, typer.Option("--passes", help="A pipeline instead of the target's own.")] = None,
     disable_pass: Annotated[list[str] | None, typer.Option("--disable-pass", help="A pass to leave out; may be repeated.")] = None,
-    level: Annotated[int, typer.Option("-O", help="0 does what the target needs, 1 fuses, 2 does all that pays.")] = 2,
+    level: Annotated[int, typer.Option("-O", help="0 does what the target needs, 1 fuses, 2 does all that pays: today the same as 1.")] = 2,
     require_fusion: Annotated[
         str | None, typer.Option("--require-fusion", help="Fail unless these are whole everywhere, such as attention,layer-norm.")
     ] = None,
