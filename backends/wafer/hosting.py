@@ -15,15 +15,15 @@ BATCH, TIME, FEATURE, ONE = "batch", "time", "feature", "one"
 
 
 def by_rows(array: Array, axes: str) -> Array:
-    """An input with axes of these kinds as ``[batch, time]`` or ``[batch, time, features]``."""
+    """An input with axes of these kinds as ``[batch, time]`` or ``[batch, time, features]``; of one token where it has no time."""
     kinds = axes.split()
-    return np.moveaxis(array, kinds.index(BATCH), 0)
+    return np.moveaxis(array, kinds.index(BATCH), 0) if len(kinds) > 1 else array[:, None]
 
 
 def length_of(array: Array, axes: str) -> tuple[str, int]:
-    """The kind of an input's axis of tokens, and how many there are."""
-    kind = next(kind for kind in axes.split() if kind.startswith(TIME))
-    return kind, array.shape[axes.split().index(kind)]
+    """The kind of an input's axis of tokens, and how many there are; none and one where it has no such axis."""
+    kind = next((kind for kind in axes.split() if kind.startswith(TIME)), "")
+    return kind, array.shape[axes.split().index(kind)] if kind else 1
 
 
 def arranged(values: Array, axes: str, features: Sequence[int]) -> Array:

@@ -399,6 +399,9 @@ def _input(state: Lift, name: str, type_: TensorType) -> Item | None:
         return Past(name)
     if name == MASK and type_.rank == 2:
         return Padding(name=name)
+    if type_.shape == (state.batch,) and type_.dtype.is_integer and state.whole:
+        state.feeds[name] = Feed(name, name, axes=(BATCH,))
+        return Ids(name, (BATCH,))
     axes = state.tokens_of(type_.shape[:2])
     if axes is None:
         return None

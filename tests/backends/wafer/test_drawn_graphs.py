@@ -6,13 +6,19 @@ import numpy as np
 import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
-from tests.backends.wafer.drawn_graphs import ENDS, FORMS, WIDTH, drawn_graph
+from tests.backends.wafer.drawn_graphs import BATCH, ENDS, FORMS, SEQ, WIDTH, Drawing, drawn_graph
 from tests.backends.wafer.planned import planned
 
 from cgptc.ir.comparison import graph_depth
+from cgptc.ir.dtypes import f32, i64
 from cgptc.ir.graph import Graph
 from cgptc.ir.interpreter import evaluate_graph
 from cgptc.ir.op import Array
+from cgptc.ir.ops.binary import Add, Mul
+from cgptc.ir.ops.loss import CrossEntropy
+from cgptc.ir.ops.reduction import ReduceMax
+from cgptc.ir.ops.shape import Reshape
+from cgptc.ir.types import TensorType
 from cgptc.testing.tolerances import assert_t1, assert_t3, noise_floor
 
 GRIDS = [(1, 1), (3, 2), (5, 4), (7, 9)]
@@ -70,3 +76,21 @@ def test_a_drawn_graph_is_within_the_noise_of_its_type_and_the_same_pe_by_pe() -
     np.testing.assert_array_equal(fast, slow)
     exact = evaluate_graph(graph, inputs, wide=True)["y"]
     assert_t3(exact, fast, noise_floor(exact, [evaluate_graph(graph, inputs)["y"]]))
+
+
+def test_losses_of_tokens_and_rows_add_up_over_a_batch() -> None:
+    here = Drawing(seed=5)
+    x = here.attention(start := here.start(crosses=False), start, None, causal=False)
+    goal = here.graph.add_input("goal", TensorType(i64, (BATCH.dim, SEQ.dim)))
+    label = here.graph.add_input("label", TensorType(i64, (BATCH.dim,)))
+    flat = here.build(Reshape((BATCH.dim * SEQ.dim, 5)), here.linear(x, 5))
+    tokens = here.build(CrossEntropy("mean", -100, 0.1), flat, here.build(Reshape((BATCH.dim * SEQ.dim,)), goal))
+    pooled = here.build(ReduceMax((1,), False), x)
+    rows = here.build(CrossEntropy("sum"), here.linear(pooled, 3), label)
+    here.graph.add_output("y", here.build(Add(), tokens, here.build(Mul(), rows, here.build.constant(0.5, f32))))
+    inputs = {
+        "input_ids": np.array([[1, 2, 3], [4, 5, 6]]),
+        "goal": np.array([[0, 4, -100], [-100, 1, 2]]),
+        "label": np.array([2, 0]),
+    }
+    _assert_exact(here.graph, (3, 2), "resident", inputs)
