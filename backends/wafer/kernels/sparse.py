@@ -136,13 +136,22 @@ def _blocks(tile: Array, block: tuple[int, int]) -> Array:
     return tiles(tile, lines, block)
 
 
+def _block_counts(weight: Array, lines: tuple[int, int], tile: tuple[int, int], block: tuple[int, int]) -> Array:
+    """Non-zero blocks of each tile ``[k lines, n lines]``."""
+    cut = tiles(weight != 0, lines, tile)
+    deep, wide = (math.ceil(size / part) for size, part in zip(tile, block, strict=True))
+    padded = np.zeros((*lines, deep * block[0], wide * block[1]), np.bool_)
+    padded[..., : tile[0], : tile[1]] = cut
+    parts = padded.reshape(*lines, deep, block[0], wide, block[1])
+    return np.asarray(parts.any(axis=(3, 5)).sum(axis=(2, 3)))
+
+
 def sparse_linear(weight: Array, dense: Linear, form: Form, block: tuple[int, int] = (1, 1)) -> SparseLinear:
     """The sparse kernel that has room for just what the fullest PE stores of ``weight [k, n]``."""
     lines = lines_of(dense.grid, dense.along)
     tile = dense.x_layout.local_shape[1], dense.y_layout.local_shape[1]
     if form == "blocks":
-        cut = tiles(weight, lines, tile)
-        most = max(int(_blocks(cut[at], block).any(axis=(2, 3)).sum()) for at in np.ndindex(*lines))
+        most = int(_block_counts(weight, lines, tile, block).max(initial=0))
     else:
         most = int(counts(weight, lines, tile).max(initial=0))
     return SparseLinear(dense, max(1, most), form, block)
@@ -152,12 +161,14 @@ BLOCKS = ((4, 4), (8, 8), (16, 16))
 
 
 def forms(weight: Array, dense: Linear, blocks: tuple[tuple[int, int], ...] = BLOCKS) -> Iterator[Linear | SparseLinear]:
-    """The dense layer and its sparse forms for this very weight, or its pattern of zeros."""
+    """The dense layer and its sparse forms for this very weight, or its pattern of zeros; of blocks those that a tile holds."""
     yield dense
     for form in ("rows", "columns"):
         yield sparse_linear(weight, dense, form)
+    deep, wide = dense.x_layout.local_shape[1], dense.y_layout.local_shape[1]
     for block in blocks:
-        yield sparse_linear(weight, dense, "blocks", block)
+        if block[0] <= deep and block[1] <= wide:
+            yield sparse_linear(weight, dense, "blocks", block)
 
 
 def best_form(weight: Array, dense: Linear, machine: Machine, blocks: tuple[tuple[int, int], ...] = BLOCKS) -> Linear | SparseLinear:
