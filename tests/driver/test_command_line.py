@@ -200,8 +200,10 @@ main()
         "time.sleep(60)",
         # One call into a library that does not return to the interpreter, as the loading of a large session does.
         "import hashlib; hashlib.pbkdf2_hmac('sha256', b'', b'', 200_000_000)",
+        # A library that makes an error of its own of whatever it catches, as the tracing of a module does.
+        "try: time.sleep(60)\n        except BaseException: raise ValueError('lost') from None",
     ],
-    ids=["between-bytecodes", "inside-a-library"],
+    ids=["between-bytecodes", "inside-a-library", "in-a-library-that-catches-all"],
 )
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_the_run_soon_and_leaves_nothing(tmp_path: Path, number: signal.Signals, code: int, stuck: str) -> None:

@@ -13,7 +13,7 @@ from cgptc.cli import commands
 from cgptc.cli.command import app
 from cgptc.cli.crash import write_report
 from cgptc.cli.screen import ReaderLeftError, error_text, printable
-from cgptc.cli.signals import Interrupted, handle_signals
+from cgptc.cli.signals import Interrupted, handle_signals, stopped
 from cgptc.cli.usage import CLICK_USAGE_ERROR, from_click
 from cgptc.ir.diagnostics import CgptcError, Exit, FileError
 
@@ -26,32 +26,49 @@ def run(arguments: Sequence[str]) -> int:
     try:
         return _run(arguments)
     except Interrupted as error:
-        _say(f"error[interrupted]: stopped by {error}: nothing was left behind")
-        return error.exit_code
+        return _interrupted(error)
     except KeyboardInterrupt:
         return Exit.INTERRUPTED
     except ReaderLeftError:
         # What is still buffered must not fail when the interpreter flushes it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return Exit.OK
-    except CgptcError as error:
-        return _fail(error, debug)
-    except OSError as error:
-        where = str(error.filename or "")
-        return _fail(FileError("io", (error.strerror or str(error)).lower(), file=where, fix="check the file and try again"), debug)
-    except MemoryError as error:
-        return _fail(FileError("memory", "out of memory", fix="use a smaller model or a machine with more memory"), debug, error)
     except Exception as error:
-        if debug:
-            traceback.print_exc()
-        what = printable(f"{type(error).__name__}: {error}")[:300]
-        try:
-            where = str(write_report(error, arguments))
-        except OSError:
-            where = "nowhere: the temporary folder cannot be written"
-        notes = "".join(f" ({printable(note)} runs it again)" for note in getattr(error, "__notes__", ()))
-        _say(f"error[internal]: a bug in cgptc: {what}: report it with the file written to {where}{notes}")
-        return Exit.INTERNAL
+        # PyTorch catches whatever a traced function raises, an interruption too, and raises something else.
+        interruption = stopped()
+        return _interrupted(interruption) if interruption is not None else _failed(error, arguments, debug)
+
+
+def _interrupted(error: Interrupted) -> int:
+    _say(f"error[interrupted]: stopped by {error}: nothing was left behind")
+    return error.exit_code
+
+
+def _failed(error: Exception, arguments: Sequence[str], debug: bool) -> int:
+    """Tell what failed; gives the exit code."""
+    match error:
+        case CgptcError():
+            return _fail(error, debug)
+        case OSError():
+            where = str(error.filename or "")
+            return _fail(FileError("io", (error.strerror or str(error)).lower(), file=where, fix="check the file and try again"), debug)
+        case MemoryError():
+            return _fail(FileError("memory", "out of memory", fix="use a smaller model or a machine with more memory"), debug, error)
+        case _:
+            return _crashed(error, arguments, debug)
+
+
+def _crashed(error: Exception, arguments: Sequence[str], debug: bool) -> int:
+    if debug:
+        traceback.print_exception(error)
+    what = printable(f"{type(error).__name__}: {error}")[:300]
+    try:
+        where = str(write_report(error, arguments))
+    except OSError:
+        where = "nowhere: the temporary folder cannot be written"
+    notes = "".join(f" ({printable(note)} runs it again)" for note in getattr(error, "__notes__", ()))
+    _say(f"error[internal]: a bug in cgptc: {what}: report it with the file written to {where}{notes}")
+    return Exit.INTERNAL
 
 
 def _run(arguments: Sequence[str]) -> int:

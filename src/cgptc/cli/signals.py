@@ -25,6 +25,15 @@ class Interrupted(BaseException):
         return 128 + self.number
 
 
+_RECEIVED: list[int] = []
+"""The signal that asked this process to stop, once one did."""
+
+
+def stopped() -> Interrupted | None:
+    """What `handle_signals` raised, if it did: libraries that catch everything may have made an error of their own of it."""
+    return Interrupted(_RECEIVED[0]) if _RECEIVED else None
+
+
 def handle_signals() -> None:
     """Make SIGINT and SIGTERM raise `Interrupted` in the main thread. Python runs handlers between bytecodes only, so a thread
     watches too: it forces the exit where the main thread is inside a long call of a library."""
@@ -39,6 +48,7 @@ def handle_signals() -> None:
 def _raise(number: int, frame: FrameType | None) -> None:
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, signal.SIG_IGN)  # a second Ctrl-C must not break the clean-up
+    _RECEIVED.append(number)
     raise Interrupted(number)
 
 
