@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -91,14 +90,11 @@ class Products:
         for node in alone.graph.node:
             if node.input[0] in self.sources:
                 self.widths[node.input[0]] = _width(node, alone, shapes)
-        with tempfile.TemporaryDirectory() as folder:
-            for data in artifact.glob("*.data"):
-                (Path(folder) / data.name).symlink_to(data.resolve())
-            onnx.save(alone, Path(folder) / "model.onnx")
-            options = onnxruntime.SessionOptions()
-            options.intra_op_num_threads = threads
-            options.log_severity_level = 3
-            self.session = onnxruntime.InferenceSession(str(Path(folder) / "model.onnx"), options, providers=["CPUExecutionProvider"])
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(artifact.resolve()))
+        self.session = onnxruntime.InferenceSession(alone.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
     def bind(self, rows: int) -> onnxruntime.IOBinding:
         """The inputs for so many rows."""
