@@ -179,13 +179,13 @@ def best_form(weight: Array, dense: Linear, machine: Machine, blocks: tuple[tupl
 def winning_densities(dense: Linear, machine: Machine) -> dict[str, float]:
     """For each sparse form the density below which it costs less than the dense layer, its entries spread evenly; 0 where none is.
 
-    ``blocks 16x16`` and the like count whole blocks of zeros only.
+    ``blocks 16x16`` and the like count whole blocks of zeros only, and are there where a tile holds such a block.
     """
     deep, wide = dense.x_layout.local_shape[1], dense.y_layout.local_shape[1]
     limit = dense.cycles(machine, {})
     found: dict[str, float] = {}
     kinds: list[tuple[str, Form, tuple[int, int]]] = [("rows", "rows", (1, 1)), ("columns", "columns", (1, 1))]
-    kinds += [(f"blocks {block[0]}x{block[1]}", "blocks", block) for block in BLOCKS]
+    kinds += [(f"blocks {block[0]}x{block[1]}", "blocks", block) for block in BLOCKS if block[0] <= deep and block[1] <= wide]
     for name, form, block in kinds:
         most = math.ceil(deep / block[0]) * math.ceil(wide / block[1])
         low, high = 0, most
