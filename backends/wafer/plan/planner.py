@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from cgptc.backends.wafer.affine import var
+from cgptc.backends.wafer.clock import timeline
 from cgptc.backends.wafer.faults import ProgramError
 from cgptc.backends.wafer.kernels.assembly import Stage, pipeline
 from cgptc.backends.wafer.kernels.fragment import Grid
@@ -66,6 +67,22 @@ def plan(tasks: Tasks, aim: Aim, dtype: str, counted: Counted | None = None) -> 
         chosen = _chosen(tasks, aim, dtype)
     except DoesNotFitError as error:
         raise _explained(error, tasks, aim, dtype) from None
+    sizer = chosen.sizer
+    plain = _placed(tasks, aim, chosen, None)
+    thin = _placed(tasks, aim, chosen, counted) if sizer.streamed and counted is not None else plain
+    # What is absorbed as it comes cannot come ahead: where the host's link has time to spare, matrices with their zeros are faster.
+    program, fitted = min((plain, thin), key=lambda made: _interval(made[0], tasks))
+    weights = {
+        name: weight
+        for one in fitted
+        for task, kernel in zip(one.group.tasks, one.kernels, strict=True)
+        for name, weight in ordered_weights(task, one.ground, kernel).items()
+    }
+    return Plan(check(program), chosen.strategy, chosen.choice, fitted, weights, sizer, chosen.missed)
+
+
+def _placed(tasks: Tasks, aim: Aim, chosen: _Chosen, counted: Counted | None) -> tuple[Program, tuple[Fitted, ...]]:
+    """The program of a choice, not checked yet, and its groups with their kernels."""
     sizer, choice = chosen.sizer, chosen.choice
     feeds = sizer.feeds
     outputs = [one.value for one in tasks.outputs]
@@ -82,13 +99,15 @@ def plan(tasks: Tasks, aim: Aim, dtype: str, counted: Counted | None = None) -> 
     if tasks.whole:
         scalars, limits = [Scalar(LENGTH, 1, MOST_ROWS)], []
     program = pipeline(aim.machine, stages, scalars=scalars, items=var(LENGTH), entry=ENTRY, limits=limits, depth=DEPTH, given=given)
-    weights = {
-        name: weight
-        for one in fitted
-        for task, kernel in zip(one.group.tasks, one.kernels, strict=True)
-        for name, weight in ordered_weights(task, one.ground, kernel).items()
-    }
-    return Plan(check(_named_apart(program)), chosen.strategy, choice, fitted, weights, sizer, chosen.missed)
+    return _named_apart(program), fitted
+
+
+def _interval(program: Program, tasks: Tasks) -> float:
+    """Cycles of an item at the end of a row, where weights come from off the wafer; 0 for a program that need not be compared."""
+    if program.inflow is None:
+        return 0.0
+    count = min(2, tasks.context)
+    return timeline(program, ENTRY, {PAST: tasks.context - count, LENGTH: count}).initiation_interval()
 
 
 @dataclass(frozen=True)
