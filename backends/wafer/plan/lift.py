@@ -298,7 +298,7 @@ def lift(graph: Graph, limit: int | None = None) -> tuple[Tasks | None, list[Ref
     import cgptc.backends.wafer.plan.rules  # noqa: F401  (declares the rules)
 
     cached = any(value.name.startswith(PAST_PREFIX) for value in graph.inputs)
-    ways = (False,) if cached else (True,) if _sees_rows(graph) else (False, True)
+    ways = (False,) if cached else _ways(graph)
     found = [_within_tables(graph, limit, whole=whole) for whole in ways]
     return min(found, key=lambda one: len(one[1]))
 
@@ -312,13 +312,15 @@ def _within_tables(graph: Graph, limit: int | None, *, whole: bool) -> tuple[Tas
             limit = error.tokens
 
 
-def _sees_rows(graph: Graph) -> bool:
-    """Whether tokens see later ones, or a padding mask that says which to leave out without a cache."""
+def _ways(graph: Graph) -> tuple[bool, ...]:
+    """Whether items may be whole rows, the better way first: they must be where tokens see later ones. Padding has outputs of its own in
+    whole rows only, but token by token its mask may be counted.
+    """
     attentions = [node for node in graph.nodes if isinstance(node.op, Attention)]
-    return any(
-        (isinstance(node.op, Attention) and not node.op.causal) or (len(node.operands) > 3 and node.operands[3] is not None)
-        for node in attentions
-    )
+    if any(isinstance(node.op, Attention) and not node.op.causal for node in attentions):
+        return (True,)
+    masked = any(len(node.operands) > 3 and node.operands[3] is not None for node in attentions)
+    return (True, False) if masked else (False, True)
 
 
 def _lift(graph: Graph, limit: int | None, *, whole: bool) -> tuple[Tasks | None, list[Refused]]:

@@ -129,6 +129,8 @@ def _cum_sum(lift: Lift, op: CumSum, node: Node) -> Results:
 
 @lifts(Positions)
 def _positions(lift: Lift, op: Positions, node: Node) -> Results:
+    if lift.whole and node.inputs:
+        raise RefusedError("the wafer counts nothing but the tokens of the padding mask, where it leaves padding out")
     return (Places(),)
 
 

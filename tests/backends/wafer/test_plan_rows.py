@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from tests.backends.wafer.drawn_graphs import BATCH as DRAWN_BATCH
+from tests.backends.wafer.drawn_graphs import SEQ as DRAWN_SEQ
+from tests.backends.wafer.drawn_graphs import Drawing
 from tests.backends.wafer.planned import planned
 
 from cgptc.ir.builder import Builder
@@ -84,3 +87,16 @@ def test_both_engines_give_the_same_bits_for_rows() -> None:
     fast, slow = (planned(graph, (2, 2), "pipeline", "f32", fidelity=name).session.run(inputs) for name in ("fast", "pe"))
     for name, array in fast.items():
         np.testing.assert_array_equal(array, slow[name], err_msg=name)
+
+
+def test_a_mask_that_is_counted_without_a_cache_leaves_padding_out() -> None:
+    here = Drawing(seed=6, masked=True)
+    x = here.start(crosses=False)
+    assert here.mask is not None
+    places = here.build(Embedding(), here.weight(6, WIDTH), here.build(Positions(DRAWN_BATCH.dim, DRAWN_SEQ.dim), here.mask))
+    x = here.build(Add(), x, places)
+    here.graph.add_output("y", here.attention(x, x, here.mask, causal=True))
+    inputs = {"input_ids": np.array([[1, 2, 3, 4], [5, 6, 7, 8]]), "attention_mask": np.array([[1, 1, 1, 1], [0, 0, 1, 1]])}
+    expected, found = evaluate_graph(here.graph, inputs, wide=True)["y"], planned(here.graph, (3, 2)).session.run(inputs)["y"]
+    real = inputs["attention_mask"].astype(bool)
+    assert np.abs(expected[real] - found[real]).max() <= 64 * graph_depth(here.graph) * 2.0**-53 * np.abs(expected).max()
