@@ -42,7 +42,13 @@ AREAS = {
     ),
     "verifiers": Area(
         ("ir/verify.py", "backends/wafer/verify/*.py"),
-        ("tests/ir/test_verify.py", f"{WAFER}/test_verify.py", f"{WAFER}/test_drawn_programs.py", f"{WAFER}/test_streams.py"),
+        (
+            "tests/ir/test_verify.py",
+            f"{WAFER}/test_verify.py",
+            f"{WAFER}/test_drawn_programs.py",
+            f"{WAFER}/test_streams.py",
+            f"{WAFER}/test_inflow.py",
+        ),
     ),
     "routing": Area(
         ("backends/wafer/routes.py", "backends/wafer/collectives.py", "backends/wafer/resolve.py"),
