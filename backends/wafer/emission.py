@@ -13,7 +13,7 @@ from cgptc.backends.wafer.kernels.rotary import pair_order
 from cgptc.backends.wafer.layout import Array, Layout
 from cgptc.backends.wafer.machine import find_machine
 from cgptc.backends.wafer.options import WaferOptions
-from cgptc.backends.wafer.plan.lift import Refused, lift
+from cgptc.backends.wafer.plan.lifting import Refused, lift
 from cgptc.backends.wafer.plan.planner import ENTRY, Aim, Plan, plan
 from cgptc.backends.wafer.plan.select import buffer_of
 from cgptc.backends.wafer.plan.tasks import AttendWork, Tasks, shortened

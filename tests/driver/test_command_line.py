@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+import cgptc
 from cgptc.artifact import ArtifactWriter, Manifest
 from cgptc.cli.entry import run
 from cgptc.cli.screen import printable, table
@@ -69,6 +70,11 @@ WRONG_USES = [
     ("check tiny --target wafr", 2, "unknown-target", "did you mean 'wafer'?"),
     ("bench {tmp}/none", 7, "not-found", "cgptc compile MODEL"),
 ]
+
+
+def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--version"]) == 0
+    assert capsys.readouterr().out == f"cgptc {cgptc.__version__}\n"
 
 
 @pytest.mark.parametrize(("arguments", "code", "name", "step"), WRONG_USES, ids=[use[0] for use in WRONG_USES])

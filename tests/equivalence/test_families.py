@@ -18,7 +18,7 @@ from tests.driver.test_families import GENERATING
 from tests.frontend.hf_configurations import CONFIGS
 from tests.frontend.test_hf_families import write_folder
 
-from cgptc.backends.wafer.plan.lift import lift
+from cgptc.backends.wafer.plan.lifting import lift
 from cgptc.driver.compilation import compile_model, optimise, target_of
 from cgptc.driver.options import CompileOptions
 from cgptc.driver.verification import verify_model

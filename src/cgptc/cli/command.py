@@ -12,6 +12,7 @@ import typer
 
 from cgptc.cli.screen import Screen
 from cgptc.driver.peak_memory import peak_bytes
+from cgptc.version import __version__
 
 P = ParamSpec("P")
 
@@ -23,6 +24,21 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+
+def _tell_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"cgptc {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _application(
+    version: Annotated[bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Show the version and exit.")] = False,
+) -> None:
+    """What stands before a command."""
+
 
 _STANDARD = {
     "json": Annotated[bool, typer.Option("--json", help="Print the result as JSON.")],

@@ -11,7 +11,7 @@ import numpy as np
 from cgptc.backends.wafer.emission import host_of
 from cgptc.backends.wafer.kernels.fragment import Grid
 from cgptc.backends.wafer.machine import Machine, doubled_sram, small_machine
-from cgptc.backends.wafer.plan.lift import lift
+from cgptc.backends.wafer.plan.lifting import lift
 from cgptc.backends.wafer.plan.planner import Aim, Plan, plan
 from cgptc.backends.wafer.serial import parse_program, program_text
 from cgptc.backends.wafer.session import WaferSession

@@ -22,7 +22,7 @@ from cgptc.backends.wafer.kernels.fragment import Grid
 from cgptc.backends.wafer.layout import Cut
 from cgptc.backends.wafer.machine import WSE2, Machine, small_machine
 from cgptc.backends.wafer.plan.choose import DoesNotFitError
-from cgptc.backends.wafer.plan.lift import lift
+from cgptc.backends.wafer.plan.lifting import lift
 from cgptc.backends.wafer.plan.planner import Aim, Plan, plan
 from cgptc.backends.wafer.program import Absorb, Inflow, Loop, Nonzeros, Parcel, Program, Rectangle, Take
 from cgptc.backends.wafer.report.figures import measure

@@ -17,7 +17,7 @@ from cgptc.backends.wafer.kernels.fragment import Grid
 from cgptc.backends.wafer.machine import small_machine
 from cgptc.backends.wafer.options import WaferOptions
 from cgptc.backends.wafer.plan.choose import DoesNotFitError
-from cgptc.backends.wafer.plan.lift import lift
+from cgptc.backends.wafer.plan.lifting import lift
 from cgptc.backends.wafer.plan.pack import pack
 from cgptc.backends.wafer.plan.stages import groups
 from cgptc.backends.wafer.plan.tasks import AttendWork, LinearWork, LookupWork, Task, shortened
