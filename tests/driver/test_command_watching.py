@@ -125,7 +125,7 @@ def test_a_pickled_module_is_opened_only_where_asked_and_the_manifest_says_so(tm
 
 
 def test_every_command_takes_the_standard_options() -> None:
-    assert commands.COMMANDS
+    commands.register()
     group = typer.main.get_command(app)
     found = {name: {option for each in command.params for option in each.opts} for name, command in group.commands.items()}  # type: ignore[attr-defined]
     assert len(found) >= 13
