@@ -25,6 +25,9 @@ CONVERTED = (f32, f16, bf16)
 LARGEST = {f16: 65504.0}
 """The largest finite number, of the types whose range is narrower than that of f32."""
 
+SCALES = 2
+"""The operand of a quantised layer that holds the scales of its weight."""
+
 ANGLES = (Cast, Constant, Unary, Binary, Concat, Expand, Reshape, Slice, Transpose, MatMul)
 """What computes angles from positions."""
 
@@ -72,6 +75,8 @@ class Convert(Pass, name="convert", optional=False, lossy=True):
             _require_range(op.weight, to, graph.store, node)
             graph.set_op(node, Constant(_in_type(op.weight, to)))
             return True
+        if isinstance(op, QuantizedLinear):
+            _widen_scales(graph, node)
         fields = {field.name: getattr(op, field.name) for field in dataclasses.fields(op)}
         other = {name: to for name, value in fields.items() if isinstance(value, DType) and self._is_other(value)}
         if other:
@@ -120,8 +125,17 @@ def _angle_nodes(graph: Graph) -> set[Node]:
 
 
 def _is_scales(node: Node) -> bool:
-    """Whether a constant is the scales of quantised weights, which stay in f32."""
-    return any(use.user is not None and isinstance(use.user.op, QuantizedLinear) and use.index == 2 for use in node.result.uses)
+    """Whether a constant is the scales of quantised weights and nothing else: these stay in f32."""
+    uses = list(node.result.uses)
+    return bool(uses) and all(use.user is not None and isinstance(use.user.op, QuantizedLinear) and use.index == SCALES for use in uses)
+
+
+def _widen_scales(graph: Graph, node: Node) -> None:
+    """Scales that something else computes, or reads too, became narrow with it; the layer takes them in f32."""
+    scales = node.inputs[SCALES]
+    if scales.type.dtype in (f16, bf16):
+        wide = Builder(graph, before=node, location=node.location, stage=node.stage)(Cast(f32), scales)
+        graph.set_operand(node, SCALES, wide)
 
 
 def _in_type(weight: Weight, to: DType) -> Weight:

@@ -14,10 +14,11 @@ from cgptc.ir.graph import Graph
 from cgptc.ir.interpreter import evaluate_graph
 from cgptc.ir.ops.binary import Mul
 from cgptc.ir.ops.constant import Constant
-from cgptc.ir.ops.elementwise import Cast, Cos
+from cgptc.ir.ops.elementwise import Cast, Cos, Neg
+from cgptc.ir.ops.quantized import QuantizedLinear
 from cgptc.ir.types import TensorType
 from cgptc.ir.verify import verify
-from cgptc.ir.weights import MemoryStore
+from cgptc.ir.weights import MemoryStore, dense
 from cgptc.passes.manager import PassContext, Pipeline
 from cgptc.testing import assert_equivalent, assert_t3, noise_floor, random_inputs
 
@@ -77,6 +78,21 @@ def test_onnxruntime_stays_within_the_noise_of_f16() -> None:
     reference = evaluate_graph(rounded, inputs, wide=True)["logits"]
     floor = noise_floor(reference, [evaluate_graph(graph, inputs)["logits"]])
     assert_t3(reference, run(session_of(model_of(graph, ORT)), inputs)[0], floor)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_scales_that_something_else_computes_or_reads_are_widened_for_their_layer(shared: bool) -> None:
+    graph = Graph(store=MemoryStore({}))
+    build = Builder(graph)
+    x = graph.add_input("x", TensorType(f32, (2, 4)))
+    weight = build.weight(dense(np.arange(-6, 6, dtype=np.int8).reshape(3, 4)))
+    scales = build.weight(dense(np.full((3, 1), 0.5, np.float32))) if shared else graph.add_input("scales", TensorType(f32, (3, 1)))
+    graph.add_output("y", build(QuantizedLinear(), x, weight, scales))
+    graph.add_output("z", build(Neg(), scales))
+    before = graph.clone()
+    assert converted(graph, "f16")
+    inputs = {"x": np.full((2, 4), 0.25)} | ({} if shared else {"scales": np.full((3, 1), 0.5)})
+    assert_equivalent(before, graph, inputs)
 
 
 def test_a_weight_that_overflows_is_an_error_that_names_it() -> None:

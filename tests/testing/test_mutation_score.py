@@ -44,8 +44,10 @@ def test_a_sample_has_as_many_of_every_area_and_is_the_same_again() -> None:
     assert all(targeted(mutant) for mutant in drawn)
 
 
-@pytest.mark.parametrize(("body", "outcome"), [("assert True", "survived"), ("assert False", "killed"), ("while True: pass", "timeout")])
-def test_the_outcome_is_that_of_the_tests(body: str, outcome: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+@pytest.mark.parametrize(
+    ("body", "seconds", "outcome"), [("assert True", 300, "survived"), ("assert False", 300, "killed"), ("while True: pass", 1, "timeout")]
+)
+def test_the_outcome_is_that_of_the_tests(body: str, seconds: int, outcome: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     file = tmp_path_factory.mktemp("tests") / "test_it.py"
     file.write_text(f"def test_it() -> None:\n    {body}\n")
-    assert run_tests(None, [str(file), f"--rootdir={file.parent}", "-c", "/dev/null"], 2) == outcome
+    assert run_tests(None, [str(file), f"--rootdir={file.parent}", "-c", "/dev/null"], seconds) == outcome

@@ -26,7 +26,6 @@ app = typer.Typer(
 )
 
 
-
 def _tell_version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"cgptc {__version__}")
