@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.passes.firing_graphs import firing, rewrites_by_pass
+from tests.passes.firing_graphs import firing, known_firing, rewrites_by_pass
 
 from cgptc.ir.graph import Graph
 from cgptc.ir.interpreter import evaluate_graph
@@ -46,7 +46,8 @@ def test_a_rewrite_fires_on_its_own_pattern_and_keeps_the_meaning(name: str) -> 
 
 @pytest.mark.parametrize("name", REWRITES)
 def test_a_rewrite_is_done_once_it_has_fired(name: str) -> None:
-    for _, after in firing(REWRITES[name]):
+    for _, graph in known_firing(REWRITES[name]):
+        after = graph.clone()
         text = str(after)
         apply_rewrites(after, [REWRITES[name]], PassContext())
         assert str(after) == text
@@ -64,4 +65,4 @@ def test_rewrites_have_a_sentence_that_says_what_they_do() -> None:
     assert all(rule.summary for rule in REWRITES.values())
 
 
-PAIRS = {name: pairs[0] for name, rule in REWRITES.items() if (pairs := firing(rule))}
+PAIRS = {name: pairs[0] for name, rule in REWRITES.items() if (pairs := known_firing(rule))}

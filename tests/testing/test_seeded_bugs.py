@@ -65,6 +65,7 @@ def same_hypothesis_profile() -> Iterator[None]:
 def run_alone(test: str, *more: str) -> Outcomes:
     outcomes = Outcomes()
     options = [*more, "-q", "--no-header", "--no-summary", "--tb=no", "-x", "-p", "no:cacheprovider", "-p", "no:xdist"]
+    options += ["-p", "no:unraisableexception"]  # which collects garbage five times at the end, seconds in a process as large as this
     with same_hypothesis_profile():
         pytest.main([*options, f"--rootdir={ROOT}", "--hypothesis-profile=seeded-bugs", str(ROOT / test)], plugins=[outcomes])
     return outcomes
