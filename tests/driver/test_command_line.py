@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -16,7 +17,7 @@ import pytest
 import cgptc
 from cgptc.artifact import ArtifactWriter, Manifest
 from cgptc.cli.entry import run
-from cgptc.cli.screen import printable, table
+from cgptc.cli.screen import printable, table, write_out
 from cgptc.ir.diagnostics import Exit
 
 SOURCE = Path(__file__).parents[2] / "src"
@@ -165,6 +166,16 @@ def test_printable_keeps_letters_of_every_script() -> None:
     assert printable("a\u202eb") == "a\\u202eb"
 
 
+@pytest.mark.parametrize(
+    ("encoding", "shown"), [("ascii", b"1 \\xb7 \\u2026"), ("latin-1", b"1 \xb7 \\u2026"), ("utf-8", "1 · …".encode())]
+)
+def test_a_result_is_shown_in_any_encoding(encoding: str, shown: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr("sys.stdout", stream)
+    write_out("1 · …")
+    assert stream.buffer.getvalue() == shown  # type: ignore[attr-defined]
+
+
 def test_a_table_aligns_its_columns() -> None:
     assert table([["a", "b"], ["longer", "c"]]) == "  a        b\n  longer   c"
 
@@ -206,8 +217,8 @@ main()
         "time.sleep(60)",
         # One call into a library that does not return to the interpreter, as the loading of a large session does.
         "import hashlib; hashlib.pbkdf2_hmac('sha256', b'', b'', 200_000_000)",
-        # A library that makes an error of its own of whatever it catches, as the tracing of a module does.
-        "try: time.sleep(60)\n        except BaseException: raise ValueError('lost') from None",
+        # A library that logs whatever it catches and makes an error of its own of it, as the tracing of a module does.
+        "try: time.sleep(60)\n        except BaseException:\n            import logging; logging.exception('lost'); raise ValueError",
     ],
     ids=["between-bytecodes", "inside-a-library", "in-a-library-that-catches-all"],
 )

@@ -59,9 +59,10 @@ class Screen:
 
 
 def write_out(text: str) -> None:
-    """Write to stdout at once; `ReaderLeftError` where nobody reads any more."""
+    """Write to stdout at once, letters that its encoding lacks escaped; `ReaderLeftError` where nobody reads any more."""
+    encoding = sys.stdout.encoding or "utf-8"
     try:
-        sys.stdout.write(text)
+        sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
         sys.stdout.flush()
     except BrokenPipeError:
         raise ReaderLeftError from None

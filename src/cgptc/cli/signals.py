@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import threading
@@ -48,6 +49,7 @@ def handle_signals() -> None:
 def _raise(number: int, frame: FrameType | None) -> None:
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, signal.SIG_IGN)  # a second Ctrl-C must not break the clean-up
+    logging.disable()  # a library that catches the interruption, as PyTorch's tracing does, would log a traceback of it
     _RECEIVED.append(number)
     raise Interrupted(number)
 
