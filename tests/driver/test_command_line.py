@@ -219,8 +219,9 @@ main()
         "import hashlib; hashlib.pbkdf2_hmac('sha256', b'', b'', 200_000_000)",
         # A library that logs whatever it catches and makes an error of its own of it, as the tracing of a module does.
         "try: time.sleep(60)\n        except BaseException:\n            import logging; logging.exception('lost'); raise ValueError",
+        "type('Stuck', (), {'__del__': lambda self: time.sleep(60)})(); time.sleep(60)",
     ],
-    ids=["between-bytecodes", "inside-a-library", "in-a-library-that-catches-all"],
+    ids=["between-bytecodes", "inside-a-library", "in-a-library-that-catches-all", "in-a-destructor"],
 )
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_the_run_soon_and_leaves_nothing(tmp_path: Path, number: signal.Signals, code: int, stuck: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import sys
 import threading
 from types import FrameType
 
@@ -49,7 +50,10 @@ def handle_signals() -> None:
 def _raise(number: int, frame: FrameType | None) -> None:
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, signal.SIG_IGN)  # a second Ctrl-C must not break the clean-up
-    logging.disable()  # a library that catches the interruption, as PyTorch's tracing does, would log a traceback of it
+    # A library that catches the interruption, as PyTorch's tracing does, would log a traceback of it, and Python would print one where it
+    # comes in a destructor.
+    logging.disable()
+    sys.unraisablehook = lambda unraisable: None
     _RECEIVED.append(number)
     raise Interrupted(number)
 
