@@ -13,7 +13,7 @@ from cgptc.cli import commands
 from cgptc.cli.command import app
 from cgptc.cli.crash import write_report
 from cgptc.cli.screen import ReaderLeftError, error_text, printable
-from cgptc.cli.signals import Interrupted, handle_signals, stopped
+from cgptc.cli.signals import Interrupted, handle_signals, interruption_text, stopped
 from cgptc.cli.usage import CLICK_USAGE_ERROR, from_click
 from cgptc.ir.diagnostics import CgptcError, Exit, FileError
 
@@ -40,7 +40,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _interrupted(error: Interrupted) -> int:
-    _say(f"error[interrupted]: stopped by {error}: nothing was left behind")
+    _say(interruption_text(error))
     return error.exit_code
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -38,7 +39,7 @@ def stopped() -> Interrupted | None:
 
 def handle_signals() -> None:
     """Make SIGINT and SIGTERM raise `Interrupted` in the main thread. Python runs handlers between bytecodes only, so a thread
-    watches too: it forces the exit where the main thread is inside a long call of a library."""
+    watches too: it forces the exit where the main thread is inside a long call of a library, or of PyTorch at all."""
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
@@ -50,16 +51,32 @@ def handle_signals() -> None:
 def _raise(number: int, frame: FrameType | None) -> None:
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, signal.SIG_IGN)  # a second Ctrl-C must not break the clean-up
-    # A library that catches the interruption, as PyTorch's tracing does, would log a traceback of it, and Python would print one where it
-    # comes in a destructor.
+    # A library that catches the interruption would log a traceback of it, and Python would print one where it comes in a destructor.
     logging.disable()
     sys.unraisablehook = lambda unraisable: None
     _RECEIVED.append(number)
-    raise Interrupted(number)
+    if not _within_torch(frame):
+        raise Interrupted(number)
+
+
+def _within_torch(frame: FrameType | None) -> bool:
+    """Whether PyTorch is at work. No exception may pass its C++, which would abort the process: there the watcher ends it."""
+    while frame is not None:
+        if str(frame.f_globals.get("__name__", "")).partition(".")[0] == "torch":
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _watch(reading: int) -> None:
     number = os.read(reading, 1)[0]
     threading.Event().wait(_GRACE_SECONDS)
     remove_staging()
+    with contextlib.suppress(OSError):
+        os.write(2, f"{interruption_text(Interrupted(number))}\n".encode())
     os._exit(128 + number)
+
+
+def interruption_text(error: Interrupted) -> str:
+    """What is said last."""
+    return f"error[interrupted]: stopped by {error}: nothing was left behind"
