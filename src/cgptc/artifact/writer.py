@@ -52,8 +52,8 @@ class ArtifactWriter:
     def _stage(self) -> None:
         """Make the staging folder and lock it. Between the two another run may take it for debris: then make another."""
         while True:
+            _LIVING.add(self.folder)  # before it is there: an interruption may come right behind
             self.folder.mkdir()
-            _LIVING.add(self.folder)
             try:
                 self._lock = _hold(self.folder)
             except (FileNotFoundError, BlockingIOError):

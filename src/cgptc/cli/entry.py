@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import typer
 
+from cgptc.artifact.writer import remove_staging
 from cgptc.cli import commands
 from cgptc.cli.command import app
 from cgptc.cli.crash import write_report
@@ -40,6 +41,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _interrupted(error: Interrupted) -> int:
+    remove_staging()  # where it came between a folder and the block that removes it
     _say(interruption_text(error))
     return error.exit_code
 

@@ -15,6 +15,9 @@ from cgptc.artifact.writer import remove_staging
 _GRACE_SECONDS = 0.7
 """How long the main thread has to unwind before the watcher cleans up and leaves."""
 
+_TRIES = 14
+"""How often in that time the signal is sent again, so that the main thread unwinds as soon as it leaves PyTorch."""
+
 
 class Interrupted(BaseException):
     """A signal asked the process to stop. ``number`` is the signal's."""
@@ -49,18 +52,19 @@ def handle_signals() -> None:
 
 
 def _raise(number: int, frame: FrameType | None) -> None:
-    for each in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(each, signal.SIG_IGN)  # a second Ctrl-C must not break the clean-up
     # A library that catches the interruption would log a traceback of it, and Python would print one where it comes in a destructor.
     logging.disable()
     sys.unraisablehook = lambda unraisable: None
     _RECEIVED.append(number)
-    if not _within_torch(frame):
-        raise Interrupted(number)
+    if _within_torch(frame):
+        return  # the watcher sends it again
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, signal.SIG_IGN)  # a second Ctrl-C must not break the clean-up
+    raise Interrupted(_RECEIVED[0])
 
 
 def _within_torch(frame: FrameType | None) -> bool:
-    """Whether PyTorch is at work. No exception may pass its C++, which would abort the process: there the watcher ends it."""
+    """Whether PyTorch is at work. No exception may pass its C++, which would abort the process."""
     while frame is not None:
         if str(frame.f_globals.get("__name__", "")).partition(".")[0] == "torch":
             return True
@@ -70,7 +74,9 @@ def _within_torch(frame: FrameType | None) -> bool:
 
 def _watch(reading: int) -> None:
     number = os.read(reading, 1)[0]
-    threading.Event().wait(_GRACE_SECONDS)
+    for _ in range(_TRIES):
+        threading.Event().wait(_GRACE_SECONDS / _TRIES)
+        os.kill(os.getpid(), number)
     remove_staging()
     with contextlib.suppress(OSError):
         os.write(2, f"{interruption_text(Interrupted(number))}\n".encode())
