@@ -41,13 +41,22 @@ def allocate(buffers: Sequence[Buffer], code: Sequence[Code], machine: Machine, 
     timed = [one if one.resident else replace(one, live=lives.get(one.name, ())) for one in buffers]
     order = sorted(timed, key=lambda one: (not one.resident, -one.bytes, one.name))
     placed: list[Buffer] = []
+    # Resident buffers stand one behind another, since each lives as long as all others; what lives for a time starts behind them.
+    base = _aligned(taken, machine)
+    temporary: list[tuple[int, int, dict[str, tuple[int, int]]]] = []
     for one in order:
-        address = _aligned(taken, machine)
-        for neighbour in sorted((other for other in placed if live_together(one, other)), key=lambda other: other.address):
-            if address + one.bytes <= neighbour.address:
+        if one.resident:
+            placed.append(replace(one, address=base))
+            base = _aligned(base + one.bytes, machine) if one.bytes else base
+            continue
+        spans = {live.entry: (live.first, live.last) for live in one.live}
+        address = base
+        for start, stop in sorted((start, stop) for start, stop, others in temporary if _meet(spans, others)):
+            if address + one.bytes <= start:
                 break
-            address = max(address, _aligned(neighbour.address + neighbour.bytes, machine))
+            address = max(address, _aligned(stop, machine))
         placed.append(replace(one, address=address))
+        temporary.append((address, address + one.bytes, spans))
     end = max((one.address + one.bytes for one in placed), default=taken)
     if end > machine.usable_bytes:
         raise ProgramError(
@@ -55,6 +64,15 @@ def allocate(buffers: Sequence[Buffer], code: Sequence[Code], machine: Machine, 
         )
     by_name = {one.name: one for one in placed}
     return tuple(by_name[one.name] for one in buffers)
+
+
+def _meet(some: dict[str, tuple[int, int]], others: dict[str, tuple[int, int]]) -> bool:
+    """Whether spans of steps have a step in common, in any entry."""
+    for entry, (first, last) in some.items():
+        other = others.get(entry)
+        if other is not None and first <= other[1] and other[0] <= last:
+            return True
+    return False
 
 
 def _aligned(address: int, machine: Machine) -> int:

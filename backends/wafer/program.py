@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, TypeAlias
 
 from cgptc.backends.wafer.affine import Affine, Extent, variables_of
@@ -240,10 +241,11 @@ class Region:
 
     def buffer(self, name: str) -> Buffer:
         """KeyError for an unknown name."""
-        for buffer in self.buffers:
-            if buffer.name == name:
-                return buffer
-        raise KeyError(name)
+        return self._buffers[name]
+
+    @cached_property
+    def _buffers(self) -> dict[str, Buffer]:
+        return {buffer.name: buffer for buffer in reversed(self.buffers)}
 
     def steps(self, entry: str) -> tuple[Step, ...]:
         """The region's steps for an entry; none where it takes no part."""
@@ -314,10 +316,11 @@ class Inflow:
 
     def parcel(self, tensor: str) -> Parcel:
         """KeyError for an unknown tensor."""
-        for parcel in self.parcels:
-            if parcel.tensor == tensor:
-                return parcel
-        raise KeyError(tensor)
+        return self._parcels[tensor]
+
+    @cached_property
+    def _parcels(self) -> dict[str, Parcel]:
+        return {parcel.tensor: parcel for parcel in reversed(self.parcels)}
 
 
 @dataclass(frozen=True)

@@ -52,9 +52,9 @@ def memory_issues(program: Program, kinds: Kinds) -> Iterator[Issue]:
                 yield Issue(
                     "sram-alignment", where, f"'{buffer.name}' starts at byte {buffer.address}, not a multiple of {machine.alignment_bytes}"
                 )
-        for one, other in combinations(buffers, 2):
-            apart = one.address + one.bytes <= other.address or other.address + other.bytes <= one.address
-            if not apart and live_together(one, other):
+        ends = [(buffer.address, buffer.address + buffer.bytes, buffer) for buffer in buffers]
+        for (start, stop, one), (other_start, other_stop, other) in combinations(ends, 2):
+            if start < other_stop and other_start < stop and live_together(one, other):
                 yield Issue("sram-overlap", where, f"'{one.name}' and '{other.name}' live at the same time in the same bytes")
         yield from _lives(region)
 

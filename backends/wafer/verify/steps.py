@@ -97,16 +97,18 @@ class _Context:
     program: Program
     region: Region
     where: str
+    buffers: frozenset[str]
 
 
 def _walk(program: Program, region: Region, code: Code, entry: Entry) -> Iterator[Issue]:
+    buffers = frozenset(buffer.name for buffer in region.buffers)
     for corner in corners(program, entry):
         pending: list[tuple[Step, Mapping[str, int], int]] = [
             (step, corner, number) for number, step in reversed(list(enumerate(code.steps)))
         ]
         while pending:
             step, environment, number = pending.pop()
-            context = _Context(program, region, f"region '{region.name}', entry '{code.entry}', step {number}")
+            context = _Context(program, region, f"region '{region.name}', entry '{code.entry}', step {number}", buffers)
             try:
                 yield from _step(step, context, environment)
                 if isinstance(step, Loop):
@@ -117,8 +119,7 @@ def _walk(program: Program, region: Region, code: Code, entry: Entry) -> Iterato
 
 
 def _step(step: Step, context: _Context, environment: Mapping[str, int]) -> Iterator[Issue]:
-    names = {buffer.name for buffer in context.region.buffers}
-    missing = sorted({view.buffer for group in views(step) for view in group} - names)
+    missing = sorted({view.buffer for group in views(step) for view in group} - context.buffers)
     if missing:
         yield Issue("buffer-unknown", context.where, f"buffers {missing}")
         return
