@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import Phase, given, settings
+from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 from tests.backends.wafer.drawn_graphs import BATCH, ENDS, FORMS, SEQ, WIDTH, Drawing, drawn_graph
 from tests.backends.wafer.planned import planned
@@ -14,6 +14,7 @@ from cgptc.ir.dtypes import f32, i64
 from cgptc.ir.graph import Graph
 from cgptc.ir.interpreter import evaluate_graph
 from cgptc.ir.op import Array
+from cgptc.ir.ops.attention import Attention
 from cgptc.ir.ops.binary import Add, Mul
 from cgptc.ir.ops.loss import CrossEntropy
 from cgptc.ir.ops.reduction import ReduceMax
@@ -27,7 +28,8 @@ GRIDS = [(1, 1), (3, 2), (5, 4), (7, 9)]
 def _inputs(graph: Graph, rows: int, time: int, source: int, seed: int = 0) -> dict[str, Array]:
     random = np.random.default_rng(seed)
     mask = np.ones((rows, time), np.int64)
-    mask[-1, time // 2 + 1 :] = 0
+    if any(isinstance(node.op, Attention) and len(node.operands) > 3 and node.operands[3] is not None for node in graph.nodes):
+        mask[-1, time // 2 + 1 :] = 0  # in whole rows padding has outputs of its own; token by token it is left out and gives zeros
     made: dict[str, Array] = {
         "input_ids": random.integers(0, 11, (rows, time)),
         "attention_mask": mask,
@@ -53,6 +55,7 @@ def test_each_end_is_exact_in_float64(end: str) -> None:
     _assert_exact(graph, (2, 3), "pipeline", _inputs(graph, 2, 4, 1))
 
 
+@example(["residual", "residual", "gate"], "last token", (1, 1), "resident", True, (3, 3, 4))
 @settings(deadline=None, max_examples=6, phases=[Phase.explicit, Phase.generate])
 @given(
     st.lists(st.sampled_from(sorted(FORMS)), min_size=1, max_size=3),
