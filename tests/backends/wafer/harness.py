@@ -8,7 +8,8 @@ import numpy as np
 
 from cgptc.backends.wafer.interpret.account import Run
 from cgptc.backends.wafer.interpret.fast import FastEngine
-from cgptc.backends.wafer.interpret.pe import PeEngine, Schedule, backwards, round_robin, shuffled, starving
+from cgptc.backends.wafer.interpret.pe import PeEngine
+from cgptc.backends.wafer.interpret.schedules import Schedule, backwards, round_robin, shuffled, starving
 from cgptc.backends.wafer.kernels.fragment import Kernel
 from cgptc.backends.wafer.program import Program
 from cgptc.backends.wafer.serial import parse_program, program_text

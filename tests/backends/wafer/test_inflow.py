@@ -17,7 +17,8 @@ from cgptc.backends.wafer.faults import ProgramError
 from cgptc.backends.wafer.inflow import edge_of, line_words, link_words, nonzeros, parcel_cost, tile_words
 from cgptc.backends.wafer.interpret.account import Account
 from cgptc.backends.wafer.interpret.fast import FastEngine
-from cgptc.backends.wafer.interpret.pe import HOST, PeEngine, backwards, shuffled, starving
+from cgptc.backends.wafer.interpret.pe import PeEngine
+from cgptc.backends.wafer.interpret.schedules import HOST, backwards, shuffled, starving
 from cgptc.backends.wafer.kernels.fragment import Grid
 from cgptc.backends.wafer.layout import Cut
 from cgptc.backends.wafer.machine import WSE2, Machine, small_machine

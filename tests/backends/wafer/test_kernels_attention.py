@@ -8,7 +8,8 @@ from tests.backends.wafer.harness import check_cycles, run_both, same_counts
 
 from cgptc.backends.wafer.affine import Affine, var
 from cgptc.backends.wafer.interpret.fast import FastEngine
-from cgptc.backends.wafer.interpret.pe import PeEngine, backwards
+from cgptc.backends.wafer.interpret.pe import PeEngine
+from cgptc.backends.wafer.interpret.schedules import backwards
 from cgptc.backends.wafer.kernels.assembly import single_region
 from cgptc.backends.wafer.kernels.attention import CachedAttention
 from cgptc.backends.wafer.kernels.embedding import Embedding
