@@ -1,7 +1,8 @@
 """Logits of the last tokens alone, where the caller wants no others: generation reads one row of a prefill's.
 
 The model gets an input ``logits_to_keep`` whose default, an initializer of the same name, keeps all: runtimes that do not know it need not
-give it. Everything behind the last mixing of tokens is computed for the kept ones only: the head, and the last layer's MLP.
+give it. Everything behind the last mixing of tokens is computed for the kept ones only: the head, and the last layer's MLP. A layer whose
+activations are rounded at one scale for the whole tensor takes that scale from the kept ones, to which it is the closer.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from cgptc.ir.builder import Builder
 from cgptc.ir.dims import Expr, Symbol, bounds
 from cgptc.ir.graph import Graph, Node, Value
 from cgptc.ir.op import Axis, Role
+from cgptc.ir.ops.quantized import QuantizedLinear
 from cgptc.ir.ops.shape import Slice
 
 ALL = (1 << 31) - 1
@@ -68,6 +70,8 @@ def _tail(graph: Graph, seq: Expr) -> dict[Node, Axis]:
 def _token_axis(node: Node, seq: Expr) -> Axis | None:
     if node.op.attribute_symbols():
         return None
+    if isinstance(node.op, QuantizedLinear) and node.op.activations == "tensor":
+        return Axis(Role.PARALLEL, (1, *(None for _ in node.operands[1:])), (1,))
     for axis in node.op.axis_roles(*node.operand_types):
         positions = [position for position in axis.operands if position is not None]
         if axis.role is Role.PARALLEL and axis.results == (1,) and positions:

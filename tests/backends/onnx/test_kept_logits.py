@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from tests.backends.onnx.execution import ORT, STANDARD, model_of, run_reference, session_of
 from tests.backends.onnx.test_whole_models import MODELS, OPTIONS, Reference, empty_cache, left_padded, mode, tokens
-from tests.backends.onnx.tiny_gpt import TinyGpt
+from tests.backends.onnx.tiny_gpt import BATCH, SEQ, TinyGpt
 
 from cgptc.backends.onnx.decoder import Decoder, GrowingDecoder, SharedDecoder
 from cgptc.backends.onnx.interface_names import LOGITS, LOGITS_TO_KEEP
@@ -17,12 +17,18 @@ from cgptc.backends.onnx.tensors import to_array, to_value
 from cgptc.ir.builder import Builder
 from cgptc.ir.dtypes import i64
 from cgptc.ir.graph import Graph
+from cgptc.ir.interpreter import evaluate_graph
 from cgptc.ir.op import Array
 from cgptc.ir.ops.attention import Attention
 from cgptc.ir.ops.elementwise import Neg
+from cgptc.ir.ops.embedding import Embedding
 from cgptc.ir.ops.matmul import Linear
+from cgptc.ir.ops.quantized import QuantizedLinear
 from cgptc.ir.ops.shape import Slice
-from cgptc.testing.tolerances import assert_t3
+from cgptc.ir.quantised_weights import QuantisationScales, Quantised
+from cgptc.ir.types import TensorType
+from cgptc.ir.weights import MemoryStore
+from cgptc.testing.tolerances import assert_t0, assert_t3
 
 IDS, MASK = tokens(2, 5), left_padded(5, 3)
 
@@ -87,6 +93,32 @@ def test_everything_behind_the_last_attention_is_cut_and_nothing_before() -> Non
         if isinstance(node.op, Linear):
             assert (node.result.type.shape[1] == symbol.dim) == behind
     assert sum(isinstance(node.op, Slice) for node in graph.nodes) == 2  # the residual and the attention's result
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=mode)
+def test_a_head_of_one_scale_for_all_rows_takes_the_scale_of_the_kept_ones(options: OnnxOptions) -> None:
+    """Operands that are their own integers: at the last row's own scale no rounding is left, at that of all rows there would be."""
+    rng = np.random.default_rng(1)
+    table, weight = (rng.integers(-63, 64, (7, 16)).astype(np.float32) for _ in range(2))
+    table = 2 * table + 1
+    table[:, :2], weight[:, 0] = (-127, 128), -64
+    table[0] *= 2
+    store = MemoryStore({})
+    graph = Graph("head", store)
+    build = Builder(graph)
+    ids = graph.add_input("input_ids", TensorType(i64, (BATCH.dim, SEQ.dim)))
+    x = build(Embedding(), build.weight(store.add("table", table)), ids)
+    stored = store.add("head", weight / 4)
+    integers, scales = build.weight(Quantised(stored, 7, 0)), build.weight(QuantisationScales(stored, 7, 0))
+    graph.add_output(LOGITS, build(QuantizedLinear(0, "tensor"), x, integers, scales))
+    session = session_of(model_of(graph, options))
+    given = {"input_ids": np.array([[0, 3]])}
+    feeds = {name: session.value(name, array) for name, array in given.items()} | {LOGITS_TO_KEEP: to_value(np.array([1]), i64)}
+    last = to_array(session.session.run_with_ort_values([LOGITS], feeds)[0])
+    assert_t0((table[3:4] @ weight.T)[None] / 4, last)
+    whole = session.run(given)[LOGITS]
+    assert_t0(evaluate_graph(graph, given)[LOGITS], whole)
+    assert (whole[:, -1:] != last).any()
 
 
 def test_logits_that_something_else_reads_are_left_whole() -> None:
