@@ -120,6 +120,7 @@ CASES: dict[str, tuple[Callable[..., Any], tuple[torch.Tensor, ...]]] = {
     "sort downwards": (lambda x: tuple(torch.sort(x, dim=0, descending=True)), (INTEGERS,)),
     "kthvalue": (lambda x: torch.kthvalue(x, 2, dim=1, keepdim=True)[0], (INTEGERS,)),
     "median": (lambda x: torch.median(x, dim=-1)[0], (INTEGERS,)),
+    "median among what is no number": (lambda x: tuple(torch.median(torch.where(x > 14, torch.nan, x), dim=-1)), (X,)),
     "bucketize": (lambda x, b: torch.bucketize(torch.where(x > 14, torch.nan, x), b), (X, torch.tensor([-2.5, 0.5, 4.0]))),
     "searchsorted from the right": (lambda x, b: torch.searchsorted(b, x, right=True), (X, torch.tensor([-2.5, 0.5, 4.0]))),
     "std_mean": (lambda x: torch.std_mean(x, (0, 1)), (X,)),

@@ -329,6 +329,9 @@ def _shifted(emit: Emit, self: Operand, other: Operand, op: Callable[[], Op]) ->
     if not isinstance(other, int):
         raise UnsupportedError("shifts by a number that is no constant")
     value = emit.operand(self)
+    bits = value.type.dtype.bits
+    if not 0 <= other < bits - 1:
+        raise UnsupportedError(f"shifts integers of {bits} bits by {other}")
     return emit(op(), value, emit.number(1 << other, value.type.dtype))
 
 

@@ -7,10 +7,10 @@ from cgptc.frontend.aten.table import UnsupportedError, aten
 from cgptc.ir.dims import Dim, Expr
 from cgptc.ir.dtypes import i32, i64
 from cgptc.ir.graph import Value
-from cgptc.ir.ops.binary import Less, LessEqual
-from cgptc.ir.ops.elementwise import Not
-from cgptc.ir.ops.ordering import Sort, TopK
-from cgptc.ir.ops.reduction import ReduceSum
+from cgptc.ir.ops.binary import Less, LessEqual, Select
+from cgptc.ir.ops.elementwise import IsNan, Not
+from cgptc.ir.ops.ordering import ArgMax, Sort, TopK
+from cgptc.ir.ops.reduction import ReduceAny, ReduceSum
 
 
 @aten("topk")
@@ -40,11 +40,19 @@ def kthvalue(emit: Emit, self: Value, k: Dim, dim: int = -1, keepdim: bool = Fal
 
 @aten("median.dim")
 def median(emit: Emit, self: Value, dim: int, keepdim: bool = False) -> tuple[Value, ...]:
-    """The lower of the two in the middle."""
-    size = self.type.shape[emit.axis(dim, self.type.rank)]
+    """The lower of the two in the middle; of numbers among which one is not a number, that one."""
+    axis = emit.axis(dim, self.type.rank)
+    size = self.type.shape[axis]
     if isinstance(size, Expr):
         raise UnsupportedError(f"takes the median of a symbolic size {size}")
-    return kthvalue(emit, self, (size + 1) // 2, dim, keepdim)
+    middle = kthvalue(emit, self, (size + 1) // 2, dim, keepdim)
+    if not self.type.dtype.is_float:
+        return middle
+    nowhere = emit(IsNan(), self)
+    anywhere = emit(ReduceAny((axis,), keepdim), nowhere)
+    at = emit(ArgMax(axis, keepdim), emit.cast(nowhere, i64))
+    nan = emit.number(float("nan"), self.type.dtype)
+    return emit(Select(), anywhere, nan, middle[0]), emit(Select(), anywhere, at, middle[1])
 
 
 @aten("bucketize.Tensor")
