@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[Any]
+from cgptc.backends.wafer.axis_kinds import BATCH, FEATURE, ONE, is_time, parts
 
-BATCH, TIME, FEATURE, ONE = "batch", "time", "feature", "one"
+Array = NDArray[Any]
 
 
 def by_rows(array: Array, axes: str) -> Array:
@@ -22,14 +22,14 @@ def by_rows(array: Array, axes: str) -> Array:
 
 def length_of(array: Array, axes: str) -> tuple[str, int]:
     """The kind of an input's axis of tokens, and how many there are; none and one where it has no such axis."""
-    kind = next((kind for kind in axes.split() if kind.startswith(TIME)), "")
+    kind = next((kind for kind in axes.split() if is_time(kind)), "")
     return kind, array.shape[axes.split().index(kind)] if kind else 1
 
 
 def arranged(values: Array, axes: str, features: Sequence[int]) -> Array:
     """An output of these axes from ``values [batch, time, features]``: of the last token or item where it has no such axis."""
-    kinds = [kind for axis in axes.split() for kind in axis.split("*")]
-    if not any(kind.startswith(TIME) for kind in kinds):
+    kinds = parts(axes.split())
+    if not any(map(is_time, kinds)):
         values = values[:, -1:]
     if BATCH not in kinds:
         values = values[-1:]
@@ -40,7 +40,7 @@ def arranged(values: Array, axes: str, features: Sequence[int]) -> Array:
     taken = 0
     for axis in axes.split():
         size = 1
-        for kind in axis.split("*"):
+        for kind in parts([axis]):
             if kind == ONE:
                 continue
             place = 0 if kind == BATCH else 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from cgptc.backends.wafer.axis_kinds import parts
 from cgptc.backends.wafer.boundary import running
 from cgptc.backends.wafer.host import Host, HostCache, read_host
 from cgptc.backends.wafer.hosting import arranged, by_rows, length_of
@@ -121,7 +121,7 @@ class WaferSession:
         outputs: dict[str, Array] = {}
         for output in host.outputs:
             values = run.outputs[output.tensor].astype(_NUMPY[output.dtype])
-            kind = next((kind for kind in re.split(r"[ *]", output.axes) if kind in lengths), "")
+            kind = next((kind for kind in parts(output.axes.split()) if kind in lengths), "")
             outputs[output.name] = arranged(values[:, : lengths[kind]] if kind else values, output.axes, output.features)
         return outputs
 

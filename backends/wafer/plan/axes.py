@@ -7,23 +7,10 @@ from itertools import pairwise
 
 import numpy as np
 
+from cgptc.backends.wafer.axis_kinds import BATCH, FEATURE, ONE, is_time, parts
 from cgptc.backends.wafer.kernels.loss import Summary
 from cgptc.backends.wafer.kernels.pooling import Mode
-from cgptc.backends.wafer.plan.held import (
-    BATCH,
-    FEATURE,
-    ONE,
-    Count,
-    Features,
-    Held,
-    Ids,
-    Item,
-    Padding,
-    Places,
-    RefusedError,
-    is_time,
-    parts,
-)
+from cgptc.backends.wafer.plan.held import Count, Features, Held, Ids, Item, Padding, Places, RefusedError
 from cgptc.backends.wafer.plan.lift import Lift, lifts
 from cgptc.backends.wafer.plan.regroup import regroup
 from cgptc.backends.wafer.plan.tasks import EntropyWork, PoolWork, SoftmaxWork, SquaresWork

@@ -9,25 +9,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from cgptc.backends.wafer.axis_kinds import BATCH, FEATURE, ONE, TIME, parts
 from cgptc.backends.wafer.kernels.rearrange import pieces_of
-from cgptc.backends.wafer.plan.held import (
-    BATCH,
-    FEATURE,
-    ONE,
-    TIME,
-    Columns,
-    Features,
-    Held,
-    Ids,
-    Item,
-    Padding,
-    Product,
-    RefusedError,
-    Table,
-    TooLongError,
-    parts,
-    plain,
-)
+from cgptc.backends.wafer.plan.held import Columns, Features, Held, Ids, Item, Padding, Product, RefusedError, Table, TooLongError, plain
 from cgptc.backends.wafer.plan.regroup import Atom
 from cgptc.backends.wafer.plan.tasks import (
     PADDING,

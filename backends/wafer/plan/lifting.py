@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cgptc.backends.wafer.plan.rules  # noqa: F401  (declares the rules)
+from cgptc.backends.wafer.axis_kinds import BATCH, FEATURE, TIME, is_time
 from cgptc.backends.wafer.plan.gates import gated
-from cgptc.backends.wafer.plan.held import (
-    BATCH,
-    FEATURE,
-    TIME,
-    Features,
-    Ids,
-    Item,
-    Padding,
-    Past,
-    Present,
-    RefusedError,
-    TooLongError,
-    is_time,
-    plain,
-)
+from cgptc.backends.wafer.plan.held import Features, Ids, Item, Padding, Past, Present, RefusedError, TooLongError, plain
 from cgptc.backends.wafer.plan.lift import RULES, Lift
 from cgptc.backends.wafer.plan.tables import tabulate
-from cgptc.backends.wafer.plan.tasks import PADDING, Cache, Feed, Output, Tasks
+from cgptc.backends.wafer.plan.tasks import PADDING, Cache, Feed, Output, Task, Tasks
 from cgptc.ir.graph import Graph, Node
 from cgptc.ir.ops.attention import Attention
 from cgptc.ir.types import TensorType
@@ -102,13 +90,25 @@ def _lift(graph: Graph, limit: int | None, *, whole: bool) -> tuple[Tasks | None
                 refused.append(Refused(value.producer, str(error)))
     if refused:
         return None, refused
-    tasks = gated(state.tasks, {one.value for one in outputs})
+    kept = {one.value for one in outputs}
+    tasks = gated(_needed(state.tasks, kept | set(state.caches)), kept)
     used = {name for task in tasks for name in task.inputs} | {one.value for one in outputs}
     feeds = tuple(feed for feed in state.feeds.values() if feed.value in used)
     marks = tuple(mark for mark in state.marks.values() if mark.value in used)
     dtype = next((value.type.dtype.name for _, value in graph.outputs if value.type.dtype.is_float), "f32")
     caches = () if whole else tuple(state.caches.values())
     return Tasks(tuple(tasks), feeds, tuple(outputs), caches, state.context, dtype, state.mask, whole, marks), []
+
+
+def _needed(tasks: Sequence[Task], roots: set[str]) -> list[Task]:
+    """The tasks that some value of ``roots`` comes from: a rule may replace what another made. Tasks come after what they read."""
+    wanted = set(roots)
+    found = []
+    for task in reversed(tasks):
+        if task.name in wanted:
+            wanted.update(task.inputs)
+            found.append(task)
+    return found[::-1]
 
 
 def _read(state: Lift, node: Node) -> tuple[Item, ...]:

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from cgptc.backends.wafer.plan.held import BATCH, Count, Features, Held, Ids, Item, Padding, Places, RefusedError, Relation, Table
+from cgptc.backends.wafer.axis_kinds import BATCH
+from cgptc.backends.wafer.plan.held import Count, Features, Held, Ids, Item, Padding, Places, RefusedError, Relation, Table
 from cgptc.backends.wafer.plan.lift import Lift, lifts
 from cgptc.ir.graph import Node
 from cgptc.ir.ops.attention import Attention

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cgptc.backends.wafer.plan.held import FEATURE, JOIN, ONE, is_time
+from cgptc.backends.wafer.axis_kinds import FEATURE, JOIN, ONE, is_time
 from cgptc.ir.dims import Dim
 
 Atom = tuple[str, Dim]

@@ -7,10 +7,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from cgptc.backends.wafer.axis_kinds import BATCH, FEATURE, is_time, parts
 from cgptc.backends.wafer.plan.axes import taken
 from cgptc.backends.wafer.plan.held import (
-    BATCH,
-    FEATURE,
     Count,
     Features,
     Held,
@@ -24,8 +23,6 @@ from cgptc.backends.wafer.plan.held import (
     RefusedError,
     Relation,
     Table,
-    is_time,
-    parts,
     plain,
     shaped,
 )
@@ -181,7 +178,7 @@ for _kind in BINARY:
 def _div(lift: Lift, op: Div, node: Node) -> Results:
     left, right = lift.features(node, 0), lift.operand(node, 1)
     if isinstance(right, Count):
-        return (_mean_of(lift, left, right),)
+        return (_mean_of(lift, node, left, right),)
     if isinstance(right, Held) and right.weight.shape == ():
         divisor = _number(lift, right.weight)
         # Exact for powers of two, and for others one more rounding than a division.
@@ -194,15 +191,17 @@ def _div(lift: Lift, op: Div, node: Node) -> Results:
     raise RefusedError("it divides by something other than a number or a value of the same shape")
 
 
-def _mean_of(lift: Lift, x: Features, count: Count) -> Features:
-    """The sum of a row's vectors over their number: the mean, instead of the sum."""
-    at = next((at for at, task in enumerate(lift.tasks) if task.name == x.source), -1)
-    task = lift.tasks[at]
-    sums = isinstance(task.work, PoolWork) and task.work.mode == "sum" and lift.marks[task.inputs[1]].sequence == count.sequence
-    if at < 0 or not sums or not isinstance(task.work, PoolWork) or any(task.name in other.inputs for other in lift.tasks):
+def _mean_of(lift: Lift, node: Node, x: Features, count: Count) -> Features:
+    """The sum of a row's vectors over their number: their mean, which is a pool of its own, as the sum may have other uses."""
+    task = next((task for task in lift.tasks if task.name == x.source), None)
+    if (
+        task is None
+        or not isinstance(task.work, PoolWork)
+        or task.work.mode != "sum"
+        or lift.marks[task.inputs[1]].sequence != count.sequence
+    ):
         raise RefusedError("it divides by a number of tokens something other than their sum")
-    lift.tasks[at] = replace(task, work=replace(task.work, mode="mean"))
-    return x
+    return replace(x, source=lift.add(node, replace(task.work, mode="mean"), task.inputs, (), 1))
 
 
 def _with_constant(lift: Lift, node: Node, op: str, x: Features, weight: Weight, *, reverse: bool) -> Results:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cgptc.backends.wafer.plan.held import TIME, Held, Item, Places, RefusedError, Relation, Table, TooLongError
+from cgptc.backends.wafer.axis_kinds import TIME
+from cgptc.backends.wafer.plan.held import Held, Item, Places, RefusedError, Relation, Table, TooLongError
 from cgptc.ir.dims import Expr, symbols
 from cgptc.ir.dtypes import f64, from_numpy
 from cgptc.ir.graph import Node

@@ -32,9 +32,10 @@ def inflow_issues(program: Program, kinds: Kinds) -> Iterator[Issue]:
         yield Issue("inflow-depth", WHERE, f"{len(inflow.parcels)} parcels through a queue of {inflow.depth}")
     for parcel in inflow.parcels:
         layout = parcel.layout
-        if (layout.width, layout.height) != (box.width, box.height) or layout.row is not None or layout.column is not None:
+        on_one_line = layout.row is not None or layout.column is not None
+        if (layout.width, layout.height) != (box.width, box.height) or on_one_line:
             what = f"'{parcel.tensor}' lies on {layout.width} × {layout.height} PEs of a region of {box.width} × {box.height}"
-            yield Issue("inflow-layout", WHERE, what + (", or on one line only" if layout.row or layout.column else ""))
+            yield Issue("inflow-layout", WHERE, what + (", or on one line only" if on_one_line else ""))
         if parcel.nonzeros is not None:
             yield from _sparse(parcel, inflow)
     yield from _order(program, inflow)

@@ -15,9 +15,11 @@ from cgptc.ir.graph import Graph
 from cgptc.ir.interpreter import evaluate_graph
 from cgptc.ir.op import Array
 from cgptc.ir.ops.attention import Attention
-from cgptc.ir.ops.binary import Add, Mul
+from cgptc.ir.ops.binary import Add, Div, Mul
+from cgptc.ir.ops.constant import DimSize
+from cgptc.ir.ops.elementwise import Cast
 from cgptc.ir.ops.loss import CrossEntropy
-from cgptc.ir.ops.reduction import ReduceMax
+from cgptc.ir.ops.reduction import ReduceMax, ReduceSum
 from cgptc.ir.ops.shape import Reshape
 from cgptc.ir.types import TensorType
 from cgptc.testing.tolerances import assert_t1, assert_t3, noise_floor
@@ -79,6 +81,18 @@ def test_a_drawn_graph_is_within_the_noise_of_its_type_and_the_same_pe_by_pe() -
     np.testing.assert_array_equal(fast, slow)
     exact = evaluate_graph(graph, inputs, wide=True)["y"]
     assert_t3(exact, fast, noise_floor(exact, [evaluate_graph(graph, inputs)["y"]]))
+
+
+def test_a_sum_over_a_row_has_other_uses_beside_its_mean() -> None:
+    here = Drawing(seed=6)
+    total = here.build(ReduceSum((1,), False), here.start(crosses=False))
+    mean = here.build(Div(), total, here.build(Cast(f32), here.build(DimSize(SEQ.dim))))
+    here.graph.add_output("y", mean)
+    here.graph.add_output("twice", here.build(Mul(), total, here.build.constant(2.0, f32)))
+    inputs = _inputs(here.graph, 2, 3, 1)
+    found = planned(here.graph, (2, 3), "resident").session.run(inputs)
+    for name, expected in evaluate_graph(here.graph, inputs, wide=True).items():
+        assert_t1(expected, found[name], depth=graph_depth(here.graph))
 
 
 def test_losses_of_tokens_and_rows_add_up_over_a_batch() -> None:
