@@ -31,6 +31,21 @@ are counted from the family's configuration. `cgptc explain MODEL fusions` gives
 | --- | --- | --- | --- |
 """
 
+TAIL = """
+## Written by hand
+
+Attention fuses with a scale as product or quotient on queries, keys, both or the scores; masked by selection or addition, before or
+behind the scale; softmax in another type, by exponentials, or cleaned by `nan_to_num`; as `einsum`, from rows or columns; with shared
+heads repeated by `repeat_interleave`, `expand` or an index; of rank 2, 3 or 4. Norms fuse with their weight anywhere in the product, and
+with roots as powers. `explain` names the place and the reason for what does not: probabilities that something else reads, scores scaled
+by a tensor, capped by `tanh` or seen through a `view` of other axes; a norm whose `eps` lies outside of the root, whose variance divides
+by n - 1 or is a difference of means; GELU with rounded constants, and `x * sigmoid(1.702 * x)`, which is another function.
+
+**Queries that see no key.** Attention gives them 0, where PyTorch gives NaN after a fill with -inf. After a fill with a finite number
+PyTorch gives the mean of all values: so does the fused graph, but for masks that hide only padding and later tokens. There such a query
+is padding itself, and its row has no meaning.
+"""
+
 
 @dataclass(frozen=True)
 class Family:
@@ -170,7 +185,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             rows.append(row(family, Path(folder)))
         print(rows[-1], end="", flush=True)
-    PAGE.write_text(HEAD + "".join(rows), encoding="utf-8")
+    PAGE.write_text(HEAD + "".join(rows) + TAIL, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -99,8 +99,17 @@ def evaluating(module: torch.nn.Module) -> Iterator[None]:
 
 
 def layer_count(module: torch.nn.Module) -> int:
-    """The length of the longest list of blocks."""
-    return max((len(each) for each in module.modules() if isinstance(each, torch.nn.ModuleList)), default=0)
+    """The length of the longest list of blocks: modules of several parts, in no other list. Lists inside of blocks, such as experts, and
+    lists of single operations do not count.
+    """
+    longest, pending = 0, [module]
+    while pending:
+        each = pending.pop()
+        if not isinstance(each, torch.nn.ModuleList):
+            pending += each.children()
+        elif all(any(True for _ in block.children()) for block in each):
+            longest = max(longest, len(each))
+    return longest
 
 
 def default_dynamic(examples: Sequence[Any]) -> dict[str, Bounds | None]:

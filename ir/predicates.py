@@ -156,18 +156,20 @@ def visible(element: Element) -> Predicate | None:
 class Visibility:
     """A mask over ``[batch, heads, queries, keys]`` in the attention operation's terms, without a past.
 
-    ``padding`` is true, or not 0, at real tokens; its axes are the batch, unless it is the same for all, and the keys.
+    ``padding`` is true, or not 0, at real tokens, or the opposite where it is `Negated`; its axes are the batch, unless it is the same
+    for all, and the keys.
     """
 
     causal: bool = False
     window: int | None = None
-    padding: Flag | None = None
+    padding: Flag | Negated | None = None
 
 
 def classify(predicate: Predicate, shape: tuple[Dim, Dim, Dim, Dim]) -> Visibility | str:
     """Read a predicate over the axes of ``shape``; a string says what is in it that the attention operation has no word for."""
     query, key = 2, 3
-    causal, window, padding = False, None, None
+    causal, window = False, None
+    padding: Flag | Negated | None = None
     for part in predicate.parts if isinstance(predicate, AllOf) else [predicate]:
         match part:
             case AtLeastZero(affine):
@@ -181,7 +183,7 @@ def classify(predicate: Predicate, shape: tuple[Dim, Dim, Dim, Dim]) -> Visibili
                     window = size if window is None else min(window, size)
                 else:
                     return "a comparison of positions that is neither causal nor a window"
-            case Flag(_, axes):
+            case Flag(_, axes) | Negated(Flag(_, axes)):
                 used = [axis for axis in axes if axis is not None]
                 if used not in ([key], [0, key]):
                     return "a flag that is not one per key position"

@@ -10,7 +10,9 @@ from cgptc.ir.dims import product
 from cgptc.ir.graph import Graph, Node, Value
 from cgptc.ir.ops.binary import Add, Div, Mul, Pow, Select, Sub
 from cgptc.ir.ops.constant import Constant
-from cgptc.ir.ops.elementwise import Cast, Neg, Not
+from cgptc.ir.ops.elementwise import Cast, Neg, Not, Reciprocal, Rsqrt, Sqrt
+from cgptc.ir.ops.matmul import MatMul
+from cgptc.ir.ops.reduction import ReduceMean, ReduceSum, Softmax
 from cgptc.ir.ops.shape import Concat, Expand, Reshape, Slice, Transpose
 from cgptc.ir.weight_expressions import reshaped, transposed
 from cgptc.passes.manager import Pass, PassContext
@@ -101,6 +103,34 @@ def merge_transposes(build: Builder, x: Value, inner: Node, outer: Node) -> Valu
     return build(Transpose(tuple(inner.op.permutation[axis] for axis in outer.op.permutation)), x)
 
 
+def _swap(rank: int) -> tuple[int, ...]:
+    return (*range(rank - 2), rank - 1, rank - 2)
+
+
+def _is_swap(node: Node) -> bool:
+    assert isinstance(node.op, Transpose)
+    return len(node.op.permutation) >= 2 and node.op.permutation == _swap(len(node.op.permutation))
+
+
+@rewrite(op(MatMul, op(Transpose, x, bind="left"), op(Transpose, y, bind="right")))
+def product_of_transposes(build: Builder, x: Value, y: Value, left: Node, right: Node) -> Value | None:
+    """``xᵀ @ yᵀ`` is ``(y @ x)ᵀ``; where ``y`` is a softmax, which attention has in front, ``x`` may be turned otherwise."""
+    assert isinstance(left.op, Transpose)
+    if not _is_swap(right) or not (_is_swap(left) or isinstance(y.op, Softmax)):
+        return None
+    merged = tuple(left.op.permutation[axis] for axis in _swap(x.type.rank))
+    product = build(MatMul(), y, build(Transpose(merged), x) if merged != tuple(range(x.type.rank)) else x)
+    return build(Transpose(_swap(product.type.rank)), product)
+
+
+@rewrite(op(Transpose, op(MatMul, x, op(Transpose, y, bind="inner")), bind="outer"))
+def transpose_of_product(build: Builder, x: Value, y: Value, inner: Node, outer: Node) -> Value | None:
+    """``(x @ yᵀ)ᵀ`` is ``y @ xᵀ``."""
+    if not _is_swap(inner) or not _is_swap(outer) or x.type.rank < 2:
+        return None
+    return build(MatMul(), y, build(Transpose(_swap(x.type.rank)), x))
+
+
 @rewrite(op(Transpose, x, bind="node"))
 def reshape_for_unit_transpose(build: Builder, x: Value, node: Node) -> Value | None:
     """A transpose that moves only axes of size 1 is a reshape."""
@@ -140,6 +170,14 @@ def drop_select_of_same(build: Builder, x: Value, node: Node) -> Value | None:
     return _same_type(x, node)
 
 
+@rewrite(op(Div, op(ReduceSum, x, bind="total"), number))
+def divided_sum(build: Builder, x: Value, total: Node, number: float) -> Value | None:
+    """``sum(x) / n`` of n elements is ``mean(x)``; it is looked at before the quotient by a power of two becomes a product."""
+    assert isinstance(total.op, ReduceSum)
+    size = product(x.type.shape[axis] for axis in total.op.axes)
+    return build(ReduceMean(total.op.axes, total.op.keepdims), x) if x.type.dtype.is_float and size == number else None
+
+
 @rewrite(op(Div, x, number))
 def multiply_by_reciprocal(build: Builder, x: Value, number: float) -> Value | None:
     """``x / 2**n`` is ``x * 2**-n``: exact, and then scales merge."""
@@ -147,6 +185,38 @@ def multiply_by_reciprocal(build: Builder, x: Value, number: float) -> Value | N
     if number == 0 or abs(mantissa) != 0.5 or not -14 <= exponent <= 14 or not x.type.dtype.is_float:
         return None
     return build(Mul(), x, build.constant(1 / number, x.type.dtype))
+
+
+@rewrite(op(Pow, x, Scalar(value=0.5), bind="node"))
+def square_root(build: Builder, x: Value, node: Node) -> Value | None:
+    """``x ** 0.5`` is ``sqrt(x)``, as PyTorch computes it."""
+    return build(Sqrt(), x) if x.type == node.result.type else None
+
+
+@rewrite(op(Pow, x, Scalar(value=-0.5), bind="node"))
+def inverse_square_root(build: Builder, x: Value, node: Node) -> Value | None:
+    """``x ** -0.5`` is ``rsqrt(x)``, as PyTorch computes it."""
+    return build(Rsqrt(), x) if x.type == node.result.type else None
+
+
+@rewrite(op(Div, one, op(Sqrt, x), bind="node"))
+def reciprocal_of_root(build: Builder, x: Value, node: Node) -> Value | None:
+    """``1 / sqrt(x)`` is ``rsqrt(x)``."""
+    return build(Rsqrt(), x) if x.type == node.result.type else None
+
+
+@rewrite(op(Reciprocal, op(Sqrt, x)))
+def reciprocal_of_root_in_one(build: Builder, x: Value) -> Value:
+    """``reciprocal(sqrt(x))`` is ``rsqrt(x)``."""
+    return build(Rsqrt(), x)
+
+
+@rewrite(op(Reshape, op(ReduceMean, x, keepdims=False, bind="mean"), bind="node"))
+def keep_reduced_axes(build: Builder, x: Value, mean: Node, node: Node) -> Value | None:
+    """``unsqueeze(mean(x, axis), axis)`` keeps the axis."""
+    assert isinstance(mean.op, ReduceMean)
+    kept = tuple(1 if axis in mean.op.axes else dim for axis, dim in enumerate(x.type.shape))
+    return build(ReduceMean(mean.op.axes, True), x) if node.result.type.shape == kept else None
 
 
 @rewrite(op(Transpose, Var("weight", lambda value: isinstance(value.op, Constant), "a weight"), bind="node"))

@@ -2,42 +2,35 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from cgptc.ir.builder import Builder
+from cgptc.ir.diagnostics import OpTypeError
 from cgptc.ir.dims import Dim
 from cgptc.ir.dtypes import DType
 from cgptc.ir.graph import Graph, Node, Value
 from cgptc.ir.loc import union
 from cgptc.ir.ops.attention import Attention
-from cgptc.ir.ops.binary import Add, Div, Maximum, Mul, Select
+from cgptc.ir.ops.binary import Add, And, Mul, Select
 from cgptc.ir.ops.constant import Constant
-from cgptc.ir.ops.elementwise import Cast, Not
+from cgptc.ir.ops.elementwise import Cast, Neg, Not
 from cgptc.ir.ops.matmul import MatMul
-from cgptc.ir.ops.reduction import Softmax
+from cgptc.ir.ops.reduction import ReduceAny, ReduceMean, Softmax
 from cgptc.ir.ops.shape import Expand, Reshape, Transpose
-from cgptc.ir.predicates import MASKED
+from cgptc.passes.attention_scores import Mask, Probabilities, Scores, probabilities_of, scores_of
 from cgptc.passes.manager import Pass, PassContext
+from cgptc.passes.normalize_masks import MASK, understand
 from cgptc.passes.pattern import scalar_of
-from cgptc.passes.rewrite import erase_dead
-
-
-@dataclass
-class _Scores:
-    """``softmax(scale * (query @ keyᵀ) + masks)`` as found while walking up from the softmax."""
-
-    query: Value
-    key_transposed: Value
-    scale: float
-    masks: list[tuple[str, Value]]  # "add": an additive mask; "keep", "hide": a Boolean one, true where a score stays or goes
-    nodes: list[Node] = field(default_factory=list)
+from cgptc.passes.rewrite import erase_dead, inserted_between
 
 
 @dataclass(frozen=True)
 class FuseAttention(Pass, name="fuse-attention"):
     """Fuse ``softmax(scale * q @ kᵀ + mask) @ v``, grouped heads included.
 
-    Masks stay explicit here; `normalize-masks` reads what they mean.
+    Masks stay explicit here; `normalize-masks` reads what they mean. A query that is hidden from every key gets 0, as `attention` says,
+    where the model gives NaN; where it gives the mean of all values, since every score is the same finite number, that stays so, but for
+    masks that only hide padding and what comes later: there such a query is padding itself.
     """
 
     def run(self, graph: Graph, context: PassContext) -> bool:
@@ -46,28 +39,31 @@ class FuseAttention(Pass, name="fuse-attention"):
             context.count("nodes visited")
             if not isinstance(node.op, MatMul):
                 continue
-            probabilities, value = node.inputs
-            softmax = _through_casts(probabilities)
-            if softmax is None or not isinstance(softmax.op, Softmax):
+            found = probabilities_of(node.inputs[0])
+            if found is None:
                 continue
-            reason = self._fuse(graph, node, softmax, value, context)
+            value = node.inputs[1]
+            if isinstance(found, str) and (isinstance(value.op, Constant) or value.type.rank < 2):
+                continue
+            reason = found if isinstance(found, str) else self._fuse(graph, node, found, value, context)
             if reason is not None:
                 context.missed("attention", node.location, reason, node=node)
             else:
                 changed = True
         return changed
 
-    def _fuse(self, graph: Graph, node: Node, softmax: Node, value: Value, context: PassContext) -> str | None:
+    def _fuse(self, graph: Graph, node: Node, found: Probabilities, value: Value, context: PassContext) -> str | None:
+        softmax = found.softmax
         assert isinstance(softmax.op, Softmax)
         rank = softmax.result.type.rank
         if softmax.op.axis != rank - 1:
             return f"softmax runs along axis {softmax.op.axis} of {rank}, not the last"
-        if rank not in (3, 4) or value.type.rank != rank:
-            return f"scores and values have ranks {rank} and {value.type.rank}, not both 3 or both 4"
-        scores = _scores(softmax)
+        if rank not in (2, 3, 4) or value.type.rank != rank:
+            return f"scores and values have ranks {rank} and {value.type.rank}, not both 2, 3 or 4"
+        scores = scores_of(softmax)
         if isinstance(scores, str):
             return scores
-        matched = [node, *_between(node.inputs[0], softmax), softmax, *scores.nodes]
+        matched = [node, *found.nodes, softmax, *scores.nodes]
         for inner in matched[1:]:
             for use in inner.result.uses:
                 if use.user is None or use.user not in matched:
@@ -75,17 +71,23 @@ class FuseAttention(Pass, name="fuse-attention"):
                     return f"'{inner.op.name}' inside is used elsewhere too, by {where}"
         if len({inner.stage for inner in matched}) > 1:
             return "it would merge two stages"
-        if not context.take_rewrite("attention", node.location):
+        hidden = _hidden_rows(scores, found)
+        if hidden is None:
+            return "probabilities are set to 0 by another mask than the scores'"
+        if context.rewrites_left is not None and context.rewrites_left <= 0:
             return "the bisection limit is reached"
         location = union(inner.location for inner in matched)
         build = Builder(graph, before=node, location=location, stage=node.stage)
-        result = _build(build, scores, value)
-        if result.type != node.result.type:
-            result = (
-                build(Reshape(node.result.type.shape), result)
-                if result.type.dtype == node.result.type.dtype
-                else build(Cast(node.result.type.dtype), result)
-            )
+        previous = node._previous
+        try:
+            result = _replacement(build, scores, value, node.result, hidden)
+        except OpTypeError as error:
+            result = f"attention has no such form: {error}"
+        if isinstance(result, str):
+            for created in reversed(inserted_between(graph, previous, node)):
+                graph.erase(created)
+            return result
+        context.take_rewrite("attention", node.location)
         result.name = result.name or node.result.name
         graph.replace_uses(node.result, result)
         erase_dead(graph, [node])
@@ -93,107 +95,48 @@ class FuseAttention(Pass, name="fuse-attention"):
         return None
 
 
-def _through_casts(value: Value) -> Node | None:
-    while value.producer is not None and isinstance(value.producer.op, Cast) and value.producer.inputs[0].type.dtype.is_float:
-        value = value.producer.inputs[0]
-    return value.producer
+def _hidden_rows(scores: Scores, found: Probabilities) -> str | None:
+    """`Scores.rows_that_see_nothing` with what is set to 0 behind the softmax; None where that is by other masks than the scores'."""
+    conditions = [(mask.kind, mask.value) for mask in scores.masks]
+    hidden = scores.rows_that_see_nothing()
+    if any(zeroed not in conditions for zeroed in found.zeroed):
+        return None
+    if found.zeroed and hidden != "nothing":
+        boolean = {condition for condition in conditions if condition[0] != "add"}
+        return "nothing" if boolean == set(found.zeroed) else "other"
+    return hidden
 
 
-def _between(value: Value, end: Node) -> list[Node]:
-    nodes: list[Node] = []
-    while value.producer is not None and value.producer is not end:
-        nodes.append(value.producer)
-        value = value.producer.inputs[0]
-    return nodes
+def _replacement(build: Builder, scores: Scores, value: Value, old: Value, hidden: str) -> Value | str:
+    """What stands in for ``old``, or why nothing can: ``hidden`` is what the model gives for a query that sees no key."""
+    attention = _build(build, scores, value)
+    result, mask = attention.results[0], attention.operands[MASK]
+    if value.type.rank < 4:
+        result = build(Reshape(old.type.shape), result)
+    if hidden != "nothing" and mask is not None and isinstance(understand(build.graph, attention, mask), str):
+        if hidden == "other":
+            return "its masks give a query that sees no key other numbers than attention does"
+        result = _or_mean(build, scores.masks, result, value)
+    if result.type.dtype != old.type.dtype:
+        result = build(Cast(old.type.dtype), result)
+    return result if result.type == old.type else build(Reshape(old.type.shape), result)
 
 
-def _scores(softmax: Node) -> _Scores | str:
-    """Walk up from the softmax to the product of query and key, collecting scales and masks."""
-    scale = 1.0
-    masks: list[tuple[str, Value]] = []
-    nodes: list[Node] = []
-    current = softmax.inputs[0]
-    while True:
-        node = current.producer
-        if node is None:
-            return "the scores come from a graph input, not from a product"
-        nodes.append(node)
-        match node.op:
-            case MatMul():
-                query, key = node.inputs
-                if query.type.rank != key.type.rank:
-                    return f"query and key have ranks {query.type.rank} and {key.type.rank}"
-                return _Scores(query, key, scale, masks, nodes)
-            case Cast():
-                current = node.inputs[0]
-            case Mul() | Div():
-                left, right = node.inputs
-                number, other = scalar_of(right), left
-                if number is None and isinstance(node.op, Mul):
-                    number, other = scalar_of(left), right
-                if number is None:
-                    return f"the scores are scaled by {right.type}, not by a constant"
-                scale = scale * number if isinstance(node.op, Mul) else scale / number
-                current = other
-            case Maximum():
-                left, right = node.inputs
-                floor, other = (scalar_of(right), left) if scalar_of(right) is not None else (scalar_of(left), right)
-                if floor is None or floor > MASKED:
-                    return "the scores are clamped"
-                current = other
-            case Add():
-                if scale != 1.0:
-                    return "a mask is added before the scale"
-                current, mask = _which_is_scores(node)
-                masks.append(("add", mask))
-            case Select():
-                condition, then, otherwise = node.inputs
-                hidden = _filled(otherwise)
-                if hidden is not None:
-                    masks.append(("keep", condition))
-                    current = then
-                elif (hidden := _filled(then)) is not None:
-                    masks.append(("hide", condition))
-                    current = otherwise
-                else:
-                    return "the scores are selected from two tensors"
-                if hidden > MASKED:
-                    return f"masked scores are set to {hidden:g}, which does not hide them"
-            case _:
-                return f"'{node.op.name}' stands between softmax and the product of query and key"
+def _or_mean(build: Builder, masks: list[Mask], result: Value, value: Value) -> Value:
+    """The result where a query sees some key, else the mean of all values."""
+    seen: Value | None = None
+    for mask in masks:
+        if mask.kind != "add":
+            keep = build(Not(), mask.value) if mask.kind == "hide" else mask.value
+            seen = keep if seen is None else build(And(), seen, keep)
+    assert seen is not None
+    seen = build(ReduceAny((seen.type.rank - 1,), keepdims=True), seen)
+    mean = build(ReduceMean((value.type.rank - 2,), keepdims=True), value)
+    mean = mean if mean.type.dtype == result.type.dtype else build(Cast(result.type.dtype), mean)
+    return build(Select(), seen, result, mean)
 
 
-def _filled(value: Value) -> float | None:
-    """The number that fills a tensor: a scalar constant, perhaps expanded."""
-    while value.producer is not None and isinstance(value.producer.op, Expand | Reshape | Cast):
-        value = value.producer.inputs[0]
-    return scalar_of(value)
-
-
-def _which_is_scores(node: Node) -> tuple[Value, Value]:
-    """The operand of an addition that leads to a product of two non-constant values, and the other one."""
-    left, right = node.inputs
-    return (left, right) if _leads_to_product(left) else (right, left)
-
-
-def _leads_to_product(value: Value) -> bool:
-    for _ in range(16):
-        node = value.producer
-        if node is None or isinstance(node.op, Constant):
-            return False
-        if isinstance(node.op, MatMul):
-            return True
-        if not isinstance(node.op, Cast | Mul | Div | Add | Select | Maximum):
-            return False
-        operands = node.inputs[1:] if isinstance(node.op, Select) else node.inputs
-        candidates = [operand for operand in operands if scalar_of(operand) is None]
-        if not candidates:
-            return False
-        value = candidates[0]
-    return False
-
-
-def _build(build: Builder, scores: _Scores, value: Value) -> Value:
+def _build(build: Builder, scores: Scores, value: Value) -> Node:
     rank = value.type.rank
     query, scale = _absorb_scale(scores.query, scores.scale)
     key_transposed, scale = _absorb_scale(scores.key_transposed, scale)
@@ -207,11 +150,7 @@ def _build(build: Builder, scores: _Scores, value: Value) -> Value:
     mask = _explicit_mask(build, scores.masks, rank, query.type.shape[2], key.type.shape[2])
     if mask is not None and mask.type.dtype != dtype:
         mask = build(Cast(dtype), mask)
-    result = build.all(Attention(scale=scale), query, key, value, mask)[0]
-    if rank == 3:
-        shape = result.type.shape
-        result = build(Reshape((shape[0], shape[2], shape[3])), result)
-    return result
+    return build.node(Attention(scale=scale), query, key, value, mask)
 
 
 def _absorb_scale(value: Value, scale: float) -> tuple[Value, float]:
@@ -261,11 +200,11 @@ def _before_widening(value: Value, dtype: DType) -> Value | None:
 
 
 def _with_heads(build: Builder, value: Value) -> Value:
-    """``[batch, length, features]`` as ``[batch, 1, length, features]``."""
+    """``[length, features]`` or ``[batch, length, features]`` as ``[batch, 1, length, features]``."""
     if value.type.rank == 4:
         return value
-    batch, length, features = value.type.shape
-    return build(Reshape((batch, 1, length, features)), value)
+    *batch, length, features = value.type.shape
+    return build(Reshape((*(batch or [1]), 1, length, features)), value)
 
 
 def _ungrouped(value: Value) -> Value | None:
@@ -288,14 +227,19 @@ def _without_group(build: Builder, value: Value) -> Value:
     return build(Reshape((batch, heads, length, features)), value)
 
 
-def _explicit_mask(build: Builder, masks: list[tuple[str, Value]], rank: int, queries: Dim, keys: Dim) -> Value | None:
+def _explicit_mask(build: Builder, masks: list[Mask], rank: int, queries: Dim, keys: Dim) -> Value | None:
     """All masks as one additive ``[batch|1, heads|1, queries, keys]``; None for none."""
     total: Value | None = None
-    for kind, mask in masks:
+    for each in masks:
+        kind, mask = each.kind, each.value
         if kind == "hide":
             mask = build(Not(), mask)
         if kind in ("hide", "keep"):
             mask = build(Select(), mask, build.constant(0.0), build.constant(float("-inf")))
+        elif each.factor == -1:
+            mask = build(Neg(), mask)
+        elif each.factor != 1:
+            mask = build(Mul(), mask, build.constant(each.factor, mask.type.dtype))
         shape = mask.type.shape
         if rank == 3 and mask.type.rank == 3:
             mask = build(Reshape((shape[0], 1, shape[1], shape[2])), mask)

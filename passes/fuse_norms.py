@@ -7,17 +7,33 @@ from dataclasses import dataclass
 from cgptc.ir.builder import Builder
 from cgptc.ir.dtypes import DType
 from cgptc.ir.graph import Graph, Node, Value
-from cgptc.ir.ops.binary import Add, Div, Mul, Pow, Sub
+from cgptc.ir.ops.binary import Add, Div, Maximum, Mul, Pow, Sub
+from cgptc.ir.ops.constant import Constant
 from cgptc.ir.ops.elementwise import Cast, Rsqrt, Sqrt
 from cgptc.ir.ops.norm import LayerNorm, RmsNorm
-from cgptc.ir.ops.reduction import ReduceMean
+from cgptc.ir.ops.reduction import ReduceMean, ReduceSum
+from cgptc.ir.ops.shape import Reshape
 from cgptc.passes.manager import Pass, PassContext
-from cgptc.passes.pattern import OneOf, Pattern, Scalar, Var, op
+from cgptc.passes.pattern import OneOf, Pattern, Scalar, Var, op, scalar_of
 from cgptc.passes.rewrite import Rewrite, apply_rewrites, rewrite
 
+NEVER = 99
+"""Misses are told by what is left of a norm, once for each: see `_left_over`."""
+
+
+def _is_vector(value: Value) -> bool:
+    return value.type.rank >= 1 and all(dim == 1 for dim in value.type.shape[:-1])
+
+
 x, eps = Var("x"), Scalar("eps")
-weight = Var("weight", lambda value: value.type.rank == 1, "a vector")
-bias = Var("bias", lambda value: value.type.rank == 1, "a vector")
+weight, bias = Var("weight", _is_vector, "a vector"), Var("bias", _is_vector, "a vector")
+
+
+def _vector(build: Builder, value: Value, x: Value) -> Value | None:
+    """A vector over the last axis of ``x``, without axes of size 1 before it; None where it has another length."""
+    if value.type.shape[-1:] != x.type.shape[-1:]:
+        return None
+    return value if value.type.rank == 1 else build(Reshape(value.type.shape[-1:]), value)
 
 
 def _square(value: Pattern) -> Pattern:
@@ -34,26 +50,39 @@ def _over_last(node: Node) -> bool:
     return node.op.axes == (node.inputs[0].type.rank - 1,)
 
 
-_RMS = op(Mul, x, op(Rsqrt, op(Add, _mean(_square(x)), eps)))
+_ROOT = op(Rsqrt, op(Add, _mean(_square(x)), eps))
+_RMS = op(Mul, x, _ROOT)
 _RMS_DIVIDED = op(Div, x, op(Sqrt, op(Add, _mean(_square(x)), eps)))
+_RMS_WEIGHTED = OneOf((op(Mul, op(Mul, x, weight), _ROOT), op(Mul, x, op(Mul, weight, _ROOT))))
 
 
-@rewrite(_RMS, subject="rms-norm")
+@rewrite(_RMS, subject="rms-norm", near=NEVER)
 def rms_norm(build: Builder, x: Value, eps: float, mean: Node) -> Value | None:
     """``x * rsqrt(mean(x ** 2) + eps)`` is ``rms_norm(x)``."""
     return build(RmsNorm(eps), x) if _over_last(mean) else None
 
 
-@rewrite(_RMS_DIVIDED, subject="rms-norm")
+@rewrite(_RMS_DIVIDED, subject="rms-norm", near=NEVER)
 def rms_norm_by_division(build: Builder, x: Value, eps: float, mean: Node) -> Value | None:
     """``x / sqrt(mean(x ** 2) + eps)`` is ``rms_norm(x)``."""
     return build(RmsNorm(eps), x) if _over_last(mean) else None
 
 
+def _weighted_rms_norm(pattern: Pattern, number: int) -> Rewrite:
+    def build(build: Builder, x: Value, eps: float, mean: Node, weight: Value) -> Value | None:
+        """``weight * x * rsqrt(mean(x ** 2) + eps)``, however it is associated, is ``rms_norm(x, weight)``."""
+        vector = _vector(build, weight, x)
+        return build(RmsNorm(eps), x, vector) if vector is not None and _over_last(mean) else None
+
+    build.__name__ = f"weighted_rms_norm_{number}"
+    return rewrite(pattern, subject="rms-norm", near=NEVER)(build)
+
+
 @rewrite(op(Mul, op(RmsNorm, x, bind="norm"), weight), subject="rms-norm")
 def rms_norm_weight(build: Builder, x: Value, norm: Node, weight: Value) -> Value | None:
     """``rms_norm(x) * weight`` is ``rms_norm(x, weight)``."""
-    return build(norm.op, x, weight) if weight.type.shape == x.type.shape[-1:] else None
+    vector = _vector(build, weight, x)
+    return build(norm.op, x, vector) if vector is not None else None
 
 
 @rewrite(op(Cast, op(RmsNorm, op(Cast, x, shared=True), bind="norm"), bind="outer"), subject="rms-norm")
@@ -65,41 +94,53 @@ def rms_norm_in_own_type(build: Builder, x: Value, norm: Node, outer: Node) -> V
 
 _CENTRED = op(Sub, x, op(ReduceMean, x, keepdims=True, bind="mean", shared=True), shared=True)
 _VARIANCE = op(ReduceMean, _square(_CENTRED), keepdims=True, bind="variance")
-_NORMED = OneOf(
-    (
-        op(Div, _CENTRED, op(Sqrt, op(Add, _VARIANCE, eps))),
-        op(Mul, _CENTRED, op(Rsqrt, op(Add, _VARIANCE, eps))),
-    )
-)
+_DEVIATION, _PRECISION = op(Sqrt, op(Add, _VARIANCE, eps)), op(Rsqrt, op(Add, _VARIANCE, eps))
+_WEIGHTED = op(Mul, _CENTRED, weight)
 
 
-def _layer_norm(pattern: Pattern, number: int) -> Rewrite:
+def _layer_norm(pattern: Pattern, name: str) -> Rewrite:
     def build(build: Builder, x: Value, eps: float, mean: Node, variance: Node) -> Value | None:
         """``(x - mean) / sqrt(var + eps)`` is ``layer_norm(x)``."""
         return build(LayerNorm(eps), x) if _over_last(mean) and _over_last(variance) else None
 
-    build.__name__ = f"layer_norm_{number}"
-    return rewrite(pattern, subject="layer-norm")(build)
+    build.__name__ = name
+    return rewrite(pattern, subject="layer-norm", near=NEVER)(build)
+
+
+def _weighted_layer_norm(pattern: Pattern, name: str) -> Rewrite:
+    def build(build: Builder, x: Value, eps: float, mean: Node, variance: Node, weight: Value) -> Value | None:
+        """``weight * (x - mean) / sqrt(var + eps)`` is ``layer_norm(x, weight)``."""
+        vector = _vector(build, weight, x)
+        return build(LayerNorm(eps), x, vector) if vector is not None and _over_last(mean) and _over_last(variance) else None
+
+    build.__name__ = name
+    return rewrite(pattern, subject="layer-norm", near=NEVER)(build)
 
 
 @rewrite(op(Mul, op(LayerNorm, x, bind="norm"), weight), subject="layer-norm")
 def layer_norm_weight(build: Builder, x: Value, norm: Node, weight: Value) -> Value | None:
     """``layer_norm(x) * weight`` is ``layer_norm(x, weight)``."""
-    return build(norm.op, x, weight) if weight.type.shape == x.type.shape[-1:] else None
+    vector = _vector(build, weight, x)
+    return build(norm.op, x, vector) if vector is not None else None
 
 
 @rewrite(op(Add, op(LayerNorm, x, Var("weight"), bind="norm"), bias), subject="layer-norm")
 def layer_norm_bias(build: Builder, x: Value, norm: Node, weight: Value, bias: Value) -> Value | None:
     """``layer_norm(x, weight) + bias`` is ``layer_norm(x, weight, bias)``."""
-    return build(norm.op, x, weight, bias) if bias.type.shape == x.type.shape[-1:] else None
+    vector = _vector(build, bias, x)
+    return build(norm.op, x, weight, vector) if vector is not None else None
 
 
 REWRITES: tuple[Rewrite, ...] = (
     rms_norm,
     rms_norm_by_division,
+    *(_weighted_rms_norm(pattern, number) for number, pattern in enumerate(_RMS_WEIGHTED.alternatives)),
     rms_norm_weight,
     rms_norm_in_own_type,
-    *(_layer_norm(pattern, number) for number, pattern in enumerate(_NORMED.alternatives)),
+    _layer_norm(op(Div, _CENTRED, _DEVIATION), "layer_norm_by_division"),
+    _layer_norm(op(Mul, _CENTRED, _PRECISION), "layer_norm"),
+    _weighted_layer_norm(op(Div, _WEIGHTED, _DEVIATION), "weighted_layer_norm_by_division"),
+    _weighted_layer_norm(op(Mul, _WEIGHTED, _PRECISION), "weighted_layer_norm"),
     layer_norm_weight,
     layer_norm_bias,
 )
@@ -110,4 +151,48 @@ class FuseNorms(Pass, name="fuse-norms"):
     """Fuse layer norm and RMS norm written out, with their weight and bias."""
 
     def run(self, graph: Graph, context: PassContext) -> bool:
-        return apply_rewrites(graph, REWRITES, context)
+        changed = apply_rewrites(graph, REWRITES, context)
+        for node in graph.nodes:
+            if isinstance(node.op, Sqrt | Rsqrt) and (found := _left_over(node)) is not None:
+                context.missed(found[0], node.location, found[1], node=node)
+        return changed
+
+
+def _is_mean(value: Value) -> bool:
+    """Whether a value is a mean, or a power of one."""
+    while value.producer is not None and isinstance(value.op, Pow | Mul):
+        value = value.producer.inputs[0]
+    return isinstance(value.op, ReduceMean)
+
+
+def _left_over(root: Node) -> tuple[str, str] | None:
+    """The norm that the root of a mean of squares belongs to, and why it did not fuse; None where there is no such mean."""
+    below, added = root.inputs[0], None
+    if isinstance(below.op, Add | Maximum) and below.producer is not None:
+        below, added = sorted(below.producer.inputs, key=lambda value: isinstance(value.op, Constant))
+    if isinstance(below.op, Sub) and below.producer is not None and all(_is_mean(value) for value in below.producer.inputs):
+        return "layer-norm", "its variance is a difference of means, which is 0 or negative where the variance is small"
+    total, divisor = below.producer, None
+    if total is not None and isinstance(total.op, Div | Mul):
+        divisor = next((number for value in total.inputs if (number := scalar_of(value)) is not None), None)
+        total = next((value.producer for value in total.inputs if isinstance(value.op, ReduceSum)), None)
+    if total is None or not isinstance(total.op, ReduceMean | ReduceSum) or (isinstance(total.op, ReduceSum) and divisor is None):
+        return None
+    squares = total.inputs[0].producer
+    if squares is None or not (isinstance(squares.op, Pow) or (isinstance(squares.op, Mul) and squares.inputs[0] is squares.inputs[1])):
+        return None
+    source, rank = squares.inputs[0], squares.result.type.rank
+    if len(total.op.axes) != 1:
+        return None
+    centred = isinstance(source.op, Sub) and source.producer is not None and isinstance(source.producer.inputs[1].op, ReduceMean)
+    subject = "layer-norm" if centred else "rms-norm"
+    users = [user.op.name for user in root.result.users]
+    if total.op.axes != (rank - 1,):
+        return subject, f"its mean runs over axis {total.op.axes[0]} of {rank}, not the last"
+    if divisor is not None:
+        return subject, f"its sum of squares over {squares.result.type.shape[-1]} is not divided by their number"
+    if added is None or isinstance(root.inputs[0].op, Maximum):
+        return subject, f"'eps' is not added to the mean below the root, whose result goes to {', '.join(map(repr, users))}"
+    if scalar_of(added) is None or added.type.rank > below.type.rank:
+        return subject, f"what is added below the root is {added.type}, not a number that the graph holds"
+    return subject, f"its root goes to {', '.join(map(repr, users))}, not to a product or a quotient with what was squared"

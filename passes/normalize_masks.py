@@ -11,8 +11,9 @@ from cgptc.ir.graph import Graph, Node, Value
 from cgptc.ir.masks import describe
 from cgptc.ir.ops.attention import Attention
 from cgptc.ir.ops.binary import NotEqual
+from cgptc.ir.ops.elementwise import Not
 from cgptc.ir.ops.shape import Expand, Reshape
-from cgptc.ir.predicates import Flag, Index, UnknownError, Visibility, classify, reindex_predicate, visible
+from cgptc.ir.predicates import Flag, Index, Negated, UnknownError, Visibility, classify, reindex_predicate, visible
 from cgptc.passes.manager import Pass, PassContext
 from cgptc.passes.rewrite import erase_dead
 
@@ -80,8 +81,9 @@ def _apply(graph: Graph, node: Node, mask: Value, meaning: Visibility) -> None:
         erase_dead(graph, [mask.producer])
 
 
-def _padding(build: Builder, flag: Flag, batch: Dim, keys: Dim) -> Value:
-    """The flag's tensor as bool ``[batch, keys]``."""
+def _padding(build: Builder, padding: Flag | Negated, batch: Dim, keys: Dim) -> Value:
+    """The flag's tensor, or its opposite, as bool ``[batch, keys]``."""
+    flag = padding.flag if isinstance(padding, Negated) else padding
     source = flag.source
     used = [axis for axis in flag.axes if axis is not None]
     flat = (batch, keys) if len(used) == 2 else (1, keys)
@@ -89,4 +91,6 @@ def _padding(build: Builder, flag: Flag, batch: Dim, keys: Dim) -> Value:
         source = build(Reshape(flat), source)
     if source.type.dtype.name != "bool":
         source = build(NotEqual(), source, build.constant(0, source.type.dtype))
+    if isinstance(padding, Negated):
+        source = build(Not(), source)
     return source if flat == (batch, keys) else build(Expand((batch, keys)), source)

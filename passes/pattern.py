@@ -16,6 +16,7 @@ import numpy as np
 from cgptc.ir.graph import Node, Value
 from cgptc.ir.op import Op
 from cgptc.ir.ops.constant import Constant
+from cgptc.ir.ops.elementwise import Rsqrt, Sqrt
 from cgptc.ir.weight_expressions import widened
 from cgptc.ir.weights import EMPTY_STORE
 
@@ -128,10 +129,13 @@ def operations(pattern: Pattern) -> Iterator[OpPattern]:
 
 
 def scalar_of(value: Value) -> float | None:
-    """The number that a constant of the graph itself holds in every element, or None.
+    """The number that a constant of the graph itself holds in every element, or a root of one; None for anything else.
 
     A constant that is converted to a narrower type counts as what it was before: that is what wide evaluation sees.
     """
+    if isinstance(value.op, Sqrt | Rsqrt) and value.producer is not None:  # sqrt(tensor(64.))
+        square = scalar_of(value.producer.inputs[0]) if isinstance(value.producer.inputs[0].op, Constant) else None
+        return None if square is None or square <= 0 else math.sqrt(square) if isinstance(value.op, Sqrt) else 1 / math.sqrt(square)
     weight = value.op.weight if isinstance(value.op, Constant) else None
     if weight is None or weight.dtype.name == "bool" or math.prod(weight.shape) not in range(1, SCALAR_SIZE + 1):
         return None

@@ -125,13 +125,14 @@ def replace_match(graph: Graph, node: Node, root: Value, found: Match, rule: Rew
         return None
     replacement = rule.build(build, *arguments)
     created = inserted_between(graph, previous, node)
+    if isinstance(replacement, Value) and replacement.type != root.type:
+        # Broadcasting against what the pattern takes for a mere number grew the result.
+        replacement = Decline(f"the result would be {replacement.type} instead of {root.type}")
     if replacement is None or isinstance(replacement, Decline):
         for new in reversed(created):
             if not any(result.use_count for result in new.results):
                 graph.erase(new)
         return Miss(len(found.nodes), replacement.reason, root) if isinstance(replacement, Decline) else None
-    if replacement.type != root.type:
-        raise TypeError(f"rewrite '{rule.name}' changes a result's type from {root.type} to {replacement.type}")
     context.take_rewrite(rule.name, location)
     if replacement.producer is not None and not replacement.name and replacement.producer in created:
         replacement.name = root.name

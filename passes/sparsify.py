@@ -132,7 +132,7 @@ class PruneHeads(Pass, name="prune-heads", optional=False, lossy=True):
 @dataclass(frozen=True)
 class FindZeros(Pass, name="find-zeros", optional=False, lossy=True):
     """Find the zeros that are in the weights of linear layers already; NaN marks a zero too. What a weight's zeros look like, whole rows,
-    whole columns, two of four or anything else, is kept with it.
+    whole columns, two of four or anything else, is kept with it. A weight that is a table too, as a tied head's is, stays one weight.
     """
 
     only: tuple[str, ...] = ()
@@ -142,10 +142,14 @@ class FindZeros(Pass, name="find-zeros", optional=False, lossy=True):
         if graph.store is EMPTY_STORE:
             return False
         layers = [node for node in graph.nodes if isinstance(node.op, Linear) and weight_of(node, 1) is not None]
+        tables = shared_leaves(graph)
         changed = False
         for node in chosen(graph, layers, self.only, self.keep, "linear layer"):
             weight = weight_of(node, 1)
             assert weight is not None
+            if any(leaf in tables for leaf in leaves(weight)):
+                context.missed("zeros", node.location, "its weight is used elsewhere too, as a table")
+                continue
             if sparsity_of(weight).kind not in ("dense", "unstructured", "unknown"):
                 continue
             found = detected(weight, graph.store)

@@ -19,9 +19,9 @@ from cgptc.ir.staged import is_staged
 MODEL_FILE, DATA_FILE = "model.onnx", "model.onnx.data"
 _CACHE = "normalize-masks,canonicalize,cse,dead-code,add-cache,canonicalize,cse,dead-code,legalise"
 PIPELINES = (
-    f"canonicalize,cse,fuse-attention,sink-reshapes,canonicalize,cse,{_CACHE}",
-    "canonicalize,fuse-linear,fuse-activations,fuse-norms,fuse-embedding,fuse-attention,sink-reshapes,canonicalize,cse,fuse-rotary,"
-    + _CACHE,
+    f"canonicalize,cse,fuse-softmax,fuse-attention,sink-reshapes,canonicalize,cse,{_CACHE}",
+    "canonicalize,fuse-linear,fuse-activations,fuse-norms,fuse-embedding,fuse-softmax,fuse-attention,sink-reshapes,canonicalize,cse,"
+    f"fuse-rotary,{_CACHE}",
 )
 """By level. 0 is what the KV cache needs: attention and masks understood. 1 makes everything else whole, too."""
 

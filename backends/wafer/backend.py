@@ -15,8 +15,8 @@ from cgptc.ir.graph import Graph
 from cgptc.ir.op import OPS, Op, is_composite
 
 DEFAULT_PIPELINE = (
-    "canonicalize,fuse-linear,fuse-activations,fuse-norms,fuse-embedding,fuse-attention,sink-reshapes,canonicalize,cse,fuse-rotary,"
-    "normalize-masks,canonicalize,cse,dead-code,add-cache,canonicalize,cse,dead-code,legalise"
+    "canonicalize,fuse-linear,fuse-activations,fuse-norms,fuse-embedding,fuse-softmax,fuse-attention,sink-reshapes,canonicalize,cse,"
+    "fuse-rotary,normalize-masks,canonicalize,cse,dead-code,add-cache,canonicalize,cse,dead-code,legalise"
 )
 """What runs where the user names no passes: whole kernels, masks understood, then the cache, whose tokens the regions keep."""
 

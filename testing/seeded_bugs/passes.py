@@ -17,7 +17,7 @@ def _attention(mask: str = "compare", padding: str = "none", window: int | None 
 PASS_BUGS = (
     SeededBug(
         name="scores-multiplied-where-they-were-divided",
-        where="cgptc.passes.fuse_attention:_scores",
+        where="cgptc.passes.attention_scores:scores_of",
         right="else scale / number",
         wrong="else scale * number",
         killer="tests/passes/test_fuse_attention.py::test_scores_that_are_divided_have_the_reciprocal_as_their_scale",
@@ -95,7 +95,7 @@ PASS_BUGS = (
     SeededBug(
         name="norm-without-its-bias",
         where="cgptc.passes.fuse_norms:layer_norm_bias.build",
-        right="build(norm.op, x, weight, bias)",
+        right="build(norm.op, x, weight, vector)",
         wrong="build(norm.op, x, weight)",
         killer=f"{_REWRITES}[layer-norm-bias]",
     ),
@@ -105,6 +105,13 @@ PASS_BUGS = (
         right="build(Linear(), x, weight, bias)",
         wrong="build(Linear(), x, weight)",
         killer=f"{_REWRITES}[add-bias-to-linear]",
+    ),
+    SeededBug(
+        name="softmax-over-the-axis-of-its-maximum",
+        where="cgptc.passes.fuse_softmax:plain_softmax.build",
+        right="build(Softmax(axis), x)",
+        wrong="build(Softmax(0), x)",
+        killer=f"{_REWRITES}[plain-softmax]",
     ),
     SeededBug(
         name="silu-without-its-factor",

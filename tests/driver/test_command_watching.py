@@ -8,15 +8,19 @@ from pathlib import Path
 import pytest
 import torch
 import typer
+from tests.passes.attention_graphs import Spelling, decoder
 
 import cgptc
 from cgptc.cli import commands
 from cgptc.cli.command import app
 from cgptc.cli.entry import run
+from cgptc.cli.screen import Screen
+from cgptc.cli.watching import Watch
 from cgptc.frontend.new_model import write_model
 from cgptc.frontend.presets import preset
 from cgptc.ir.diagnostics import Exit
 from cgptc.ir.parser import parse_graph
+from cgptc.passes.manager import Pipeline
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +60,13 @@ def test_the_graph_is_printed_after_one_pass_or_told_not_to_be_there(
     assert "not in the pipeline" in capsys.readouterr().err
     assert run([*command, "add-cash"]) == Exit.USAGE
     assert "did you mean 'add-cache'" in capsys.readouterr().err
+
+
+def test_the_graph_is_printed_where_it_changed(capsys: pytest.CaptureFixture[str]) -> None:
+    watch = Watch(Screen(), "changed", None)
+    Pipeline.parse("canonicalize,canonicalize,fuse-attention").run(decoder(Spelling()), instruments=watch.instruments)
+    titles = [line for line in capsys.readouterr().err.splitlines() if line.startswith("// after ")]
+    assert titles == ["// after 01-canonicalize", "// after 03-fuse-attention"]
 
 
 def test_validation_alone_writes_nothing(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

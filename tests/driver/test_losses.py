@@ -50,8 +50,9 @@ def test_a_pattern_that_onnxruntime_cannot_use_is_no_gain_and_removed_rows_are_o
 
 
 def test_a_type_is_measured_in_its_own_arithmetic() -> None:
-    error = losses("convert{dtype=f16}")["outputs"]["logits"]["relative"]
-    assert 1e-5 < error < 1e-2
+    found = losses("convert{dtype=f16}")
+    assert 1e-5 < found["outputs"]["logits"]["relative"] < 1e-2
+    assert all(1e-5 < row["output_error"] < 1e-2 for row in found["matrices"])
 
 
 @pytest.mark.parametrize("passes", ["quantize", "sparsify{keep=lm_head}", "prune-heads{count=2},remove-dead"])

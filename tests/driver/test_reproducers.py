@@ -69,6 +69,19 @@ def test_a_failing_pass_leaves_what_fails_again(how: str, verify_each: str, caps
     assert (found["again"], found["pipeline"]) == (True, str(WrongNorms(how)))
 
 
+def test_a_cut_that_fails_fails_again(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def broken(*given: object) -> None:
+        raise IndexError("no such stage")
+
+    monkeypatch.setattr("cgptc.passes.pipeline.assign_stages", broken)
+    options = CompileOptions(cache="none", passes="cse", stages="2")
+    with pytest.raises(IndexError) as caught:
+        optimise(CapturedModel(decoder(Spelling(layers=2)), "decoder", "graph", 0, 2), target_of(options), options)
+    (note,) = caught.value.__notes__
+    assert run(["replay", note.removeprefix("cgptc replay "), "--json"]) == 70
+    assert json.loads(capsys.readouterr().out)["again"]
+
+
 def test_a_reproducer_holds_the_graph_before_the_pass_and_no_path(temporary: Path) -> None:
     folder = fail("rules", "ir")
     assert {path.name for path in folder.iterdir()} == {"before.cgir", "reproducer.json"}

@@ -12,7 +12,7 @@ import pytest
 import cgptc
 from cgptc.cli.entry import run
 from cgptc.driver.compilation import pipeline_for, target_of
-from cgptc.driver.options import CompileOptions
+from cgptc.driver.options import CompileOptions, parse_bytes
 from cgptc.frontend.new_model import write_model
 from cgptc.frontend.presets import preset
 from cgptc.ir.diagnostics import UsageError
@@ -93,6 +93,12 @@ def test_explain_cuts_the_shape_of_a_preset(capsys: pytest.CaptureFixture[str]) 
     assert found["throughput_gain"] > 1
 
 
+def test_a_stage_may_take_as_much_memory_as_is_said() -> None:
+    options = CompileOptions(stages="4", stage_memory=parse_bytes("1.5MB"))
+    assert str(pipeline_for(target_of(options), options, cached=True)).endswith(",pipeline{stages=4 memory=1500000}")
+    assert [parse_bytes(text) for text in ("64", "2kB", "3 GB")] == [64, 2000, 3 * 10**9]
+
+
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
@@ -105,6 +111,9 @@ def test_explain_cuts_the_shape_of_a_preset(capsys: pytest.CaptureFixture[str]) 
         (["run", "{}/staged", "--prompt-ids", "1", "--micro-batches", "0"], "no number of micro-batches"),
         (["run", "{}/staged", "--prompt-ids", "1", "--ray-address", "x:1"], "add --engine ray"),
         (["compile", "{}/model.pt", "--stages", "2", "--passes", "pipeline"], "exclude each other"),
+        (["compile", "{}/model.pt", "--stage-memory", "64MB"], "add --stages"),
+        (["compile", "{}/model.pt", "--stages", "2", "--stage-memory", "64MiB"], "no number of bytes"),
+        (["explain", "{}/model.pt", "fusions", "--stage-memory", "64MB"], "are for the topic 'stages'"),
     ],
 )
 def test_wrong_words_about_stages_are_usage_errors(

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from cgptc.frontend.live_module import layer_count
 from cgptc.frontend.source import Request, open_model
 from cgptc.ir.diagnostics import CgptcError, CompileError, UsageError
 from cgptc.ir.interpreter import evaluate_graph
@@ -131,3 +132,14 @@ def test_hidden_states_are_not_taken_for_logits(folder: Path) -> None:
     with open_model("my_body:body") as model:
         assert model.text is None
         assert [name for name, _ in model.graph.outputs] == ["output"]
+
+
+def test_layers_are_the_longest_list_of_blocks_and_experts_or_single_operations_are_none() -> None:
+    def block() -> torch.nn.Module:
+        experts = torch.nn.ModuleList(torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU()) for _ in range(5))
+        return torch.nn.ModuleDict({"attend": torch.nn.MultiheadAttention(2, 1), "experts": experts})
+
+    heads = torch.nn.ModuleList(torch.nn.Linear(2, 2) for _ in range(7))
+    model = torch.nn.ModuleDict({"blocks": torch.nn.ModuleList(block() for _ in range(3)), "heads": heads})
+    assert layer_count(model) == 3
+    assert layer_count(heads) == 0

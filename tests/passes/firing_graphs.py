@@ -10,8 +10,11 @@ from functools import lru_cache
 
 import numpy as np
 from hypothesis import strategies as st
+from tests.backends.onnx.tiny_gpt import TinyGpt
 from tests.passes import attention_graphs, rotary_graphs
 from tests.passes.test_fuse_attention import FUSION
+from tests.passes.test_pipeline import Prices, model
+from tests.passes.test_sparsity import gated
 
 import cgptc.passes
 from cgptc.ir import ops
@@ -233,8 +236,6 @@ def composites() -> st.SearchStrategy[Case]:
 
 def staged_models() -> st.SearchStrategy[Case]:
     """Layers to cut into stages."""
-    from tests.passes.test_pipeline import Prices, model
-
     return st.builds(
         lambda layers, stages, cosine: Case(model(layers), pass_of(f"pipeline{{stages={stages}}}"), cost_model=Prices({"cos": cosine})),
         st.integers(1, 5),
@@ -249,8 +250,6 @@ def staged_models() -> st.SearchStrategy[Case]:
 @st.composite
 def gated_blocks(draw: st.DrawFn) -> tuple[Graph, MemoryStore]:
     """A gated feed-forward block with stored weights, with zeros in some places."""
-    from tests.passes.test_sparsity import gated
-
     graph = gated(draw(st.booleans()))
     store = graph.store
     assert isinstance(store, MemoryStore)
@@ -292,8 +291,6 @@ def _models() -> st.SearchStrategy[Graph]:
 
 def small_gpts() -> st.SearchStrategy[Graph]:
     """Heads that share keys or not, with rotary positions or without, tied or not."""
-    from tests.backends.onnx.tiny_gpt import TinyGpt
-
     return st.builds(
         lambda key_heads, rotary, tied: TinyGpt(cached=False, key_heads=key_heads, rotary=rotary, tied=tied).graph(),
         st.sampled_from([2, 4]),

@@ -8,10 +8,10 @@ from tests.passes.attention_graphs import Spelling, decoder, token_inputs
 
 from cgptc.ir.builder import Builder
 from cgptc.ir.dims import Symbol
-from cgptc.ir.dtypes import bf16, f16, f32
+from cgptc.ir.dtypes import bf16, boolean, f16, f32
 from cgptc.ir.graph import Graph
 from cgptc.ir.interpreter import evaluate_graph
-from cgptc.ir.ops import Add, Attention, Cast, MatMul, Softmax, Tanh, Transpose
+from cgptc.ir.ops import Add, Attention, Cast, MatMul, Reshape, Select, Softmax, Tanh, Transpose
 from cgptc.ir.types import TensorType
 from cgptc.ir.verify import verify
 from cgptc.passes.manager import PassContext, Pipeline
@@ -111,5 +111,24 @@ def assert_same(graph: Graph, fused: Graph) -> None:
     """Both compute the same in float64 on drawn inputs."""
     draw = np.random.default_rng(0)
     inputs = {value.name: draw.normal(size=(2, 3, 5, 4)).astype(value.type.dtype.numpy) for value in graph.inputs}
+    expected, actual = (evaluate_graph(each, inputs, wide=True)["y"] for each in (graph, fused))
+    assert_t1(expected, actual, depth=graph.node_count)
+
+
+def test_keys_that_a_vector_hides_are_padding() -> None:
+    """PyTorch's ``key_padding_mask`` is true where attention is not to look."""
+    graph = Graph()
+    q, k, v = (graph.add_input(name, TensorType(f32, (2, 3, 5, 4))) for name in "qkv")
+    hidden = graph.add_input("hidden", TensorType(boolean, (2, 5)))
+    build = Builder(graph)
+    scores = build(MatMul(), q, build(Transpose((0, 1, 3, 2)), k))
+    masked = build(Select(), build(Reshape((2, 1, 1, 5)), hidden), build.constant(float("-inf")), scores)
+    graph.add_output("y", build(MatMul(), build(Softmax(3), masked), v))
+    fused = Pipeline.parse(FUSION).run(graph.clone())
+    verify(fused)
+    (attention,) = (node for node in fused.nodes if isinstance(node.op, Attention))
+    assert [str(each) for each in attention.operand_types[3:]] == ["bool[2, 5]"]
+    draw = np.random.default_rng(0)
+    inputs = {name: draw.normal(size=(2, 3, 5, 4)).astype(np.float32) for name in "qkv"} | {"hidden": draw.random((2, 5)) < 0.5}
     expected, actual = (evaluate_graph(each, inputs, wide=True)["y"] for each in (graph, fused))
     assert_t1(expected, actual, depth=graph.node_count)

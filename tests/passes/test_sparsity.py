@@ -91,6 +91,15 @@ def test_a_tied_head_is_left_alone_and_says_so() -> None:
     assert ["used elsewhere" in event.reason for event in context.events if event.kind == "missed"] == [True]
 
 
+def test_zeros_in_a_table_leave_the_head_that_is_tied_to_it_as_it_is() -> None:
+    graph, context = TinyGpt().graph(), PassContext()
+    table = next(tensor for name, tensor in graph.store.tensors.items() if "wte" in name)  # type: ignore[attr-defined]
+    table[0] = 0
+    Pipeline.parse("find-zeros").run(graph, context)
+    assert sparsity_of(list(layers(graph).values())[-1]) == DENSE
+    assert ["used elsewhere" in event.reason for event in context.events if event.kind == "missed"] == [True]
+
+
 MODELS = [TinyGpt(), TinyGpt(key_heads=4, rotary=True), TinyGpt(cached=False, tied=False)]
 
 

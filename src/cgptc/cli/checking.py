@@ -13,7 +13,7 @@ from cgptc.cli.command import command
 from cgptc.cli.loss_rows import explain_rows
 from cgptc.cli.screen import Screen, table
 from cgptc.cli.wafer_rows import assumption_rows, memory_rows, region_rows, sparsity_rows, wafer_rows
-from cgptc.driver.options import CompileOptions, require_choice
+from cgptc.driver.options import CompileOptions, parse_bytes, require_choice
 from cgptc.driver.shrinking import Shrinking
 from cgptc.frontend.source import Request
 from cgptc.ir.diagnostics import UsageError
@@ -51,6 +51,7 @@ def explain(
     config: Config = None,
     cache: Cache = None,
     stages: Annotated[str | None, typer.Option("--stages", help="stages of a model: auto, or how many.")] = None,
+    stage_memory: Annotated[str | None, typer.Option("--stage-memory", help="stages: most that each may take, such as 64MB.")] = None,
     quantize: Annotated[str | None, typer.Option("--quantize", help="precision of a model: as compile takes it.")] = None,
     sparsity: Annotated[list[str] | None, typer.Option("--sparsity", help="sparsity of a model: as compile takes it.")] = None,
 ) -> None:
@@ -61,7 +62,7 @@ def explain(
 
     require_choice("topic", topic, TOPICS)
     if topic == "stages":
-        _explain_stages(screen, model, CompileOptions(target, Request(preset=preset, config=config), cache, stages=stages))
+        _explain_stages(screen, model, _options(target, preset, config, cache), stages, stage_memory)
         return
     if topic in LOSSES:
         shrinking = Shrinking(quantize=quantize, sparsity=tuple(sparsity or ()))
@@ -72,8 +73,8 @@ def explain(
     if topic in ("placement", "memory"):
         _explain_placement(screen, Path(model), topic)
         return
-    if stages is not None:
-        raise UsageError("usage", "--stages is for the topic 'stages'", fix="drop it, or explain stages")
+    if stages is not None or stage_memory is not None:
+        raise UsageError("usage", "--stages and --stage-memory are for the topic 'stages'", fix="drop them, or explain stages")
     if (Path(model) / "manifest.json").is_file():
         report = Artifact.open(Path(model)).report
     else:
@@ -118,16 +119,18 @@ def _explain_losses(screen: Screen, model: str, topic: str, options: CompileOpti
     screen.result(f"{text}\n{table(placed)}" if placed else text, {**losses, **({"linears": linears} if placed else {})})
 
 
-def _explain_stages(screen: Screen, model: str, options: CompileOptions) -> None:
+def _explain_stages(screen: Screen, model: str, options: CompileOptions, stages: str | None, limit: str | None) -> None:
     from cgptc.driver.examination import explain_artifact_stages, explain_stages
 
     if (Path(model) / "manifest.json").is_file():
-        if options.stages is not None:
-            raise UsageError("usage", "an artifact has the stages that it was compiled with", file=model, fix="drop --stages")
+        if stages is not None or limit is not None:
+            what = "an artifact has the stages that it was compiled with"
+            raise UsageError("usage", what, file=model, fix="drop --stages and --stage-memory")
         survey = explain_artifact_stages(Artifact.open(Path(model)))
     else:
+        options = replace(options, stages=stages or "auto", stage_memory=parse_bytes(limit) if limit is not None else None)
         with screen.progress(f"cutting {model}"):
-            survey = explain_stages(model, replace(options, stages=options.stages or "auto"))
+            survey = explain_stages(model, options)
     rows: list[tuple[str, ...]] = [("stage", "operations", "time", "busy", "weights", "in all", "where", "receives")]
     for row in survey.rows:
         time = f"{row.time:.3g} {survey.unit}"

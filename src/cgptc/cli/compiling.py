@@ -15,7 +15,7 @@ from cgptc.cli.wafer_rows import wafer_rows
 from cgptc.cli.watching import Watch
 from cgptc.driver.compilation import Clock, compile_source
 from cgptc.driver.examination import check_model
-from cgptc.driver.options import CompileOptions, parse_dynamic
+from cgptc.driver.options import CompileOptions, parse_bytes, parse_dynamic
 from cgptc.driver.peak_memory import peak_bytes
 from cgptc.driver.shrinking import Shrinking, element_type
 from cgptc.frontend.source import Request
@@ -53,8 +53,10 @@ def compile_(
     bisect_limit: Annotated[int | None, typer.Option("--bisect-limit", help="Stop rewriting after so many rewrites.")] = None,
     verify_each: Annotated[str, typer.Option("--verify-each", help="ir, numeric or off: what to check after each pass.")] = "ir",
     stages: Annotated[str | None, typer.Option("--stages", help="auto, or how many stages to cut the model into.")] = None,
+    stage_memory: Annotated[str | None, typer.Option("--stage-memory", help="Most that a stage may take, such as 64MB.")] = None,
     print_ir_after: Annotated[
-        str | None, typer.Option("--print-ir-after", help="Print the graph on stderr after this pass, or after all.")
+        str | None,
+        typer.Option("--print-ir-after", help="Print the graph on stderr after this pass, all, or those that changed it: changed."),
     ] = None,
     dump_ir: Annotated[Path | None, typer.Option("--dump-ir", help="A folder for the graph after every pass.")] = None,
     validate_only: Annotated[bool, typer.Option("--validate-only", help="Stop before weights are read and files written.")] = False,
@@ -92,6 +94,7 @@ def compile_(
         bisect_limit=bisect_limit,
         verify_each=verify_each,
         stages=stages,
+        stage_memory=parse_bytes(stage_memory) if stage_memory is not None else None,
         instruments=watch.instruments,
         target_options={name: value for name, value in given.items() if value is not None},
     )

@@ -9,7 +9,7 @@ from cgptc.cli.screen import Screen
 from cgptc.passes.instruments import PrintAfter, TimeEach, dump_to
 from cgptc.passes.manager import Instrument, pass_class
 
-ALL = "all"
+ALL, CHANGED = "all", "changed"
 
 
 class Watch:
@@ -17,14 +17,15 @@ class Watch:
 
     def __init__(self, screen: Screen, print_after: str | None, dump: Path | None) -> None:
         self._screen = screen
-        self._named = print_after if print_after not in (None, ALL) else None
+        self._named = print_after if print_after not in (None, ALL, CHANGED) else None
         self._printed = False
         self._times = TimeEach()
         if self._named is not None:
             pass_class(self._named)
         found: list[Instrument] = [self._times]
         if print_after is not None:
-            found.append(PrintAfter(self._print, frozenset({self._named}) if self._named is not None else None))
+            names = frozenset({self._named}) if self._named is not None else None
+            found.append(PrintAfter(self._print, names, only_changed=print_after == CHANGED))
         if dump is not None:
             found.append(PrintAfter(dump_to(dump)))
         self.instruments = tuple(found)

@@ -68,6 +68,7 @@ def compile(  # noqa: A001 (the verb of the command line)
     bisect_limit: int | None = None,
     verify_each: str = "ir",
     stages: int | str | None = None,
+    stage_memory: int | None = None,
     unsafe_load_pickle: bool = False,
     **target_options: Any,
 ) -> Artifact:
@@ -107,6 +108,7 @@ def compile(  # noqa: A001 (the verb of the command line)
         bisect_limit=bisect_limit,
         verify_each=verify_each,
         stages=str(stages) if stages is not None else None,
+        stage_memory=stage_memory,
         target_options=target_options,
     )
     if isinstance(model, (str, Path)):

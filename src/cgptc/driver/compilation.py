@@ -94,7 +94,8 @@ def pipeline_for(target: Target, options: CompileOptions, cached: bool) -> Pipel
     if stages and options.stages is not None:
         raise UsageError("usage", f"--stages and the pass '{STAGES_PASS}' exclude each other", fix="give one of them")
     if options.stages is not None:
-        stages = [*Pipeline.parse(f"{STAGES_PASS}{{stages={options.stages}}}").passes]
+        memory = f" memory={options.stage_memory}" if options.stage_memory is not None else ""
+        stages = [*Pipeline.parse(f"{STAGES_PASS}{{stages={options.stages}{memory}}}").passes]
     return Pipeline((*(pass_ for pass_ in passes if pass_.name != STAGES_PASS), *stages))
 
 

@@ -65,8 +65,8 @@ def changed_matrices(pass_name: str, before: Graph, after: Graph, cost_model: Co
     """One row for each linear layer whose weight a pass changed. Lossy passes keep layers and their order."""
     old, new = ([node for node in graph.nodes if isinstance(node.op, Linear | QuantizedLinear)] for graph in (before, after))
     pairs = [(a, b) for a, b in zip(old, new, strict=True) if weight_of(a, 1) != weight_of(b, 1) and isinstance(a.op, Linear)]
-    # Float64 evaluation undoes a conversion: what it costs shows in the outputs alone.
-    errors = _layer_errors(before, dict(pairs)) if after.store is not EMPTY_STORE and pass_name != Convert.name else {}
+    # Float64 evaluation undoes a conversion: what that costs shows in the layer's own arithmetic.
+    errors = _layer_errors(before, dict(pairs), wide=pass_name != Convert.name) if after.store is not EMPTY_STORE else {}
     rows: list[dict[str, Json]] = []
     for a, b in pairs:
         dense, weight = weight_of(a, 1), weight_of(b, 1)
@@ -120,8 +120,8 @@ def sample_inputs(graph: Graph) -> dict[str, Array]:
     return {name: np.ones_like(array) if "mask" in name else array for name, array in inputs.items()}
 
 
-def _layer_errors(before: Graph, pairs: Mapping[Node, Node]) -> dict[Node, float]:
-    """Relative errors of changed layers, each on what it is given in the graph before."""
+def _layer_errors(before: Graph, pairs: Mapping[Node, Node], *, wide: bool) -> dict[Node, float]:
+    """Relative errors of changed layers, each on what it is given in the graph before; in float64 (``wide``), or as the layer computes."""
     given = sample_inputs(before)
     if work(before, given) > MAXIMUM_WORK:
         return {}
@@ -136,8 +136,9 @@ def _layer_errors(before: Graph, pairs: Mapping[Node, Node]) -> dict[Node, float
         new = pairs.get(node) if node is not None else None
         if node is not None and new is not None:
             weights = [weight_of(new, index) for index in range(1, len(new.operands))]
-            constants = [widened(weight).read(before.store) if weight is not None else None for weight in weights]
-            found = np.asarray(new.op.widened().evaluate(kept[node.inputs[0]], *constants))
+            constants = [(widened(weight) if wide else weight).read(before.store) if weight is not None else None for weight in weights]
+            given_to = kept[node.inputs[0]] if wide else kept[node.inputs[0]].astype(new.inputs[0].type.dtype.numpy)
+            found = np.asarray((new.op.widened() if wide else new.op).evaluate(given_to, *constants)).astype(np.float64)
             scale = rms(array)
             errors[new] = rounded(rms(found - array) / scale if scale else 0.0)
 

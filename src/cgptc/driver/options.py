@@ -27,8 +27,8 @@ class CompileOptions:
     """``source`` is what the user says of the model; ``cache`` None means dynamic for causal language models and none for others;
     ``shrinking`` is the precision and sparsity asked for; ``passes`` is a pipeline instead of the target's own for ``level``: 0 does what
     the target needs, 2 all that pays. ``required_fusions`` are subjects that must be whole everywhere; ``bisect_limit`` stops rewriting
-    after so many rewrites; ``stages`` is "auto" or their number, None for a model in one piece; ``instruments`` watch the passes, and leave
-    no trace in what is compiled; ``target_options`` are the target's.
+    after so many rewrites; ``stages`` is "auto" or their number, None for a model in one piece, and ``stage_memory`` the bytes that
+    each may take; ``instruments`` watch the passes, and leave no trace in what is compiled; ``target_options`` are the target's.
     """
 
     target: str = "onnx"
@@ -42,6 +42,7 @@ class CompileOptions:
     bisect_limit: int | None = None
     verify_each: str = "ir"
     stages: str | None = None
+    stage_memory: int | None = None
     instruments: tuple[Instrument, ...] = ()
     target_options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -51,6 +52,8 @@ class CompileOptions:
         require_choice("--verify-each", self.verify_each, VERIFY_EACH)
         if self.stages is not None and self.stages != "auto" and not re.fullmatch("[1-9][0-9]{0,3}", self.stages):
             raise UsageError("bad-value", f"--stages {self.stages} is no number of stages", fix="give auto, or 1 or more")
+        if self.stage_memory is not None and self.stages is None:
+            raise UsageError("usage", "--stage-memory limits stages, and there are none", fix="add --stages, such as --stages auto")
         if self.level not in LEVELS:
             raise UsageError("bad-value", f"-O {self.level} is no level", fix="give 0, 1 or 2")
         if self.bisect_limit is not None and self.bisect_limit < 0:
@@ -78,6 +81,7 @@ class CompileOptions:
             "passes": self.passes,
             "disabled_passes": list(self.disabled_passes),
             "stages": self.stages,
+            **({"stage_memory": self.stage_memory} if self.stage_memory is not None else {}),
             **({"unsafe_load_pickle": True} if self.source.unsafe_load_pickle else {}),
             "level": self.level,
             "required_fusions": list(self.required_fusions),
@@ -92,6 +96,15 @@ def require_choice(what: str, word: str, known: tuple[str, ...]) -> None:
         close = get_close_matches(word, known, n=1)
         fix = f"did you mean '{close[0]}'?" if close else f"choose one of {', '.join(known)}"
         raise UsageError("bad-value", f"unknown {what} '{word}'", fix=fix)
+
+
+def parse_bytes(text: str) -> int:
+    """A number of bytes, with kB, MB or GB behind it for a thousand, a million or a thousand millions. `UsageError` for anything else."""
+    match = re.fullmatch(r"(\d{1,15}(?:\.\d{1,9})?) ?(k|M|G|)B?", text)
+    size = round(float(match[1]) * {"": 1, "k": 10**3, "M": 10**6, "G": 10**9}[match[2]]) if match is not None else 0
+    if size < 1:
+        raise UsageError("bad-value", f"'{text}' is no number of bytes", fix="write bytes, or a size such as 64MB")
+    return size
 
 
 def make_target_options(target: str, kind: type[Any], given: Mapping[str, Any]) -> Any:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from cgptc.artifact.canonical import Json
+from cgptc.backends.registry import backend, backend_names
 from cgptc.driver.examination import read_graph
 from cgptc.driver.numeric_check import numeric_check
 from cgptc.driver.reproducer import FACTS_FILE, FORMAT, GRAPH_FILE
@@ -49,8 +50,11 @@ def replay(folder: Path) -> Replay:
     graph = with_random_weights(read_graph(folder / GRAPH_FILE))
     legal = facts.get("legal")
     left = facts.get("rewrites_left")
+    target = str(facts["target"])
+    found = backend(target) if target in backend_names() else None
     context = PassContext(
-        target=str(facts["target"]),
+        target=target,
+        cost_model=found.cost_model(found.options()) if found is not None else None,
         legal=frozenset(OPS[str(name)] for name in legal if str(name) in OPS) if isinstance(legal, list) else None,
         rewrites_left=left if isinstance(left, int) else None,
     )
