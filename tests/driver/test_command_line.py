@@ -211,25 +211,29 @@ main()
 """
 
 
+STUCK = {
+    "between-bytecodes": "time.sleep(60)",
+    # One call into a library that does not return to the interpreter, as the loading of a large session does.
+    "inside-a-library": "import hashlib; hashlib.pbkdf2_hmac('sha256', b'', b'', 200_000_000)",
+    # A library that logs whatever it catches and makes an error of its own of it, as the tracing of a module does.
+    "in-a-library-that-catches-all": "try: time.sleep(60)\n"
+    "        except BaseException:\n            import logging; logging.exception('lost'); raise ValueError",
+    "in-a-destructor": "type('Stuck', (), {'__del__': lambda self: time.sleep(60)})(); time.sleep(60)",
+    # No exception may pass PyTorch's C++: the process would abort.
+    "in-pytorch": "within = types.FunctionType((lambda: time.sleep(60)).__code__, {'__name__': 'torch.fx', 'time': time})\n"
+    "        try: within()\n        except BaseException: os.abort()",
+    # The main thread has told why it stops, and then takes long to leave.
+    "on-the-way-out": "import atexit; atexit.register(time.sleep, 60); time.sleep(60)",
+}
+
+
 @pytest.mark.parametrize(
-    "stuck",
-    [
-        "time.sleep(60)",
-        # One call into a library that does not return to the interpreter, as the loading of a large session does.
-        "import hashlib; hashlib.pbkdf2_hmac('sha256', b'', b'', 200_000_000)",
-        # A library that logs whatever it catches and makes an error of its own of it, as the tracing of a module does.
-        "try: time.sleep(60)\n        except BaseException:\n            import logging; logging.exception('lost'); raise ValueError",
-        "type('Stuck', (), {'__del__': lambda self: time.sleep(60)})(); time.sleep(60)",
-        # No exception may pass PyTorch's C++: the process would abort.
-        "within = types.FunctionType((lambda: time.sleep(60)).__code__, {'__name__': 'torch.fx', 'time': time})\n"
-        "        try: within()\n        except BaseException: os.abort()",
-    ],
-    ids=["between-bytecodes", "inside-a-library", "in-a-library-that-catches-all", "in-a-destructor", "in-pytorch"],
+    ("number", "code", "stuck"),
+    [*((signal.SIGINT, 130, name) for name in STUCK), (signal.SIGTERM, 143, "between-bytecodes"), (signal.SIGTERM, 143, "on-the-way-out")],
 )
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_the_run_soon_and_leaves_nothing(tmp_path: Path, number: signal.Signals, code: int, stuck: str) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-c", SLOW_WRITE.format(stuck=stuck), "doctor", str(tmp_path / "out")],
+        [sys.executable, "-c", SLOW_WRITE.format(stuck=STUCK[stuck]), "doctor", str(tmp_path / "out")],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env=ENVIRONMENT,

@@ -14,7 +14,7 @@ from cgptc.cli import commands
 from cgptc.cli.command import app
 from cgptc.cli.crash import write_report
 from cgptc.cli.screen import ReaderLeftError, error_text, printable
-from cgptc.cli.signals import Interrupted, handle_signals, interruption_text, stopped
+from cgptc.cli.signals import Interrupted, handle_signals, stopped, tell_once
 from cgptc.cli.usage import CLICK_USAGE_ERROR, from_click
 from cgptc.ir.diagnostics import CgptcError, Exit, FileError
 
@@ -42,7 +42,7 @@ def run(arguments: Sequence[str]) -> int:
 
 def _interrupted(error: Interrupted) -> int:
     remove_staging()  # where it came between a folder and the block that removes it
-    _say(interruption_text(error))
+    tell_once(error, _say)
     return error.exit_code
 
 
@@ -103,5 +103,5 @@ def main() -> None:
         handle_signals()
         code = run(sys.argv[1:])
     except Interrupted as error:
-        code = error.exit_code
+        code = _interrupted(error)
     sys.exit(int(code))

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from types import FrameType
 
 from cgptc.artifact.writer import remove_staging
@@ -31,8 +32,15 @@ class Interrupted(BaseException):
         return 128 + self.number
 
 
+_TELLING_SECONDS = 0.2
+"""How long the watcher waits for the main thread to have said why it stops."""
+
 _RECEIVED: list[int] = []
 """The signal that asked this process to stop, once one did."""
+
+_TELLING = threading.Lock()
+_TOLD = threading.Event()
+"""The main thread and the watcher may both come to the end: one of them says why."""
 
 
 def stopped() -> Interrupted | None:
@@ -79,10 +87,17 @@ def _watch(reading: int) -> None:
         os.kill(os.getpid(), number)
     remove_staging()
     with contextlib.suppress(OSError):
-        os.write(2, f"{interruption_text(Interrupted(number))}\n".encode())
+        tell_once(Interrupted(number), lambda text: os.write(2, f"{text}\n".encode()))
     os._exit(128 + number)
 
 
-def interruption_text(error: Interrupted) -> str:
-    """What is said last."""
-    return f"error[interrupted]: stopped by {error}: nothing was left behind"
+def tell_once(error: Interrupted, say: Callable[[str], object]) -> None:
+    """Say what stopped the process, unless it was said. Where the other thread is saying it to a reader that does not read, give up."""
+    if not _TELLING.acquire(timeout=_TELLING_SECONDS):
+        return
+    try:
+        if not _TOLD.is_set():
+            say(f"error[interrupted]: stopped by {error}: nothing was left behind")
+            _TOLD.set()
+    finally:
+        _TELLING.release()
