@@ -137,7 +137,7 @@ def _record(kind: Any, content: object) -> Any:
     if kind is Host:
         return dict(content)
     made = kind(**{name: _whole_numbers(content[name]) if declared == _NUMBERS else content[name] for name, declared in known.items()})
-    if isinstance(made, HostCache) and made.order and sorted(made.order) != list(range(made.features)):
+    if isinstance(made, HostCache) and made.order and (len(made.order) != made.features or set(made.order) != set(range(made.features))):
         raise ProgramError("host-file", f"'{HOST_FILE}': an order must name each of {made.features} features once")
     if isinstance(made, (HostInput, HostOutput)) and not all(_KIND.fullmatch(axis) for axis in made.axes.split()):
         raise ProgramError("host-file", f"'{HOST_FILE}': '{made.axes}' are no axes")

@@ -88,8 +88,10 @@ def _inside(folder: Path, name: str) -> Path:
 def _weight_map(index: InputFile) -> dict[str, str]:
     """Tensor → shard, every shard a plain file name."""
     found = read_json_object(index, "the index").get("weight_map")
-    if not isinstance(found, dict) or not found or len(found) > TENSOR_COUNT:
+    if not isinstance(found, dict) or not found:
         raise _malformed("the index has no 'weight_map'", index)
+    if len(found) > TENSOR_COUNT:
+        raise _malformed(f"the index names more than {TENSOR_COUNT} tensors", index)
     weight_map: dict[str, str] = {}
     for name, shard in found.items():
         if not isinstance(shard, str) or shard in ("", ".", "..") or any(mark in shard for mark in "/\\") or not shard.isprintable():

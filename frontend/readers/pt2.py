@@ -172,8 +172,10 @@ class _Members:
     def payload(self, folder: str, config: str, prefix: str) -> _Payload:
         """The tensors that a ``*_config.json`` describes, by name."""
         entries = self.json(folder + config).get("config")
-        if not isinstance(entries, dict) or len(entries) > TENSOR_COUNT:
+        if not isinstance(entries, dict):
             raise _malformed(f"{quoted(config)} has no list of tensors", self.file)
+        if len(entries) > TENSOR_COUNT:
+            raise _malformed(f"{quoted(config)} names more than {TENSOR_COUNT} tensors", self.file)
         extents: dict[str, Extent] = {}
         parameters = []
         for name, entry in entries.items():

@@ -73,6 +73,21 @@ def test_an_artifact_compiled_to_nowhere_lives_as_long_as_its_object() -> None:
     assert not place.exists()
 
 
+@pytest.mark.parametrize("name", ["../../escaped", "/tmp/escaped", "a/b", "model.onnx", "manifest.json", "\u202e\x1b[2J", "x" * 300])
+def test_names_of_weights_never_become_paths(name: str, tmp_path: Path) -> None:
+    store = MemoryStore({})
+    graph = Graph("main", store)
+    build = Builder(graph)
+    x = graph.add_input("x", TensorType(f32, (2, 3)))
+    weight = build.weight(store.add(name, np.ones((3, 4), np.float32)))
+    graph.add_output("y", build(Linear(), x, weight, None))
+    compile_model(CapturedModel(graph, "Named", "test", 12, 1, None), CompileOptions(), tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    files = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*")}
+    assert files == {"graph.cgir", "manifest.json", "model.onnx", "report.json"}
+    assert (cgptc.load(tmp_path / "out").run(x=np.ones((2, 3), np.float32))["y"] == 3).all()
+
+
 def test_a_saved_copy_is_the_same_artifact(artifact: Path, tmp_path: Path) -> None:
     copy = cgptc.load(artifact).save(tmp_path / "copy")
     assert copy.folder.digest == cgptc.load(artifact).folder.digest

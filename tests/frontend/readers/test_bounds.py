@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from tests.frontend.readers.model_files import (
     global_opcode,
     plain_pickle,
     safetensors_bytes,
+    save_legacy,
     sparse_state_dict,
     state_dict_zip,
     tensor_pickle,
 )
+
+from cgptc.frontend.readers import open_checkpoint
+from cgptc.frontend.readers.limits import TENSOR_COUNT
+from cgptc.ir.diagnostics import MalformedError
 
 MIB = 1 << 20
 WATCHDOG_SECONDS = 60
@@ -173,6 +181,53 @@ def test_opening_takes_no_memory_for_weights(tmp_path: Path) -> None:
     sparse_state_dict(tmp_path / "big.pt", 8 << 30, crc=0)
     used, _ = peak_mib("open_checkpoint(Path(sys.argv[1])).close(); sniff(Path(sys.argv[1]))", str(tmp_path / "big.pt"))
     assert used < 16
+
+
+def test_a_header_larger_than_100_megabytes_is_refused_though_the_file_has_it(tmp_path: Path) -> None:
+    (tmp_path / "big").write_bytes(safetensors_bytes({}, length=100_000_001))
+    os.truncate(tmp_path / "big", 200_000_000)
+    with pytest.raises(MalformedError, match="a header at most 100000000"):
+        open_checkpoint(tmp_path / "big")
+
+
+def write_safetensors(folder: Path) -> Path:
+    empty = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
+    (folder / "m").write_bytes(safetensors_bytes(dict.fromkeys("abc", empty)))
+    return folder / "m"
+
+
+def write_index(folder: Path) -> Path:
+    (folder / "config.json").write_text('{"model_type": "gpt2"}')
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": dict.fromkeys("abc", "1.safetensors")}))
+    return folder
+
+
+def write_state_dict(folder: Path) -> Path:
+    torch.save({name: torch.ones(1) for name in "abc"}, folder / "m.pt")
+    return folder / "m.pt"
+
+
+def write_long_ago(folder: Path) -> Path:
+    save_legacy({name: torch.ones(1) for name in "abc"}, folder / "m.pt")
+    return folder / "m.pt"
+
+
+@pytest.mark.parametrize(
+    ("write", "module"),
+    [
+        (write_safetensors, "safetensors_file"),
+        (write_index, "folder"),
+        (write_state_dict, "torch_objects"),
+        (write_long_ago, "torch_objects"),
+    ],
+)
+def test_too_many_tensors_are_refused(write: Callable[[Path], Path], module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bound is a million; here it is two, and the files have three."""
+    assert TENSOR_COUNT == 1_000_000
+    path = write(tmp_path)
+    monkeypatch.setattr(f"cgptc.frontend.readers.{module}.TENSOR_COUNT", 2)
+    with pytest.raises(MalformedError, match="more than 2"):
+        open_checkpoint(path)
 
 
 def test_the_readers_import_no_torch() -> None:

@@ -57,6 +57,12 @@ def tampered(linear: Path, folder: Path, member: str, change: Callable[[Any], No
     return folder / "evil.pt2"
 
 
+def test_too_many_tensors_are_refused(linear: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cgptc.frontend.readers.pt2.TENSOR_COUNT", 1)
+    with pytest.raises(MalformedError, match="more than 1 tensors"):
+        open_exported(linear)
+
+
 def test_program_and_weights_come_back(linear: Path) -> None:
     assert sniff(linear) is Kind.EXPORTED
     expected = torch.export.load(linear)

@@ -1,0 +1,55 @@
+"""Wafer artifacts that somebody made up: they load and run, or are refused with an error of ours. Digests are made right again."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from tests.driver.test_hostile_artifacts import assert_said_in_one_line, with_right_digests
+from tests.driver.test_reproducibility import SMALL
+from tests.file_mutations import EDITS, Edits, mutate
+
+import cgptc
+from cgptc.frontend.new_model import write_model
+
+FEW = settings.default.max_examples if settings.default.max_examples >= 1000 else 8  # type: ignore[union-attr]
+"""Runs take longer than reading: the whole number of a profile for soak only."""
+
+FILES = ("program.json", "host.json", "weights.safetensors")
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("hostile")
+    write_model(SMALL, folder / "model.pt")
+    return cgptc.compile(folder / "model.pt", target="wafer", output=folder / "original", grid="2x2").path
+
+
+@pytest.fixture(scope="module")
+def copy(original: Path) -> Path:
+    place = original.with_name("copy")
+    shutil.copytree(original, place)
+    return place
+
+
+def load_and_run(place: Path) -> None:
+    found = cgptc.load(place).run(input_ids=np.array([[1, 2]]))
+    assert found["logits"].ndim
+
+
+def test_the_original_runs(original: Path) -> None:
+    load_and_run(original)
+
+
+@pytest.mark.parametrize("name", FILES)
+@settings(max_examples=FEW)
+@given(edits=EDITS)
+def test_a_mutated_file_runs_or_is_refused(original: Path, copy: Path, name: str, edits: Edits) -> None:
+    for file in FILES:
+        shutil.copyfile(original / file, copy / file)
+    (copy / name).write_bytes(mutate((original / name).read_bytes(), edits))
+    with_right_digests(copy)
+    assert_said_in_one_line(lambda: load_and_run(copy))
