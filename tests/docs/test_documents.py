@@ -111,7 +111,7 @@ def test_the_examples_of_the_testing_kit_run(tmp_path: Path) -> None:
     found = blocks("docs/testing.md", "python")
     script = "\n".join(found)
     tests = re.findall(r"^def (test_\w+)", script, re.MULTILINE)
-    assert len(tests) == 5
+    assert len(tests) == 6
     file = tmp_path / "kit.py"
     # Four examples each show that the code is right; that the properties hold is tested where they belong.
     few = "from hypothesis import settings\nsettings.register_profile('few', max_examples=4, deadline=None, database=None)\n"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -17,6 +19,12 @@ def test_every_public_name_can_be_imported() -> None:
     assert set(cgptc.testing._NEEDS_HYPOTHESIS) <= set(cgptc.testing.__all__)
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         _ = cgptc.testing.nothing  # type: ignore[attr-defined]
+
+
+def test_every_public_name_is_on_the_page() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "testing.md").read_text(encoding="utf-8")
+    words = set(re.findall(r"\w+", page))
+    assert set(cgptc.testing.__all__) | {"seeded_bugs", "plugin"} <= words
 
 
 def test_tolerances_need_neither_hypothesis_nor_torch() -> None:
