@@ -12,7 +12,7 @@ from cgptc.ir.masks import describe
 from cgptc.ir.ops.attention import Attention
 from cgptc.ir.ops.binary import NotEqual
 from cgptc.ir.ops.elementwise import Not
-from cgptc.ir.ops.shape import Expand, Reshape
+from cgptc.ir.ops.shape import Expand, Reshape, Slice
 from cgptc.ir.predicates import Flag, Index, Negated, UnknownError, Visibility, classify, reindex_predicate, visible
 from cgptc.passes.manager import Pass, PassContext
 from cgptc.passes.rewrite import erase_dead
@@ -87,6 +87,9 @@ def _padding(build: Builder, padding: Flag | Negated, batch: Dim, keys: Dim) -> 
     source = flag.source
     used = [axis for axis in flag.axes if axis is not None]
     flat = (batch, keys) if len(used) == 2 else (1, keys)
+    for axis, dim in enumerate(source.type.shape):
+        if flag.axes[axis] is None and dim != 1:
+            source = build(Slice(axis, 0, 1), source)
     if source.type.shape != flat:
         source = build(Reshape(flat), source)
     if source.type.dtype.name != "bool":

@@ -64,11 +64,28 @@ def without_nan(written: Written, probabilities: Value) -> Value:
     return build(ops.Select(), build(ops.IsNan(), probabilities), written.number(0.0), probabilities)
 
 
+def keys_repeated(written: Written) -> Value:
+    """One head of keys for all queries, and values for each."""
+    build = written.build
+    one = build(ops.Reshape((2, 1, 1, 4, 5)), build(ops.Slice(1, 0, 1), written.k))
+    written.k = build(ops.Reshape(SHAPE), build(ops.Expand((2, 1, 3, 4, 5)), one))
+    return written.attend(written.product())
+
+
+def one_mask_for_all(written: Written) -> Value:
+    """The same keys are hidden from every query of every row."""
+    shown = written.build(ops.Slice(2, 0, 1), written.build(ops.Slice(0, 1, 2), written.seen))
+    shown = written.build(ops.Reshape((4,)), shown)
+    return written.attend(written.build(ops.Select(), shown, written.product(), written.number(-1e9)))
+
+
 Spelling = Callable[[Written], Value]
 EXACT: dict[str, Spelling] = {
     "filled with a finite number": lambda w: w.attend(w.filled(w.scaled(w.product()), -1e9)),
     "filled before the scale": lambda w: w.attend(w.scaled(w.filled(w.product(), -1e9))),
     "added before the scale": lambda w: w.attend(w.scaled(w.build(ops.Add(), w.product(), w.bias))),
+    "keys alone repeated": keys_repeated,
+    "one mask over the keys": one_mask_for_all,
     "subtracted": lambda w: w.attend(w.build(ops.Sub(), w.product(), w.bias)),
     "biased, then filled": lambda w: w.attend(w.filled(w.build(ops.Add(), w.product(), w.bias), -1e9)),
     "set to 0 behind the softmax too": lambda w: zeroed(w, -1e9, w.seen),
