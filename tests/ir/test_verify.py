@@ -143,6 +143,13 @@ def missing_operand(graph: Graph) -> None:
     graph.set_operand(next(graph.nodes), 0, None)
 
 
+def too_few_operands(graph: Graph) -> None:
+    node = next(graph.nodes)
+    value = node._operands.pop()
+    assert value is not None
+    del value._uses[Use(node, 1)]
+
+
 def too_many_operands(graph: Graph) -> None:
     node = next(graph.nodes)
     node._operands.append(graph.inputs[0])
@@ -205,6 +212,7 @@ DAMAGE: dict[Callable[[Graph], None], str] = {
     changed_type: "types",
     refused_type: "types",
     missing_operand: "arity",
+    too_few_operands: "arity",
     too_many_operands: "arity",
     numpy_attribute: "attributes",
     loose_weight: "weights",

@@ -4,8 +4,14 @@ from dataclasses import dataclass
 
 import pytest
 
+from cgptc.ir.builder import Builder
 from cgptc.ir.diagnostics import UsageError
+from cgptc.ir.dtypes import f32
 from cgptc.ir.graph import Graph
+from cgptc.ir.loc import Frame, Location
+from cgptc.ir.ops import Relu
+from cgptc.ir.types import TensorType
+from cgptc.passes.legalise import unsupported
 from cgptc.passes.manager import PASSES, Pass, PassContext, Pipeline
 
 
@@ -72,3 +78,14 @@ def test_a_pass_can_be_taken_out() -> None:
 def test_every_pass_of_the_package_is_registered() -> None:
     Pipeline.parse("cse")
     assert {"canonicalize", "fuse-attention", "normalize-masks", "add-cache", "legalise", "sink-slices"} <= set(PASSES)
+
+
+@pytest.mark.parametrize(("count", "shown", "rest"), [(1, 1, ""), (20, 20, ""), (23, 20, "  … and 3 more")])
+def test_what_a_target_cannot_lower_is_listed_with_its_places(count: int, shown: int, rest: str) -> None:
+    graph = Graph()
+    build = Builder(graph, location=Location((Frame("block.3", "model.py", 7),)))
+    x = graph.add_input("x", TensorType(f32, (2,)))
+    error = unsupported("nothing", [build.node(Relu(), x) for _ in range(count)])
+    assert error.what == f"nothing cannot lower {count} node{'s' if count > 1 else ''}"
+    assert sum("block.3" in line for line in error.details) == sum("relu" in line for line in error.details) == shown
+    assert error.details[2 * shown :] == ((rest,) if rest else ())

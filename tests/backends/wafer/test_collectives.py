@@ -137,6 +137,14 @@ def test_closed_form_counts_equal_the_expansion() -> None:
             assert counts.depth == _depth(pattern), pattern
 
 
+def test_nothing_to_move_costs_nothing() -> None:
+    for pattern in ALL:
+        nothing = pattern.cost(0)
+        assert (nothing.contention, nothing.energy, nothing.depth, nothing.wavelets) == (0, 0, 0, 0), pattern
+        if pattern.size == 1:
+            assert pattern.cost(9) == nothing, pattern
+
+
 def _depth(pattern: Pattern) -> int:
     """Longest chain of messages of which each waits for the one before."""
     ready = [0] * pattern.size

@@ -25,9 +25,9 @@ from cgptc.backends.wafer.machine import WSE2, Machine, small_machine
 from cgptc.backends.wafer.plan.choose import DoesNotFitError
 from cgptc.backends.wafer.plan.lifting import lift
 from cgptc.backends.wafer.plan.planner import Aim, Plan, plan
-from cgptc.backends.wafer.program import Absorb, Inflow, Loop, Nonzeros, Parcel, Program, Rectangle, Take
+from cgptc.backends.wafer.program import Absorb, Code, Inflow, Loop, Nonzeros, Parcel, Program, Rectangle, Region, Take
 from cgptc.backends.wafer.report.figures import measure
-from cgptc.backends.wafer.verify import verify
+from cgptc.backends.wafer.verify import peak_bytes, verify
 from cgptc.ir.dtypes import DTYPES, f32
 from cgptc.ir.weight_expressions import converted
 from cgptc.ir.weights import Weight
@@ -220,6 +220,7 @@ REJECTED: dict[str, Callable[[], Program]] = {
 
 def test_a_streamed_program_keeps_every_rule() -> None:
     assert verify(_streamed()) == []
+    assert verify(_streamed(lambda inflow: replace(inflow, depth=1))) == []
     sparse = _sparse(lambda parcel: parcel)
     assert verify(sparse) == []
     assert any(isinstance(step, Absorb) for step in sparse.regions[0].steps("run"))
@@ -228,6 +229,16 @@ def test_a_streamed_program_keeps_every_rule() -> None:
 @pytest.mark.parametrize("code", REJECTED)
 def test_a_broken_inflow_is_rejected_by_its_own_rule(code: str) -> None:
     assert code in {issue.code for issue in verify(REJECTED[code]())}
+
+
+@pytest.mark.parametrize("name", ["0", "zz"])
+def test_the_queue_of_the_inflow_takes_room_in_its_own_region_alone(name: str) -> None:
+    program = _streamed()
+    machine = replace(program.machine, width=program.machine.width + 1)
+    other = Region(name, Rectangle(machine.width - 1, 0, 1, 1), (), (Code("run", ()),))
+    more = replace(program, machine=machine, regions=(*program.regions, other))
+    assert peak_bytes(more, other) == 0
+    assert peak_bytes(more, program.regions[0]) == peak_bytes(program, program.regions[0]) > 0
 
 
 def test_parcels_are_taken_outside_loops() -> None:

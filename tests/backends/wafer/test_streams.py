@@ -33,7 +33,7 @@ from cgptc.backends.wafer.program import (
     View,
     whole,
 )
-from cgptc.backends.wafer.routes import family, loads, pieces, stream_cost
+from cgptc.backends.wafer.routes import _colour_intervals, _Group, family, loads, pieces, stream_cost
 from cgptc.backends.wafer.verify import verify
 
 MACHINE = small_machine(8, 8)
@@ -49,6 +49,8 @@ LAYOUTS = {
     "cyclic to blocks": (
         Layout(3, 2, (7,), (Cut("rows"),), column=1), (0, 0), Layout(4, 3, (7,), (Cut("rows", 2),)), (3, 2), "y",
     ),
+    "cut to all": (Layout(3, 2, (7,), (Cut("columns"),), row=0), (0, 0), Layout(3, 4, (7,), (None,)), (4, 1), "x"),
+    "cut to one line": (Layout(3, 2, (7,), (Cut("columns"),), row=1), (0, 0), Layout(3, 4, (7,), (None,), column=2), (4, 1), "y"),
     "whole to one PE": (Layout(2, 2, (3,), (None,), row=0, column=1), (0, 0), Layout(2, 3, (3,), (None,), row=1, column=2), (3, 3), "x"),
 }  # fmt: skip
 
@@ -82,6 +84,20 @@ def test_a_family_equals_its_pieces_and_their_links(name: str) -> None:
         for (y, x), words in np.ndenumerate(array):
             assert words == links.pop((x + summed.x, y + summed.y, direction), 0), (x, y, direction)
     assert not links
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_intervals_that_meet_get_phases_of_their_own_and_no_more_than_meet_at_once(seed: int) -> None:
+    draw = np.random.default_rng(seed)
+    for _ in range(20):
+        groups = [
+            _Group(*map(int, (source, low, low + length, 1))) for source, low, length in draw.integers(0, 8, (draw.integers(0, 7), 3))
+        ]
+        spans = [(min(one.source, one.low), max(one.source, one.high)) for one in groups]
+        phases = _colour_intervals(groups)
+        for (one, first), (other, second) in combinations(zip(spans, phases, strict=True), 2):
+            assert one[1] < other[0] or other[1] < one[0] or first != second
+        assert len(set(phases)) == max((sum(low <= place <= high for low, high in spans) for place in range(16)), default=0)
 
 
 def _tree(source: tuple[int, int], targets: list[tuple[int, int]], first: str) -> set[tuple[int, int, str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
@@ -29,17 +30,23 @@ from cgptc.backends.wafer.program import (
     Local,
     Loop,
     Program,
+    Receive,
     Rectangle,
     Region,
     Scalar,
+    Send,
     Span,
     Step,
     View,
     Where,
     whole,
 )
+from cgptc.backends.wafer.resolve import Placed
+from cgptc.backends.wafer.routes import Loads
 from cgptc.backends.wafer.verify import check, peak_bytes, verify
+from cgptc.backends.wafer.verify.fabric import _share
 from cgptc.backends.wafer.verify.likeness import Kinds
+from cgptc.backends.wafer.verify.steps import corners
 from cgptc.backends.wafer.verify.waits import stalled
 
 MACHINE = small_machine(4, 4)
@@ -130,6 +137,7 @@ REJECTED: dict[str, list[Callable[[], Program]]] = {
         lambda: program(replace(COPY, inputs=(A, A))),
         lambda: program(replace(COPY, inputs=(whole("a", (3,)),))),
         lambda: program(replace(SHIFT, target=whole("b", (3,)))),
+        lambda: _sending_more(),
     ],
     "output-repeats": [lambda: program(replace(COPY, out=View("b", (4,), (0,))))],
     "operand-format": [
@@ -176,6 +184,31 @@ def _with_scratch(live: tuple[Live, ...]) -> Program:
     return program(*steps, buffers=(*_buffers(), Buffer("c", "f32", (4,), 32, live=live)))
 
 
+def _apart() -> Program:
+    """Two relays on the same colour, where they do not meet."""
+    found = _relay()
+    regions = tuple(
+        replace(region, name=f"far {region.name}", rectangle=replace(region.rectangle, y=region.rectangle.y + 4))
+        for region in found.regions
+    )
+    (stream,) = found.streams
+    twin = replace(stream, name="far", producer=f"far {stream.producer}", consumer=f"far {stream.consumer}")
+    regions = tuple(replace(region, code=tuple(_renamed(code) for code in region.code)) for region in regions)
+    bindings = tuple(replace(one, tensor=f"far {one.tensor}", region=f"far {one.region}") for one in found.bindings)
+    return replace(found, regions=(*found.regions, *regions), streams=(stream, twin), bindings=(*found.bindings, *bindings))
+
+
+def _renamed(code: Code) -> Code:
+    return replace(code, steps=tuple(replace(step, stream="far") if isinstance(step, (Send, Receive)) else step for step in code.steps))
+
+
+def _shifting_beside(place: int) -> Program:
+    """In turns that overlap, a shift fills the first two elements of ``b``, and a move reads one at a place behind."""
+    shift = replace(SHIFT, source=whole("a", (2,)), target=whole("b", (2,)))
+    move = Local("mov", View("a", (1,), (1,), 3), (View("b", (1,), (1,), place),), "f32")
+    return program(replace(COPY, out=B), Loop("k", 2, (shift, move), ahead=0))
+
+
 def _silent() -> Program:
     found = _relay()
     return replace(found, regions=(replace(found.regions[0], code=(Code("run", ()),)), found.regions[1]))
@@ -190,6 +223,20 @@ def _shifting_on(colour: int) -> Program:
     buffers = (*sender.buffers, Buffer("moved", "f32", sender.buffers[0].shape, 128, resident=True))
     sender = replace(sender, buffers=buffers, code=(Code("run", (*sender.code[0].steps, shift)),))
     return replace(found, regions=(sender, found.regions[1]))
+
+
+def _sending_more() -> Program:
+    """The sender's view has an element more than the tile, which its buffer holds."""
+    found = _relay()
+    sender = found.regions[0]
+    steps = tuple(
+        replace(step, source=whole(step.source.buffer, (*step.source.shape[:-1], step.source.shape[-1] + 1)))
+        if isinstance(step, Send)
+        else step
+        for step in sender.code[0].steps
+    )
+    buffers = tuple(replace(one, shape=(*one.shape[:-1], one.shape[-1] + 1)) for one in sender.buffers)
+    return replace(found, regions=(replace(sender, buffers=buffers, code=(Code("run", steps),)), found.regions[1]))
 
 
 def _twins() -> Program:
@@ -224,11 +271,77 @@ def test_the_smallest_program_is_accepted() -> None:
         lambda: program(replace(SHIFT, colours=(0, MACHINE.colours - 1))),
         lambda: program(entries=(Entry("run", (Scalar("n", 1, 2),), items=var("n"), limits=(var("n"),)),)),
         lambda: _shifting_on(11),
+        lambda: _apart(),
+        lambda: _shifting_beside(2),
+        lambda: _shifting_beside(3),
     ],
-    ids=["corner", "eight loops", "one value", "no iteration", "last colour", "items and a limit by a scalar", "another colour"],
+    ids=[
+        "corner",
+        "eight loops",
+        "one value",
+        "no iteration",
+        "last colour",
+        "items and a limit by a scalar",
+        "another colour",
+        "one colour twice, far apart",
+        "a move right behind what a shift fills",
+        "a move further behind",
+    ],
 )
 def test_what_a_rule_just_allows_is_accepted(edge: Callable[[], Program]) -> None:
     assert verify(edge()) == []
+
+
+def test_the_first_and_the_last_item_are_looked_at() -> None:
+    assert {corner["item"] for corner in corners(program(), Entry("run", (Scalar("n", 1, 4),), items=var("n")))} == {0, 3}
+    for last, fits in ((3, True), (4, False)):
+        step = Local("mov", View("b", (1,), (1,), var("item")), (1.0,), "f32")
+        codes = {issue.code for issue in verify(program(COPY, step, entries=(Entry("run", items=last + 1),)))}
+        assert ("view-bounds" in codes) is not fits
+
+
+def test_a_region_whose_first_pattern_is_known_is_looked_at_to_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`BROADCAST` completes wherever it is; the shift behind it, in the second region only, is made to stall."""
+    monkeypatch.setattr(
+        "cgptc.backends.wafer.verify.waits.stalled", lambda expansion, words, capacity: ["stuck"] * (len(expansion.messages) > 1)
+    )
+
+    ring = Pattern("shift", "neighbour", 2, hops=1, ring=True)
+    turning = replace(SHIFT, ring=True, colours=tuple(range(ring.colour_count)))
+
+    def both(region: Region) -> Region:
+        views = {"a": whole("s.a", (4,)), "b": whole("s.b", (4,))}
+        steps = [replace(step, source=views["a"], target=views["b"]) for step in (BROADCAST, turning)]
+        return replace(region, code=(Code("run", tuple(steps)),))
+
+    twins = _alike(both)
+    first = replace(twins.regions[0], code=(Code("run", (BROADCAST,)),))
+    issues = verify(replace(twins, regions=(first, twins.regions[1])))
+    assert [(issue.code, issue.where) for issue in issues] == [("deadlock", "region 's'")]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_streams_share_a_link_where_both_have_words_on_it(seed: int) -> None:
+    draw = np.random.default_rng(seed)
+
+    def drawn() -> Loads:
+        height, width = draw.integers(1, 5, 2)
+        return Loads(*map(int, draw.integers(0, 4, 2)), *((draw.random((4, height, width)) < 0.15).astype(np.int64) * 7))
+
+    def links(one: Loads) -> set[tuple[str, int, int]]:
+        ways = {"east": one.east, "west": one.west, "south": one.south, "north": one.north}
+        return {(way, x + one.x, y + one.y) for way, words in ways.items() for y, x in zip(*np.nonzero(words), strict=True)}
+
+    pairs = [(drawn(), drawn()) for _ in range(40)]
+    assert [_share(one, other) for one, other in pairs] == [bool(links(one) & links(other)) for one, other in pairs]
+
+
+def test_the_bounds_of_a_view_are_its_first_and_last_element_whatever_its_strides() -> None:
+    held = Buffer("a", "f32", (99,), 0)
+    for strides in product((-7, -1, 0, 1, 7), repeat=2):
+        touched = [40 + strides[0] * i + strides[1] * j for i in range(3) for j in range(4)]
+        assert Placed(held, (3, 4), strides, 40).bounds == (min(touched), max(touched) + 1)
+    assert Placed(held, (3, 0), (1, 1), 40).bounds == (0, 0)
 
 
 def test_sram_is_exact_to_the_byte() -> None:
