@@ -6,6 +6,8 @@ import inspect
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
+from typing import Any
 
 import pytest
 
@@ -20,6 +22,9 @@ from cgptc.testing.pipeline_strategies import optional_passes
 NODES = 20_000
 LIMIT = 200
 """Frames that a pass may stack."""
+SMALL = 60
+
+TraceFunction = Callable[[FrameType, str, Any], Any]
 
 
 @contextmanager
@@ -61,15 +66,36 @@ def test_every_optional_pass_takes_a_large_graph_without_deep_recursion(make: Ca
             cls().run(graph, PassContext())
 
 
-@pytest.mark.parametrize("make", [chain, fan])
-def test_twice_the_graph_is_at_most_little_more_than_twice_the_work(make: Callable[[int], Graph]) -> None:
-    def work(count: int) -> dict[str, int]:
-        context = PassContext()
-        for cls in optional_passes():
-            cls().run(make(count), context)
-        return context.counters
+def lines_run(work: Callable[[], object]) -> int:
+    """How many lines of Python run, each turn of a loop anew: a count of work that needs neither a clock nor a counter of ours."""
+    count = 0
 
-    once, twice = work(300), work(600)
-    assert once["nodes visited"] >= 300
-    for name in ("nodes visited", "patterns tried"):
-        assert twice[name] <= 2.3 * once[name]
+    def trace(frame: FrameType, event: str, argument: object) -> TraceFunction:
+        nonlocal count
+        count += 1
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        work()
+    finally:
+        sys.settrace(before)
+    return count
+
+
+@pytest.mark.parametrize("make", [chain, fan])
+def test_twice_the_graph_is_at_most_little_more_than_twice_the_work_of_each_pass(make: Callable[[int], Graph]) -> None:
+    for cls in optional_passes():
+        once, twice = (make(count) for count in (SMALL, 2 * SMALL))
+        less, more = PassContext(), PassContext()
+        once_lines, twice_lines = lines_run(lambda: cls().run(once, less)), lines_run(lambda: cls().run(twice, more))  # noqa: B023
+        assert once_lines > SMALL, cls.name
+        assert twice_lines <= 2.3 * once_lines, cls.name
+        for name in ("nodes visited", "patterns tried"):
+            assert more.counters.get(name, 0) <= 2.3 * less.counters.get(name, 0), (cls.name, name)
+
+
+def test_the_count_of_work_grows_with_every_turn_of_a_loop() -> None:
+    few, many = (lines_run(lambda: [x for x in range(count) if x < 0]) for count in (100, 1000))  # noqa: B023
+    assert 900 <= many - few <= 2000
