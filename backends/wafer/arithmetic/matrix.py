@@ -6,6 +6,10 @@ output element the products are added in ascending k, each rounded as the format
 
 from __future__ import annotations
 
+import math
+import os
+import threading
+
 import numpy as np
 from numba import njit
 
@@ -129,6 +133,9 @@ def _gemm_brain(total, left, right, at_total, at_left, at_right, m_size, k_size,
 
 _KERNELS = {"none": _gemm_plain, "half": _gemm_half, "brain": _gemm_brain}
 
+WORTH_A_THREAD = 1 << 20
+"""Multiply-accumulates that take much longer than a thread's start."""
+
 
 def gemm_planes(
     target: Format,
@@ -144,7 +151,23 @@ def gemm_planes(
 
     The three buffers are ``[elements, rows, columns]`` of the target's carrier type, C-contiguous; ``left`` and ``right`` may have one row
     or column that stands for all. ``places`` says where in them the matrices lie, ``sizes`` is (m, k, n). ``total`` must not overlap them.
+    Rows of PEs are divided among the processor's cores where that pays; no PE's bits depend on it.
     """
-    at_total, at_left, at_right = places
-    m_size, k_size, n_size = sizes
-    _KERNELS[target.rounding](total, left, right, at_total, at_left, at_right, m_size, k_size, n_size, rows, columns)
+    kernel = _KERNELS[target.rounding]
+    lines = range(*rows)
+    work = math.prod(sizes) * len(lines) * (columns[1] - columns[0])
+    count = max(1, min(_CORES, len(lines), work // WORTH_A_THREAD))
+    shares = [lines[len(lines) * one // count : len(lines) * (one + 1) // count] for one in range(count)]
+
+    def part(share: range) -> None:
+        kernel(total, left, right, *places, *sizes, (share.start, share.stop, share.step), columns)
+
+    others = [threading.Thread(target=part, args=(share,)) for share in shares[1:]]
+    for thread in others:
+        thread.start()
+    part(shares[0])
+    for thread in others:
+        thread.join()
+
+
+_CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

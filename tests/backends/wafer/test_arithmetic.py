@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from cgptc.backends.wafer import arithmetic, interpret
+from cgptc.backends.wafer.arithmetic import matrix
 from cgptc.backends.wafer.arithmetic.formats import BF16, F16, F32, F64, Format, add, bitwise_or, maximum, minimum, multiply, multiply_add
 from cgptc.backends.wafer.arithmetic.functions import BOUNDS, FUNCTIONS, scalar_function
 from cgptc.backends.wafer.arithmetic.instructions import INSTRUCTIONS, Call, Price, instruction
@@ -176,6 +177,22 @@ def test_compiled_matrix_product_gives_the_bits_of_the_array_form(target: Format
             for operands, result in zip((once, spread), results, strict=True):
                 gemm_planes(target, result, *operands, places, (m, k, n), (0, rows, 1), (0, columns))
             np.testing.assert_array_equal(*results)
+
+
+@pytest.mark.parametrize("cores", [2, 3, 9])
+def test_a_product_divided_among_cores_gives_the_same_bits(cores: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(6)
+    rows, columns, sizes = 7, 3, (2, 4, 3)
+    m, k, n = sizes
+    total, left, right = (_planes(F16, size, rows * columns, random).reshape(size, rows, columns) for size in (m * n, m * k, k * n))
+    found = [total.copy(), total.copy()]
+    for number, result in enumerate(found):
+        if number:
+            monkeypatch.setattr(matrix, "_CORES", cores)
+            monkeypatch.setattr(matrix, "WORTH_A_THREAD", 1)
+        gemm_planes(F16, result, left, right, ((0, n, 1), (0, k, 1), (0, n, 1)), sizes, (1, rows, 2), (0, columns))
+    np.testing.assert_array_equal(*found)
+    assert not np.array_equal(found[0], total)
 
 
 def test_compiled_rounding_is_exact_around_every_boundary() -> None:
