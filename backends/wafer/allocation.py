@@ -35,11 +35,12 @@ def live_together(one: Buffer, other: Buffer) -> bool:
 def allocate(buffers: Sequence[Buffer], code: Sequence[Code], machine: Machine, *, taken: int = 0) -> tuple[Buffer, ...]:
     """The buffers with lifetimes and addresses above ``taken`` bytes: resident ones first, then each at the lowest address that is free.
 
-    Larger buffers are placed earlier, names break ties. Raises ProgramError where the machine's SRAM does not suffice, saying by how much.
+    Larger buffers are placed earlier, of equal ones those that are given earlier: what they are called changes nothing. Raises
+    ProgramError where the machine's SRAM does not suffice, saying by how much.
     """
     lives = lifetimes(code)
     timed = [one if one.resident else replace(one, live=lives.get(one.name, ())) for one in buffers]
-    order = sorted(timed, key=lambda one: (not one.resident, -one.bytes, one.name))
+    order = sorted(timed, key=lambda one: (not one.resident, -one.bytes))
     placed: list[Buffer] = []
     # Resident buffers stand one behind another, since each lives as long as all others; what lives for a time starts behind them.
     base = _aligned(taken, machine)

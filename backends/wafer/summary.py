@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 
+from cgptc.backends.wafer.arithmetic.formats import format_of
 from cgptc.backends.wafer.clock import Pricer, timeline
 from cgptc.backends.wafer.inflow import parcel_cost
 from cgptc.backends.wafer.kernels.linear import Linear
@@ -67,6 +68,7 @@ def facts_of(tasks: Tasks, plan: Plan, dtype: str) -> Mapping[str, object]:
         "single_tokens_per_second": machine.clock_hz / alone.cycles,
         "slowest": slowest.name,
         "linears": _linear_rows(plan),
+        "tied": _tied_rows(plan),
         "regions": [
             {
                 "name": region.name,
@@ -114,6 +116,25 @@ def _linear_rows(plan: Plan) -> list[dict[str, object]]:
                 "prefill": _won(replace(dense, m=CHUNK), plan),
             }
     return [{**row, "layers": counts[key]} for key, row in found.items()]
+
+
+def _tied_rows(plan: Plan) -> list[dict[str, object]]:
+    """Tables that are the weights of linear layers too: where both are used, and how often what the bytes say is kept."""
+    tasks = {task.name: (task, fitted) for fitted in plan.fitted for task in fitted.group.tasks}
+    found: list[dict[str, object]] = []
+    for lookup, head in plan.sizer.ties.items():
+        (table, here), (linear, there) = tasks[lookup], tasks[head]
+        assert isinstance(linear.work, LinearWork)
+        found.append(
+            {
+                "table": table.path or lookup,
+                "head": linear.path or head,
+                "regions": list(dict.fromkeys(one.group.name for one in (here, there))),
+                "bytes": linear.work.k * linear.work.n * format_of(plan.sizer.dtype).bytes,
+                "copies": 1 if lookup in here.shared else 2,
+            }
+        )
+    return found
 
 
 def _won(dense: Linear, plan: Plan) -> dict[str, float]:

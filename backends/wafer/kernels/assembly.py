@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from cgptc.backends.wafer.affine import Affine, Extent
@@ -121,6 +121,35 @@ def slot_bytes(joined: Joined, machine: Machine) -> int:
     return -(-most // machine.alignment_bytes) * machine.alignment_bytes
 
 
+def queue_bytes(one: Buffer, depth: int, machine: Machine) -> int:
+    """Room for the queue of a stream that fills a buffer, ``depth`` items deep."""
+    return -(-depth * one.bytes // machine.alignment_bytes) * machine.alignment_bytes
+
+
+def furnished(
+    one: Joined,
+    received: Sequence[tuple[str, str]],
+    sent: Sequence[tuple[str, str]],
+    bound: Collection[str],
+    machine: Machine,
+    *,
+    entry: str = "run",
+    taken: int = 0,
+) -> tuple[Code, tuple[Buffer, ...]]:
+    """A region's code and its buffers, laid out above ``taken`` bytes; those that are ``bound`` to the host stay where they are.
+
+    ``received`` and ``sent`` are ``(buffer, stream)``: what comes is held from an item's start to its last use, what goes from where it
+    is made to the item's end. Raises ProgramError where there is no room.
+    """
+    steps = (
+        *(Receive(stream, _everything(one.buffers[name])) for name, stream in received),
+        *one.steps,
+        *(Send(stream, _everything(one.buffers[name])) for name, stream in sent),
+    )
+    code = Code(entry, steps)
+    return code, allocate([replace(held, resident=held.name in bound) for held in one.buffers.values()], (code,), machine, taken=taken)
+
+
 def single_region(
     machine: Machine,
     fragments: Sequence[Fragment],
@@ -192,16 +221,11 @@ def pipeline(
             target, kind = one.inputs[name].layout, one.buffers[name].dtype
             stream = Stream(f"{name}>{stage.name}", stages[maker].name, stage.name, kind, source, target, first, (colour,), depth, taken)
             streams.append(stream)
-            taken += -(-stream.queue_bytes // machine.alignment_bytes) * machine.alignment_bytes
+            taken += queue_bytes(one.buffers[name], depth, machine)
         if one.parcels:
             inflow = _inflow(stage, one, inflow, depth, taken, machine)
             taken += depth * inflow.slot_bytes
         sent = [stream for later in range(number + 1, len(stages)) for stream in _later(joined, makers, number, later, stages)]
-        steps = (
-            *(Receive(f"{name}>{stage.name}", _everything(one.buffers[name])) for name in received),
-            *one.steps,
-            *(Send(name, _everything(one.buffers[held])) for held, name in sent),
-        )
         bound = [
             *(Binding(name, "weight", stage.name, name, slot.layout) for name, slot in one.weights.items()),
             *(Binding(name, "state", stage.name, name, slot.layout) for name, slot in one.states.items()),
@@ -213,10 +237,9 @@ def pipeline(
             ),
         ]
         bindings += bound
-        resident = {binding.buffer for binding in bound}
-        code = (Code(entry, steps),)
-        buffers = allocate([replace(held, resident=held.name in resident) for held in one.buffers.values()], code, machine, taken=taken)
-        regions.append(Region(stage.name, stage.rectangle, buffers, code, number))
+        arriving = [(name, f"{name}>{stage.name}") for name in received]
+        code, buffers = furnished(one, arriving, sent, {binding.buffer for binding in bound}, machine, entry=entry, taken=taken)
+        regions.append(Region(stage.name, stage.rectangle, buffers, (code,), number))
     return Program(machine, tuple(regions), tuple(streams), (Entry(entry, tuple(scalars), items, tuple(limits)),), tuple(bindings), inflow)
 
 

@@ -11,7 +11,7 @@ from cgptc.backends.wafer.arithmetic.formats import format_of
 from cgptc.backends.wafer.kernels.fragment import CHAIN, Direction, Fragment, Grid, Reduction, Slot, all_of, buffer, other, run
 from cgptc.backends.wafer.layout import Layout
 from cgptc.backends.wafer.machine import Machine
-from cgptc.backends.wafer.program import Step
+from cgptc.backends.wafer.program import Step, View
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,8 @@ class Embedding:
     """``y [m, d] = table [v, d][ids]``, d along ``along`` and v along the other direction; exact, zeros of either sign included.
 
     ``ids [m]`` come to every PE; where ``position`` is given they are ``position, position + 1, …`` instead (learned positions).
-    ``block`` fixes the features of a line where they must be other than the smallest number (`Rotary`).
+    ``block`` fixes the features of a line where they must be other than the smallest number (`Rotary`). A ``shared`` table is the weight
+    ``[d, v]`` of a linear layer whose tiles lie the same way: it is read where it is, its rows across those of the weight.
     """
 
     m: int
@@ -31,6 +32,7 @@ class Embedding:
     reduction: Reduction = CHAIN
     position: Affine | None = None
     block: int = 0
+    shared: bool = False
 
     name: ClassVar[str] = "embedding"
 
@@ -46,7 +48,9 @@ class Embedding:
         return self.grid.spread((self.m, self.d), self.along, self.block)
 
     def fragment(self, prefix: str) -> Fragment:
-        table = buffer(f"{prefix}.table", self.dtype, *self.table_layout.local_shape)
+        rows, features = self.table_layout.local_shape
+        held = buffer(f"{prefix}.table", self.dtype, *((features, rows) if self.shared else (rows, features)))
+        table = View(held.name, (rows, features), (1, rows)) if self.shared else all_of(held)
         ids = buffer(f"{prefix}.ids", "i32", self.m)
         y = buffer(f"{prefix}.y", self.dtype, *self.y_layout.local_shape)
         line = var("row" if self.along == "x" else "column")
@@ -54,12 +58,12 @@ class Embedding:
         if self.position is not None:
             steps.append(run("index", all_of(ids), form="i32", value=self.position + var("i0")))
         steps += [
-            run("lookup", all_of(y), all_of(table), all_of(ids), form=self.dtype, first=line * table.shape[0]),
+            run("lookup", all_of(y), table, all_of(ids), form=self.dtype, first=line * rows),
             self.reduction.step(other(self.along), all_of(y), all_of(y), "or"),
         ]
         inputs = (Slot("ids", ids.name, self.grid.replicated((self.m,))),) if self.position is None else ()
-        weights = (Slot("table", table.name, self.table_layout),)
-        return Fragment(self.name, inputs, (Slot("y", y.name, self.y_layout),), weights, (), (table, ids, y), tuple(steps))
+        weights = () if self.shared else (Slot("table", held.name, self.table_layout),)
+        return Fragment(self.name, inputs, (Slot("y", y.name, self.y_layout),), weights, (), (held, ids, y), tuple(steps))
 
     def cycles(self, machine: Machine, scalars: Mapping[str, int]) -> int:
         form = format_of(self.dtype)

@@ -117,13 +117,14 @@ def _too_large(sizer: Sizer, group: Group) -> DoesNotFitError:
     if cost is None:
         return DoesNotFitError(f"region '{group.name}' has no layout on {whole.width} × {whole.height} PEs", "take a larger machine", ())
     weights, caches = sizer.resident(group, whole)
-    over = cost.bytes - limit
+    need = sizer.need(group, whole)
+    over = need - limit
     lines = [
-        f"SRAM: region '{group.name}' needs {cost.bytes:,} B per PE on all {cost.area:,} PEs, the limit is {limit:,} B: {over:,} B too many"
+        f"SRAM: region '{group.name}' needs {need:,} B per PE on all {cost.area:,} PEs, the limit is {limit:,} B: {over:,} B too many"
         f" ({over / limit:.1%})",
         f"{weights:,} B of it are weights, {caches:,} B caches of {sizer.context} tokens; {machine.reserved_bytes:,} B more are reserved",
     ]
-    what = f"'{group.name}' needs {cost.bytes:,} bytes of SRAM per PE and has {limit:,}, on all {cost.area:,} PEs"
+    what = f"'{group.name}' needs {need:,} bytes of SRAM per PE and has {limit:,}, on all {cost.area:,} PEs"
     return DoesNotFitError(what, FIX, lines)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from cgptc.backends.wafer.affine import var
@@ -89,9 +89,7 @@ def _placed(tasks: Tasks, aim: Aim, chosen: _Chosen, counted: Counted | None) ->
     fitted = tuple(sizer.fit(group, cost.grid, counted) for group, cost in zip(chosen.regions, choice.costs, strict=True))
     given = [buffer_of(name, feeds) for name in outputs]
     stages = [
-        Stage(
-            one.group.name, place, one.fragments, tuple(buffer_of(name, feeds) for name in (*outputs, *_shared(one.group, chosen.regions)))
-        )
+        Stage(one.group.name, place, one.fragments, tuple(buffer_of(name, feeds) for name in (*outputs, *sizer.sent(one.group))))
         for one, place in zip(fitted, choice.places, strict=True)
     ]
     scalars = [Scalar(PAST, 0, tasks.context - 1), Scalar(LENGTH, 1, tasks.context)]
@@ -172,12 +170,6 @@ def _explained(error: DoesNotFitError, tasks: Tasks, aim: Aim, dtype: str) -> Do
     return DoesNotFitError(error.what, f"it fits with {' or with '.join(found)}", error.lines)
 
 
-def _shared(group: Group, regions: Sequence[Group]) -> list[str]:
-    """What a group makes and another takes: it stays, though the group itself may have used it up."""
-    made = {task.name for task in group.tasks}
-    return [name for other in regions if other is not group for task in other.tasks for name in task.inputs if name in made]
-
-
 def _named_apart(program: Program) -> Program:
     """The program with an input that several regions take under a name for each: ``name@region`` after the first."""
     seen: set[str] = set()
@@ -239,7 +231,11 @@ def _choice(sizer: Sizer, regions: tuple[Group, ...], aim: Aim) -> Choice:
         limit = aim.machine.usable_bytes
         shown = f"{aim.grid.width}x{aim.grid.height}"
         if cost is None or cost.bytes > limit:
-            need = f"{cost.bytes} bytes of SRAM per PE and has {limit}" if cost is not None else "a layout that the grid does not give"
+            need = (
+                f"{sizer.need(group, aim.grid)} bytes of SRAM per PE and has {limit}"
+                if cost is not None
+                else "a layout that the grid does not give"
+            )
             raise DoesNotFitError(f"'{group.name}' on a grid of {shown} needs {need}", "give a larger --grid, or none", ())
         costs.append(cost)
     places = pack([cost.grid for cost in costs], aim.machine)

@@ -295,7 +295,12 @@ def fragment_of(task: Task, kernel: Kernel, feeds: Mapping[str, int]) -> Fragmen
 
 
 def ordered_weights(task: Task, ground: Ground, kernel: Kernel) -> dict[str, Weight]:
-    """A task's weights by buffer, their rows and columns in the order in which features lie, and as the kernel stores them."""
+    """A task's weights by buffer, their rows and columns in the order in which features lie, and as the kernel stores them.
+
+    None for a table that is another task's weight.
+    """
+    if isinstance(kernel, Embedding) and kernel.shared:
+        return {}
     if isinstance(task.work, AnglesWork):
         attention = _rotary(task, task.work.attend, ground).attention
         cosines, sines = (weight for _, weight in task.weights)

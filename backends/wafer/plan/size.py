@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
-from cgptc.backends.wafer.allocation import allocate
 from cgptc.backends.wafer.arithmetic.formats import format_of
 from cgptc.backends.wafer.faults import ProgramError
 from cgptc.backends.wafer.inflow import PLACES, parcel_cost
-from cgptc.backends.wafer.kernels.assembly import join, slot_bytes
+from cgptc.backends.wafer.kernels.assembly import Joined, furnished, join, queue_bytes, renamed, slot_bytes
+from cgptc.backends.wafer.kernels.embedding import Embedding
 from cgptc.backends.wafer.kernels.fragment import Fragment, Grid, Kernel, arriving
 from cgptc.backends.wafer.layout import Layout
 from cgptc.backends.wafer.machine import Machine
@@ -18,7 +19,8 @@ from cgptc.backends.wafer.plan.layouts import Directed, arrange
 from cgptc.backends.wafer.plan.select import Ground, buffer_of, fragment_of, kernel_of, ordered_weights
 from cgptc.backends.wafer.plan.stages import Group
 from cgptc.backends.wafer.plan.tasks import AnglesWork, LinearWork, LookupWork, Task
-from cgptc.backends.wafer.program import Code, Nonzeros, Parcel, Rectangle
+from cgptc.backends.wafer.plan.ties import one_copy, ties
+from cgptc.backends.wafer.program import Nonzeros, Parcel, Rectangle
 from cgptc.ir.weights import Weight
 
 DEPTH = 2
@@ -45,12 +47,13 @@ class Cost:
 
 @dataclass(frozen=True)
 class Fitted:
-    """A group with a kernel for each of its tasks."""
+    """A group with a kernel for each of its tasks. ``shared``: lookups that read the weight of a linear layer, and which."""
 
     group: Group
     ground: Ground
     kernels: tuple[Kernel, ...]
     fragments: tuple[Fragment, ...]
+    shared: Mapping[str, str]
 
 
 @dataclass
@@ -77,14 +80,39 @@ class Sizer:
         ``counted`` gives the non-zeros of streamed matrices: what is cheaper to send without its zeros comes without them.
         """
         ground = self._ground(group, grid)
-        kernels = tuple(self._kernel(task, ground)[0] for task in group.tasks)
-        fragments = [fragment_of(task, kernel, self.feeds) for task, kernel in zip(group.tasks, kernels, strict=True)]
-        if self.streamed:
-            fragments = [
-                arriving(one, self._thin(task, kernel, one, ground, counted)) if self._arrives(task, one) else one
-                for task, kernel, one in zip(group.tasks, kernels, fragments, strict=True)
-            ]
-        return Fitted(group, ground, kernels, tuple(fragments))
+        kernels = [self._kernel(task, ground)[0] for task in group.tasks]
+        shared = one_copy(self.ties, group.tasks, kernels, ground)
+        fragments = []
+        for number, task in enumerate(group.tasks):
+            kernel = kernels[number]
+            if task.name in shared and isinstance(kernel, Embedding):
+                kernel = kernels[number] = replace(kernel, shared=True)
+            fragment = fragment_of(task, kernel, self.feeds)
+            if task.name in shared:
+                fragment = renamed(fragment, {f"{task.name}.table": f"{shared[task.name]}.weight"})
+            elif self.streamed and task.name not in shared.values() and self._arrives(task, fragment):
+                fragment = arriving(fragment, self._thin(task, kernel, fragment, ground, counted))
+            fragments.append(fragment)
+        return Fitted(group, ground, tuple(kernels), tuple(fragments), shared)
+
+    @cached_property
+    def ties(self) -> dict[str, str]:
+        """As `plan.ties.ties` finds them."""
+        return ties(self.directed.tasks)
+
+    @cached_property
+    def _takers(self) -> dict[str, set[str]]:
+        """By value the tasks that take it."""
+        found: dict[str, set[str]] = {}
+        for task in self.directed.tasks:
+            for name in task.inputs:
+                found.setdefault(name, set()).add(task.name)
+        return found
+
+    def sent(self, group: Group) -> list[str]:
+        """Values of a group that others take, in the order in which they are made."""
+        within = {task.name for task in group.tasks}
+        return [task.name for task in group.tasks if not self._takers.get(task.name, within) <= within]
 
     def _arrives(self, task: Task, fragment: Fragment) -> bool:
         """Whether a streamed task's weights come when they are needed: of a table an item needs a row, so that tables stay on the wafer."""
@@ -165,26 +193,33 @@ class Sizer:
                 found[index] += sum(sizes[slot.buffer] for slot in slots)
         return found[0], found[1]
 
+    def need(self, group: Group, grid: Grid) -> int:
+        """SRAM per PE without the reserve, to the byte also where it is too much. Raises ProgramError as `fit` does."""
+        return self._laid_out(self.fit(group, grid))
+
     def _bytes(self, fitted: Fitted) -> int:
-        """SRAM of the group's buffers and queues, laid out as the assembly will."""
-        kept = [buffer_of(name, self.feeds) for name in self.outputs]
+        """As `need`; a part of it where that alone is too much, since where buffers in use would lie is of no interest then."""
         resident = sum(fragment.resident_bytes for fragment in fitted.fragments)
-        if resident > self.machine.usable_bytes:
-            # Buffers in use only make it worse, and where each would lie is of no interest.
-            return resident
-        joined = join(fitted.fragments, kept)
-        taken = 0
-        step = self.machine.alignment_bytes
-        for name in joined.inputs:
-            if name not in self.feeds:
-                taken += -(-DEPTH * joined.buffers[name].bytes // step) * step
+        return resident if resident > self.machine.usable_bytes else self._laid_out(fitted)
+
+    def _laid_out(self, fitted: Fitted) -> int:
+        """SRAM of a group's buffers and queues, laid out by what lays out the region."""
+        given = [buffer_of(name, self.feeds) for name in self.outputs]
+        sent = [buffer_of(name, self.feeds) for name in self.sent(fitted.group)]
+        joined = join(fitted.fragments, (*given, *sent))
+        received = [name for name in joined.inputs if name not in self.feeds]
+        taken = sum(queue_bytes(joined.buffers[name], DEPTH, self.machine) for name in received)
         taken += DEPTH * slot_bytes(joined, self.machine)
-        bound = {*joined.weights, *joined.states, *(name for name in joined.inputs if name in self.feeds)}
-        bound |= {name for name in joined.outputs if name in kept}
         roomy = replace(self.machine, sram_bytes=ROOMY)
-        buffers = [replace(one, resident=one.name in bound) for one in joined.buffers.values()]
-        placed = allocate(buffers, (Code("run", joined.steps),), roomy, taken=taken)
+        come, go = ([(name, name) for name in names] for names in (received, sent))
+        _, placed = furnished(joined, come, go, self._bound(joined, given, sent), roomy, taken=taken)
         return max((one.address + one.bytes for one in placed), default=taken)
+
+    def _bound(self, joined: Joined, given: Sequence[str], sent: Sequence[str]) -> set[str]:
+        """Buffers that the host reads or writes."""
+        inputs = (name for name in joined.inputs if name in self.feeds)
+        outputs = (name for name in joined.outputs if name in given or name not in sent)
+        return {*joined.weights, *joined.states, *inputs, *outputs}
 
     def _shape(self, group: Group) -> int:
         """A number for what a group's price depends on: its works, how they hang together, directions; not names."""
@@ -195,11 +230,14 @@ class Sizer:
     def _signature(self, group: Group) -> tuple[object, ...]:
         numbers: dict[str, int] = {}
         shape: list[object] = []
+        sent = set(self.sent(group))
         for task in group.tasks:
             taken = tuple(numbers.setdefault(name, len(numbers)) for name in task.inputs)
             made = numbers.setdefault(task.name, len(numbers))
-            shape.append((task.work, task.rows, taken, made, self.directed.along[task.name], task.name in self.outputs))
+            lasts = (task.name in self.outputs, task.name in sent)
+            shape.append((task.work, task.rows, taken, made, self.directed.along[task.name], *lasts))
             shape.append(tuple((role, weight.shape) for role, weight in task.weights))
+        shape.append(tuple((numbers[one], numbers[other]) for one, other in self.ties.items() if one in numbers and other in numbers))
         return tuple(shape)
 
 

@@ -12,7 +12,7 @@ from cgptc.artifact.canonical import Json
 from cgptc.cli.command import command
 from cgptc.cli.loss_rows import explain_rows
 from cgptc.cli.screen import Screen, table
-from cgptc.cli.wafer_rows import assumption_rows, memory_rows, region_rows, sparsity_rows, wafer_rows
+from cgptc.cli.wafer_rows import assumption_rows, memory_rows, region_rows, sparsity_rows, tied_rows, wafer_rows
 from cgptc.driver.options import CompileOptions, parse_bytes, require_choice
 from cgptc.driver.shrinking import Shrinking
 from cgptc.frontend.source import Request
@@ -92,7 +92,7 @@ def _explain_placement(screen: Screen, path: Path, topic: str) -> None:
     facts = Artifact.open(path).report.backend
     if "pe_count" not in facts:
         raise UsageError("no-placement", "it places nothing", file=str(path), fix="give an artifact compiled with --target wafer")
-    rows = [*region_rows(facts), *assumption_rows(facts)] if topic == "placement" else memory_rows(facts)
+    rows = [*region_rows(facts), *tied_rows(facts), *assumption_rows(facts)] if topic == "placement" else memory_rows(facts)
     screen.result(table([*wafer_rows(facts), *rows]), dict(facts))
 
 

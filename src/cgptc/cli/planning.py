@@ -10,7 +10,7 @@ import typer
 from cgptc.cli import wafer_flags
 from cgptc.cli.command import command
 from cgptc.cli.screen import Screen, table
-from cgptc.cli.wafer_rows import assumption_rows, region_rows, wafer_rows
+from cgptc.cli.wafer_rows import assumption_rows, region_rows, tied_rows, wafer_rows
 from cgptc.driver.options import CompileOptions
 from cgptc.frontend.source import Request
 
@@ -41,5 +41,8 @@ def plan(
     )
     with screen.progress(f"planning {model}"):
         facts = plan_model(model, options)
-    rows: list[tuple[str, ...]] = [*wafer_rows(facts), *([*region_rows(facts), *assumption_rows(facts)] if screen.verbose else [])]
+    rows: list[tuple[str, ...]] = [
+        *wafer_rows(facts),
+        *([*region_rows(facts), *tied_rows(facts), *assumption_rows(facts)] if screen.verbose else []),
+    ]
     screen.result(table(rows), dict(facts))

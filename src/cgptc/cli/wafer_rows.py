@@ -38,6 +38,24 @@ def assumption_rows(facts: Mapping[str, Any]) -> list[tuple[str, ...]]:
     return [("if", one["what"], " to ".join(f"{cycles:,}" for cycles in one["cycles"]) + " cycles") for one in facts.get("assumed", ())]
 
 
+def tied_rows(facts: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """Whether a head and the embedding that it is tied to are kept once, and why not."""
+    return [("tied", f"{one['head']} and {one['table']}, {one['bytes']:,} B", _copies(one, facts)) for one in facts.get("tied", ())]
+
+
+def _copies(one: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
+    if one["copies"] == 1:
+        return f"kept once, in region '{one['regions'][0]}'"
+    if len(one["regions"]) == 1:
+        return f"kept twice: they lie differently in region '{one['regions'][0]}'"
+    first, second = one["regions"]
+    alone, streamed = facts["latency_cycles"], facts["cycles_per_token"]
+    return (
+        f"kept twice, in regions '{first}' and '{second}': a region that did both would finish each {facts['item']} before it began the"
+        f" next, {alone:,} cycles for each instead of {streamed:,}"
+    )
+
+
 def region_rows(facts: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """Where every region lies, and what an item costs it."""
     return [
