@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from cgptc.backends.wafer.faults import ProgramError
 from cgptc.backends.wafer.machine import Machine
 from cgptc.backends.wafer.program import Buffer, Code, Live, numbered, views
@@ -44,20 +46,19 @@ def allocate(buffers: Sequence[Buffer], code: Sequence[Code], machine: Machine, 
     placed: list[Buffer] = []
     # Resident buffers stand one behind another, since each lives as long as all others; what lives for a time starts behind them.
     base = _aligned(taken, machine)
-    temporary: list[tuple[int, int, dict[str, tuple[int, int]]]] = []
-    for one in order:
-        if one.resident:
-            placed.append(replace(one, address=base))
-            base = _aligned(base + one.bytes, machine) if one.bytes else base
-            continue
-        spans = {live.entry: (live.first, live.last) for live in one.live}
+    resident = [one for one in order if one.resident]
+    for one in resident:
+        placed.append(replace(one, address=base))
+        base = _aligned(base + one.bytes, machine) if one.bytes else base
+    temporary = _Placed(len(order) - len(resident), [live.entry for one in order for live in one.live])
+    for one in order[len(resident) :]:
         address = base
-        for start, stop in sorted((start, stop) for start, stop, others in temporary if _meet(spans, others)):
+        for start, stop in temporary.meeting(one.live):
             if address + one.bytes <= start:
                 break
             address = max(address, _aligned(stop, machine))
         placed.append(replace(one, address=address))
-        temporary.append((address, address + one.bytes, spans))
+        temporary.add(address, address + one.bytes, one.live)
     end = max((one.address + one.bytes for one in placed), default=taken)
     if end > machine.usable_bytes:
         raise ProgramError(
@@ -67,13 +68,29 @@ def allocate(buffers: Sequence[Buffer], code: Sequence[Code], machine: Machine, 
     return tuple(by_name[one.name] for one in buffers)
 
 
-def _meet(some: dict[str, tuple[int, int]], others: dict[str, tuple[int, int]]) -> bool:
-    """Whether spans of steps have a step in common, in any entry."""
-    for entry, (first, last) in some.items():
-        other = others.get(entry)
-        if other is not None and first <= other[1] and other[0] <= last:
-            return True
-    return False
+class _Placed:
+    """Buffers that have an address, as arrays: first and last byte, and for each entry the first and last step."""
+
+    def __init__(self, most: int, entries: Sequence[str]) -> None:
+        self._count = 0
+        self._bytes = np.zeros((2, most), np.int64)
+        # Who has no part in an entry ends there before it begins.
+        self._steps = {entry: np.stack([np.ones(most, np.int64), np.zeros(most, np.int64)]) for entry in dict.fromkeys(entries)}
+
+    def add(self, start: int, stop: int, lives: Sequence[Live]) -> None:
+        self._bytes[:, self._count] = start, stop
+        for live in lives:
+            self._steps[live.entry][:, self._count] = live.first, live.last
+        self._count += 1
+
+    def meeting(self, lives: Sequence[Live]) -> list[tuple[int, int]]:
+        """The bytes of those that share a step with one that lives then, in order."""
+        found = np.zeros(self._count, np.bool_)
+        for live in lives:
+            first, last = self._steps[live.entry][:, : self._count]
+            found |= (first <= live.last) & (live.first <= last) & (first <= last)
+        start, stop = self._bytes[:, : self._count][:, found].tolist()
+        return sorted(zip(start, stop, strict=True))
 
 
 def _aligned(address: int, machine: Machine) -> int:

@@ -9,7 +9,7 @@ from cgptc.backends.wafer.faults import ProgramError
 from cgptc.backends.wafer.kernels.fragment import Grid
 from cgptc.backends.wafer.machine import Machine
 from cgptc.backends.wafer.plan.pack import Place, pack
-from cgptc.backends.wafer.plan.size import Cost, Sizer, cells, grids, prices
+from cgptc.backends.wafer.plan.size import Cost, Sizer, best_alone, cells, grids, prices
 from cgptc.backends.wafer.plan.stages import Group
 
 
@@ -51,6 +51,11 @@ def choose(sizer: Sizer, groups: Sequence[Group], objective: str) -> Choice:
     machine = sizer.machine
     equal = cells(machine, len(groups))
     candidates = [*grids(machine), *equal]
+    if len(groups) == 1:
+        alone = best_alone(sizer, groups[0], dict.fromkeys(candidates), smallest=objective == "area")
+        if alone is None:
+            raise _too_large(sizer, groups[0])
+        return Choice((alone,), ((0, 0),))
     tables = [prices(sizer, group, candidates) for group in groups]
     for group, table in zip(groups, tables, strict=True):
         if not table:

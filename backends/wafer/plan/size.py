@@ -56,6 +56,22 @@ class Fitted:
     shared: Mapping[str, str]
 
 
+@dataclass(frozen=True)
+class _Priced:
+    """A kernel and what it comes to wherever it stands: cycles, bytes that stay, and where its weights come, their cycles.
+
+    ``moved`` are those of taking weights out of their queue, ``come`` those for which they hold up the host's link.
+    """
+
+    kernel: Kernel
+    cycles: int
+    weight_bytes: int
+    state_bytes: int
+    arrives: bool
+    moved: int
+    come: int
+
+
 @dataclass
 class Sizer:
     """Prices groups on grids. Groups of the same shape are priced once. ``streamed``: weights come from off the wafer for every item."""
@@ -71,8 +87,8 @@ class Sizer:
     _shapes: dict[str, int] = field(default_factory=dict, init=False)
     _numbers: dict[tuple[object, ...], int] = field(default_factory=dict, init=False)
     _known: dict[tuple[object, ...], Cost | None] = field(default_factory=dict, init=False)
-    _cycles: dict[tuple[object, ...], int | None] = field(default_factory=dict, init=False)
-    _kernels: dict[tuple[object, ...], tuple[Kernel, int]] = field(default_factory=dict, init=False)
+    _sums: dict[tuple[object, ...], tuple[int, int, int] | None] = field(default_factory=dict, init=False)
+    _kernels: dict[tuple[object, ...], _Priced] = field(default_factory=dict, init=False)
 
     def fit(self, group: Group, grid: Grid, counted: Counted | None = None) -> Fitted:
         """The group's kernels on that grid. Raises ProgramError where a layout does not exist on it.
@@ -80,7 +96,7 @@ class Sizer:
         ``counted`` gives the non-zeros of streamed matrices: what is cheaper to send without its zeros comes without them.
         """
         ground = self._ground(group, grid)
-        kernels = [self._kernel(task, ground)[0] for task in group.tasks]
+        kernels = [self._kernel(task, ground).kernel for task in group.tasks]
         shared = one_copy(self.ties, group.tasks, kernels, ground)
         fragments = []
         for number, task in enumerate(group.tasks):
@@ -138,8 +154,8 @@ class Sizer:
         lies = arrange(group.tasks, self.directed.along, grid, self.context, self.dtype)
         return Ground(self.machine, grid, lies, self.dtype, self.context, self.whole)
 
-    def _kernel(self, task: Task, ground: Ground) -> tuple[Kernel, int]:
-        """The kernel of a task and its cycles; tasks of equal work that lie alike share it."""
+    def _kernel(self, task: Task, ground: Ground) -> _Priced:
+        """The kernel of a task and its price; tasks of equal work that lie alike share it."""
         if self.streamed and isinstance(task.work, LinearWork):
             # What a sparse kernel would keep on its PEs is not there: zeros are left out on the way, see `_thin`.
             task = replace(task, work=replace(task.work, zeros=None))
@@ -150,60 +166,75 @@ class Sizer:
             *((lie.along, lie.block) for name in (*task.inputs, task.name) if (lie := ground.lies.get(name))),
         )
         if key not in self._kernels:
-            kernel = kernel_of(task, ground)
-            self._kernels[key] = kernel, kernel.cycles(self.machine, ground.scalars)
+            self._kernels[key] = self._priced(task, kernel_of(task, ground), ground)
         return self._kernels[key]
+
+    def _priced(self, task: Task, kernel: Kernel, ground: Ground) -> _Priced:
+        fragment = kernel.fragment("one")
+        sizes = {one.name: one.bytes for one in fragment.buffers}
+        weights, states = (sum(sizes[slot.buffer] for slot in slots) for slots in (fragment.weights, fragment.states))
+        arrives = self.streamed and self._arrives(task, fragment)
+        layouts = [slot.layout for slot in fragment.weights] if arrives else []
+        box = Rectangle(0, 0, ground.grid.width, ground.grid.height)
+        come = sum(parcel_cost(Parcel("", layout), self.dtype, box, self.machine).occupied for layout in layouts)
+        moved = sum(self.machine.vector_cycles(self.dtype, math.prod(layout.local_shape)) for layout in layouts)
+        return _Priced(kernel, kernel.cycles(self.machine, ground.scalars), weights, states, arrives, moved, come)
+
+    def _sum(self, group: Group, grid: Grid) -> tuple[int, int, int] | None:
+        """Cycles of an item in a group, bytes per PE of the weights that stay, and of the caches; None where the grid gives no layout."""
+        key = (self._shape(group), grid)
+        if key not in self._sums:
+            try:
+                self._sums[key] = self._added(group, self._ground(group, grid))
+            except ProgramError:
+                self._sums[key] = None
+        return self._sums[key]
+
+    def _added(self, group: Group, ground: Ground) -> tuple[int, int, int]:
+        priced = [self._kernel(task, ground) for task in group.tasks]
+        shared = one_copy(self.ties, group.tasks, [one.kernel for one in priced], ground)
+        tables = set(shared.values())
+        cycles = come = weights = states = 0
+        for task, one in zip(group.tasks, priced, strict=True):
+            arrives = one.arrives and task.name not in tables
+            cycles += one.cycles + (one.moved if arrives else 0)
+            come += one.come if arrives else 0
+            weights += 0 if arrives or task.name in shared else one.weight_bytes
+            states += one.state_bytes
+        # The host sends ahead, so that the slower of both is what an item costs once the first parcels have come.
+        return max(cycles, come), weights, states
 
     def cycles(self, group: Group, grid: Grid) -> int | None:
         """Cycles of an item in a group; None where it cannot be laid out on the grid at all."""
-        key = (self._shape(group), grid)
-        if key not in self._cycles:
-            try:
-                ground = self._ground(group, grid)
-                self._cycles[key] = sum(self._kernel(task, ground)[1] for task in group.tasks)
-            except ProgramError:
-                self._cycles[key] = None
-        return self._cycles[key]
+        found = self._sum(group, grid)
+        return None if found is None else found[0]
 
     def cost(self, group: Group, grid: Grid) -> Cost | None:
-        """The group's price; None where it cannot be laid out on the grid at all."""
+        """The group's price; None where it cannot be laid out on the grid at all.
+
+        Where what stays is too much already, its ``bytes`` are those: where buffers in use would lie is of no interest then.
+        """
         key = (self._shape(group), grid)
         if key not in self._known:
-            self._known[key] = self._price(group, grid)
+            found = self._sum(group, grid)
+            if found is None:
+                self._known[key] = None
+            else:
+                cycles, kept = found[0], sum(found[1:])
+                self._known[key] = Cost(grid, cycles, kept if kept > self.machine.usable_bytes else self.need(group, grid))
         return self._known[key]
 
-    def _price(self, group: Group, grid: Grid) -> Cost | None:
-        cycles = self.cycles(group, grid)
-        if cycles is None:
-            return None
-        fitted = self.fit(group, grid)
-        layouts = [slot.layout for fragment in fitted.fragments for slot in fragment.parcels]
-        box = Rectangle(0, 0, grid.width, grid.height)
-        # The host sends ahead, so that the slower of both is what an item costs once the first parcels have come.
-        come = sum(parcel_cost(Parcel("", layout), self.dtype, box, self.machine).occupied for layout in layouts)
-        moved = sum(self.machine.vector_cycles(self.dtype, math.prod(layout.local_shape)) for layout in layouts)
-        return Cost(grid, max(cycles + moved, come), self._bytes(fitted))
-
     def resident(self, group: Group, grid: Grid) -> tuple[int, int]:
-        """Bytes per PE of the weights that stay, and of the caches. Raises ProgramError where a layout does not exist on the grid."""
-        found = [0, 0]
-        for fragment in self.fit(group, grid).fragments:
-            sizes = {one.name: one.bytes for one in fragment.buffers}
-            for index, slots in enumerate((fragment.weights, fragment.states)):
-                found[index] += sum(sizes[slot.buffer] for slot in slots)
-        return found[0], found[1]
+        """Bytes per PE of the weights that stay, and of the caches; none where the grid gives no layout."""
+        found = self._sum(group, grid)
+        return (0, 0) if found is None else found[1:]
 
     def need(self, group: Group, grid: Grid) -> int:
-        """SRAM per PE without the reserve, to the byte also where it is too much. Raises ProgramError as `fit` does."""
-        return self._laid_out(self.fit(group, grid))
+        """SRAM per PE of a group's buffers and queues without the reserve, laid out by what lays out the region; also where it is too much.
 
-    def _bytes(self, fitted: Fitted) -> int:
-        """As `need`; a part of it where that alone is too much, since where buffers in use would lie is of no interest then."""
-        resident = sum(fragment.resident_bytes for fragment in fitted.fragments)
-        return resident if resident > self.machine.usable_bytes else self._laid_out(fitted)
-
-    def _laid_out(self, fitted: Fitted) -> int:
-        """SRAM of a group's buffers and queues, laid out by what lays out the region."""
+        Raises ProgramError as `fit` does.
+        """
+        fitted = self.fit(group, grid)
         given = [buffer_of(name, self.feeds) for name in self.outputs]
         sent = [buffer_of(name, self.feeds) for name in self.sent(fitted.group)]
         joined = join(fitted.fragments, (*given, *sent))
@@ -276,6 +307,20 @@ def prices(sizer: Sizer, group: Group, candidates: Iterable[Grid]) -> list[Cost]
         if cycles is None or (found and cycles >= found[-1].cycles):
             continue
         cost = sizer.cost(group, grid)
-        if cost is not None and cost.bytes <= sizer.machine.usable_bytes and not (found and cost.cycles >= found[-1].cycles):
+        if cost is not None and cost.bytes <= sizer.machine.usable_bytes:
             found.append(cost)
     return found
+
+
+def best_alone(sizer: Sizer, group: Group, candidates: Iterable[Grid], *, smallest: bool) -> Cost | None:
+    """The smallest grid on which a group fits, or the fastest and of equals the smallest; None where there is none.
+
+    The first or the last that `prices` gives, without laying out what lies between.
+    """
+    timed = [(cycles, grid) for grid in candidates if (cycles := sizer.cycles(group, grid)) is not None]
+    area = {grid: grid.height * grid.width for _, grid in timed}
+    for _, grid in sorted(timed, key=lambda one: (area[one[1]], one[0]) if smallest else (one[0], area[one[1]])):
+        cost = sizer.cost(group, grid)
+        if cost is not None and cost.bytes <= sizer.machine.usable_bytes:
+            return cost
+    return None
