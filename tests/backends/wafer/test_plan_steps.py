@@ -19,6 +19,7 @@ from cgptc.backends.wafer.options import WaferOptions
 from cgptc.backends.wafer.plan.choose import DoesNotFitError
 from cgptc.backends.wafer.plan.lifting import lift
 from cgptc.backends.wafer.plan.pack import pack
+from cgptc.backends.wafer.plan.planner import Aim, plan
 from cgptc.backends.wafer.plan.stages import groups
 from cgptc.backends.wafer.plan.tasks import AttendWork, LinearWork, LookupWork, Task, shortened
 from cgptc.backends.wafer.session import WaferSession
@@ -111,9 +112,16 @@ def test_what_does_not_fit_says_what_is_needed_where_and_what_would_help() -> No
     assert told.value.exit == Exit.DOES_NOT_FIT
 
 
-def test_more_room_never_makes_a_plan_slower() -> None:
-    bottlenecks = [planned(SMALL.graph(), None, "pipeline", "f32", small_machine(side, side)).plan.choice.bottleneck for side in (6, 9, 13)]
-    assert bottlenecks == sorted(bottlenecks, reverse=True)
+@pytest.mark.parametrize("strategy", ["pipeline", "resident", "weight-streaming"])
+def test_a_greater_machine_never_makes_a_plan_slower(strategy: str) -> None:
+    tasks, _ = lift(SMALL.graph())
+    assert tasks is not None
+    small, *larger = (small_machine(side, side) for side in (6, 9, 13))
+    faster = {"sram_bytes": 2 * small.sram_bytes, "link_words": 2, "host_bytes_per_second": 2 * small.host_bytes_per_second}
+    better = [replace(small, **{name: value}) for name, value in faster.items()]  # type: ignore[arg-type]
+    base, *more = (plan(tasks, Aim(one, strategy), "f32").choice.bottleneck for one in (small, *larger))
+    assert [base, *more] == sorted([base, *more], reverse=True)
+    assert all(plan(tasks, Aim(one, strategy), "f32").choice.bottleneck <= base for one in better)
 
 
 def test_shorter_rows_need_smaller_tables() -> None:
