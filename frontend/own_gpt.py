@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,12 +15,13 @@ from cgptc.frontend.presets import preset as find_preset
 from cgptc.frontend.readers import Checkpoint, JsonObject, open_checkpoint
 from cgptc.frontend.readers.input_file import InputFile
 from cgptc.frontend.readers.plain_json import read_json_object
+from cgptc.frontend.repeated_layers import TRACED, repeat_last_layer
 from cgptc.frontend.source import CapturedModel, Request, TextModel, find_companions
 from cgptc.ir.diagnostics import CompileError, UsageError, Warnings
 from cgptc.ir.dtypes import DType, bf16, f16, f32, f64
 from cgptc.ir.graph import Graph
 from cgptc.ir.weight_expressions import converted, transposed
-from cgptc.ir.weights import EMPTY_STORE, Weight, WeightStore
+from cgptc.ir.weights import EMPTY_STORE, Stored, Weight, WeightStore
 
 if TYPE_CHECKING:
     from cgptc.frontend.gpt import Gpt
@@ -32,7 +34,7 @@ BATCH_BOUND = 1 << 10
 def capture_preset(preset: Preset, request: Request) -> CapturedModel:
     """The preset's graph without weight bytes."""
     config = preset.config
-    graph = _capture(config, {}, EMPTY_STORE, request)
+    graph = capture_gpt(config, {}, EMPTY_STORE, request)
     return _captured(graph, config, f"preset {preset.name}", ())
 
 
@@ -68,7 +70,7 @@ def _from_checkpoint(path: Path, checkpoint: Checkpoint, config: JsonObject | No
     sources = {name: weight_of(found, checkpoint.tensors, name) for name in found.sources}
     dtype = compute_dtype(sources.values())
     weights = {name: converted(weight, dtype) for name, weight in sources.items()}
-    graph = _capture(found.config, weights, checkpoint.store, request, dtype)
+    graph = capture_gpt(found.config, weights, checkpoint.store, request, dtype)
     companions = find_companions(path if path.is_dir() else path.parent)
     return _captured(
         graph,
@@ -95,7 +97,18 @@ def compute_dtype(tensors: Iterable[Weight]) -> DType:
     return next((dtype for dtype in (f64, f32, bf16, f16) if dtype in found), f32)
 
 
-def _capture(config: GptConfig, weights: Mapping[str, Weight], store: WeightStore, request: Request, dtype: DType = f32) -> Graph:
+def capture_gpt(config: GptConfig, weights: Mapping[str, Weight], store: WeightStore, request: Request, dtype: DType = f32) -> Graph:
+    """The graph of a GPT. Its layers are alike unless their scores are scaled by their numbers: then two of them are traced."""
+    if config.layers <= TRACED or config.attention_scale_by_layer:
+        return trace_gpt(config, weights, store, request, dtype)
+    graph = trace_gpt(replace(config, layers=TRACED), weights, store, request, dtype)
+    parameters = weights or {name: Stored(name, dtype, shape) for name, shape in config.parameters()}
+    repeat_last_layer(graph, "transformer.h", config.layers, parameters)
+    return graph
+
+
+def trace_gpt(config: GptConfig, weights: Mapping[str, Weight], store: WeightStore, request: Request, dtype: DType = f32) -> Graph:
+    """The graph of a GPT, every layer of it traced."""
     import torch
 
     from cgptc.frontend.capture import capture

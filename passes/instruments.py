@@ -18,16 +18,25 @@ from cgptc.passes.manager import Pass, PassContext
 
 @dataclass
 class VerifyEach:
-    """Verify the graph after every pass; the error names the pass."""
+    """Verify the graph after every pass; the error names the pass.
+
+    A graph that was verified and not edited since, as its version tells, is not looked at again: most passes find nothing to do.
+    """
+
+    _version: int | None = None
 
     def before(self, pass_: Pass, index: int, graph: Graph, context: PassContext) -> None:
-        pass
+        if index == 0:
+            self._version = None
 
     def after(self, pass_: Pass, index: int, graph: Graph, context: PassContext, changed: bool) -> None:
+        if not changed and graph.version == self._version:
+            return
         try:
             verify(graph)
         except VerifyError as error:
             raise VerifyError(f"after pass '{pass_}' (number {index + 1}): {error}") from error
+        self._version = graph.version
 
 
 @dataclass

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import pytest
 
@@ -11,6 +12,7 @@ from cgptc.ir.graph import Graph
 from cgptc.ir.loc import Frame, Location
 from cgptc.ir.ops import Relu
 from cgptc.ir.types import TensorType
+from cgptc.passes import instruments
 from cgptc.passes.legalise import unsupported
 from cgptc.passes.manager import PASSES, Pass, PassContext, Pipeline
 
@@ -89,3 +91,26 @@ def test_what_a_target_cannot_lower_is_listed_with_its_places(count: int, shown:
     assert error.what == f"nothing cannot lower {count} node{'s' if count > 1 else ''}"
     assert sum("block.3" in line for line in error.details) == sum("relu" in line for line in error.details) == shown
     assert error.details[2 * shown :] == ((rest,) if rest else ())
+
+
+def test_only_a_graph_that_was_edited_since_is_verified_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    monkeypatch.setattr(instruments, "verify", lambda graph: seen.append(graph.version))
+
+    @dataclass(frozen=True)
+    class Edit(Pass):
+        """Adds so many inputs, and always says that nothing changed."""
+
+        name: ClassVar[str] = "test-edit"
+        count: int = 0
+
+        def run(self, graph: Graph, context: PassContext) -> bool:
+            for _ in range(self.count):
+                graph.add_input(f"x{len(graph.inputs)}", TensorType(f32, (2,)))
+            return False
+
+    watch = instruments.VerifyEach()
+    Pipeline((Edit(), Edit(), Edit(1), Edit(), Edit(2))).run(Graph(), None, [watch])
+    assert seen == [0, 1, 3]
+    Pipeline((Edit(),)).run(Graph(), None, [watch])
+    assert seen == [0, 1, 3, 0]

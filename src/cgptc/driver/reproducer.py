@@ -20,14 +20,20 @@ FORMAT = 1
 
 @dataclass
 class KeepBefore:
-    """Keeps the graph as it was before the pass that runs now. A copy shares all frozen values, weights among them."""
+    """Keeps the graph as it was before the pass that runs now. A copy shares all frozen values, weights among them.
+
+    It is made anew only where the graph was edited since, as its version tells.
+    """
 
     graph: Graph | None = None
     pass_: Pass | None = None
+    _version: int | None = None
 
     def before(self, pass_: Pass, index: int, graph: Graph, context: PassContext) -> None:
         """Copy the graph."""
-        self.graph, self.pass_ = graph.clone(), pass_
+        self.pass_ = pass_
+        if self.graph is None or graph.version != self._version:
+            self.graph, self._version = graph.clone(), graph.version
 
     def after(self, pass_: Pass, index: int, graph: Graph, context: PassContext, changed: bool) -> None:
         """Nothing: what fails behind a pass, such as a check, is the pass's."""
