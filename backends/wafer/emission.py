@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cgptc.backends.registry import Emitted, Refusal
 from cgptc.backends.wafer.boundary import planning
-from cgptc.backends.wafer.host import HOST_FILE, Host, HostCache, HostInput, HostMark, HostOutput, write_host
+from cgptc.backends.wafer.host import HOST_FILE, Host, HostCache, HostInput, HostMark, HostOutput, HostPart, write_host
 from cgptc.backends.wafer.inflow import nonzeros
 from cgptc.backends.wafer.kernels.rotary import pair_order
 from cgptc.backends.wafer.layout import Array, Layout
@@ -96,7 +96,7 @@ def host_of(tasks: Tasks, dtype: str) -> Host:
         caches.append(HostCache(f"{cache.task}.values", work.kv_heads, work.head_dim, cache.past_value, cache.present_value))
     return Host(
         tuple(
-            HostInput(feed.name, feed.value, feed.width == 0 and feed.exact, " ".join(feed.axes), feed.rows, feed.filler)
+            HostInput(feed.name, feed.value, feed.width == 0 and feed.exact, " ".join(feed.axes), feed.rows, feed.filler, feed.start)
             for feed in tasks.feeds
         ),
         tuple(
@@ -115,6 +115,7 @@ def host_of(tasks: Tasks, dtype: str) -> Host:
         ENTRY,
         tasks.whole,
         tuple(HostMark(mark.value, mark.sequence, mark.rows, mark.mask, mark.inverted) for mark in tasks.marks),
+        tuple(HostPart(part.sequence, part.of, part.difference) for part in tasks.parts),
     )
 
 

@@ -20,7 +20,7 @@ class HostInput:
     """The model's input ``name`` is the program's ``tensor`` item by item: indices, or vectors of features, or numbers where not ``exact``.
 
     ``axes`` are the kinds of its axes (`cgptc.backends.wafer.plan.held`), a space between them. An item that is a whole row has ``rows``
-    tokens, of which those that the row lacks are ``filler``.
+    tokens from token ``start`` of the row on, of which those that the row lacks are ``filler``.
     """
 
     name: str
@@ -29,6 +29,7 @@ class HostInput:
     axes: str
     rows: int
     filler: int = 0
+    start: int = 0
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,15 @@ class HostMark:
     rows: int
     mask: str
     inverted: bool
+
+
+@dataclass(frozen=True)
+class HostPart:
+    """A sequence that has ``difference`` more tokens in a row than the sequence ``of``, which is an input's: mostly fewer."""
+
+    sequence: str
+    of: str
+    difference: int
 
 
 @dataclass(frozen=True)
@@ -79,7 +89,8 @@ class HostCache:
 class Host:
     """All of it. ``mask`` is the padding mask's name, empty where the model has none; ``context`` the most tokens of a row.
 
-    Where ``whole`` an item is a whole row, and ``marks`` say which of its tokens are real.
+    Where ``whole`` an item is a whole row, ``marks`` say which of its tokens are real, and ``parts`` how long sequences are that are no
+    input's.
     """
 
     inputs: tuple[HostInput, ...]
@@ -90,6 +101,7 @@ class Host:
     entry: str
     whole: bool = False
     marks: tuple[HostMark, ...] = ()
+    parts: tuple[HostPart, ...] = ()
 
 
 def write_host(host: Host, folder: Path) -> None:
@@ -117,6 +129,7 @@ def read_host(folder: Path) -> Host:
         host["entry"],
         host["whole"],
         tuple(_record(HostMark, each) for each in _list(host["marks"])),
+        tuple(_record(HostPart, each) for each in _list(host["parts"])),
     )
 
 

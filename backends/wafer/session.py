@@ -110,7 +110,8 @@ class WaferSession:
             given = given.astype(np.int32) if one.ids else given
             rows = len(given)
             items[one.tensor] = np.full((rows, one.rows, *given.shape[2:]), one.filler, given.dtype)
-            items[one.tensor][:, :time] = given
+            items[one.tensor][:, : max(0, time - one.start)] = given[:, one.start :]
+        lengths |= {part.sequence: max(0, lengths[part.of] + part.difference) for part in host.parts if part.of in lengths}
         for mark in host.marks:
             real = np.zeros((rows, mark.rows), np.float32)
             real[:, : lengths[mark.sequence]] = 1 if not mark.mask else inputs[mark.mask].astype(np.bool_) != mark.inverted

@@ -41,6 +41,8 @@ class CachedAttention:
     ``fresh`` is the number of new keys where it is not m. ``masked`` adds an input ``mask [context]``: 0 at padding, else 1. Where a query
     sees no token its row of y is 0. Keys and values are forgotten after the item where they are not ``kept``. ``reduction`` is along the
     tokens' direction, ``head_reduction`` along the lines of a head.
+
+    ``biased`` adds a weight ``bias`` to the scores, 1: the same for all heads, else of each head; minus infinity hides a key from a query.
     """
 
     m: int
@@ -62,6 +64,7 @@ class CachedAttention:
     masked: bool = False
     kept: bool = True
     head_reduction: Reduction = CHAIN
+    biased: int = 0
 
     name: ClassVar[str] = "attention"
 
@@ -74,6 +77,8 @@ class CachedAttention:
             raise ProgramError("kernel", f"{self.m} queries and {self.new} new keys have no common numbering for causality")
         if not self.kept and (self.position != Affine() or self.context != self.new):
             raise ProgramError("kernel", "attention without a cache begins at position 0 and ends with the item")
+        if self.biased and (self.kept or self.biased not in (1, self.heads)):
+            raise ProgramError("kernel", f"biases of {self.biased} of {self.heads} heads, or beside a cache")
 
     @property
     def new(self) -> int:
@@ -159,6 +164,18 @@ class CachedAttention:
         tokens = Cut("rows" if self.along == "x" else "columns")
         return Layout(self.grid.height, self.grid.width, (self.context,), (tokens,))
 
+    @property
+    def bias_layout(self) -> Layout:
+        """That of ``bias [heads, m, context]`` with heads as in `bias_order`, or of one for all of them."""
+        tokens, heads = ("rows", "columns") if self.along == "x" else ("columns", "rows")
+        rows, cut = (1, None) if self.biased == 1 else (self.heads * self.segment, Cut(heads, self.heads_per_line * self.group))
+        return Layout(self.grid.height, self.grid.width, (rows, self.m, self.context), (cut, None, Cut(tokens)))
+
+    def bias_order(self) -> tuple[int, ...]:
+        """The heads whose biases the lines hold, one line after the other: a head's on each of its lines."""
+        groups = [range(head * self.group, (head + 1) * self.group) for head in range(self.kv_heads)]
+        return tuple(head for group in groups for _ in range(self.segment) for head in group)
+
     def fragment(self, prefix: str) -> Fragment:
         m, per, group, piece = self.m, self.heads_per_line, self.group, self.piece
         local, heads = per * piece, per * group
@@ -186,8 +203,12 @@ class CachedAttention:
             span = (Span(0, self.lines_used),)
             where = Where(columns=span) if self.along == "x" else Where(rows=span)
             steps.append(self.head_reduction.step(self.along, shown, shown, "add", self.segment, where))
+        steps.append(run("mul", shown, shown, self.scale, form=form))
+        bias = buffer(f"{prefix}.bias", self.dtype, *self.bias_layout.local_shape)
+        if self.biased:
+            added = View(bias.name, (heads, m, now), (m * self.slots if self.biased > 1 else 0, self.slots, 1))
+            steps.append(run("add", shown, shown, added, form=form))
         steps += [
-            run("mul", shown, shown, self.scale, form=form),
             Local("keep", shown, (shown, float("-inf")), form, (("where", self._seen()),)),
         ]
         if self.masked:
@@ -218,8 +239,10 @@ class CachedAttention:
         if self.masked:
             inputs.append(Slot("mask", mask.name, self.mask_layout))
             buffers.append(mask)
+        weights = (Slot("bias", bias.name, self.bias_layout),) if self.biased else ()
+        buffers += [bias] if self.biased else []
         name = f"{self.name}-cached" if self.kept else self.name
-        return Fragment(name, tuple(inputs), (Slot("y", y.name, self.q_layout),), (), states, tuple(buffers), tuple(steps))
+        return Fragment(name, tuple(inputs), (Slot("y", y.name, self.q_layout),), weights, states, tuple(buffers), tuple(steps))
 
     def _append(self, source: str, cache: str, local: int) -> list[Step]:
         """Each new token goes to its own line and slot."""
@@ -252,7 +275,7 @@ class CachedAttention:
     def cycles(self, machine: Machine, scalars: Mapping[str, int]) -> int:
         """Two appends, scores, masked softmax in four vector operations and an exponential, values, and three or four line operations.
 
-        Without a cache whose lines are all full there are two fills more, with a mask one selection.
+        Without a cache whose lines are all full there are two fills more, with a mask one selection, with biases one addition.
         """
         m, piece, heads = self.m, self.piece, self.heads_per_line * self.group
         form = format_of(self.dtype).wide
@@ -272,7 +295,10 @@ class CachedAttention:
         value = heads * (product_cycles(machine, form.name, m, now, piece, aligned=True) + step)
         join = self.head_reduction.pattern(self.segment).cycles(form.words(size), machine) + step if self.segment > 1 else 0
         softmax = (
-            (2 if self.masked else 1) * vector(size, 2.0) + 5 * vector(size) + machine.scalar_map_cycles(size, OPERATIONS["exp"]) + step
+            (2 if self.masked else 1) * vector(size, 2.0)
+            + (6 if self.biased else 5) * vector(size)
+            + machine.scalar_map_cycles(size, OPERATIONS["exp"])
+            + step
         )
         small = 2 * vector(rows) + machine.scalar_map_cycles(rows, OPERATIONS["reciprocal"]) + step
         ends = vector(rows * (piece + 1)) + vector(rows * piece)
@@ -296,6 +322,7 @@ def full_attention(
     masked: bool = False,
     reduction: Reduction = CHAIN,
     unit: int = 1,
+    biased: int = 0,
 ) -> CachedAttention:
     """Attention of m queries over the item's own ``keys``, which are m where it is causal."""
     return CachedAttention(
@@ -317,4 +344,5 @@ def full_attention(
         fresh=keys,
         masked=masked,
         kept=False,
+        biased=biased,
     )

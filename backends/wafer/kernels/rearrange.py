@@ -127,7 +127,10 @@ class JoinFeatures:
 
 @dataclass(frozen=True)
 class JoinRows:
-    """``y [n, d]``: pieces of the rows of inputs ``x0 [rows[0], d]``, …, one after the other; nothing leaves a PE."""
+    """``y [n, d]``: pieces of the rows of inputs ``x0 [rows[0], d]``, …, one after the other; nothing leaves a PE.
+
+    ``block`` as in `Grid.spread`.
+    """
 
     rows: tuple[int, ...]
     d: int
@@ -135,6 +138,7 @@ class JoinRows:
     grid: Grid
     along: Direction = "x"
     dtype: str = "f32"
+    block: int = 0
 
     name: ClassVar[str] = "join-rows"
 
@@ -142,7 +146,7 @@ class JoinRows:
         _check(self.pieces, self.rows)
 
     def layout(self, rows: int) -> Layout:
-        return self.grid.spread((rows, self.d), self.along)
+        return self.grid.spread((rows, self.d), self.along, self.block)
 
     def fragment(self, prefix: str) -> Fragment:
         local = self.layout(1).local_shape[1]

@@ -1,4 +1,6 @@
-"""Softmax over an axis cut along a line: maximum along the line, exponentials, sum along the line, division. Statistics in f32."""
+"""Softmax over an axis cut along a line, or its logarithm: maximum along the line, exponentials, sum along the line, division or
+difference. Statistics in f32.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,10 @@ SMALLEST = 1e-30
 
 @dataclass(frozen=True)
 class Softmax:
-    """``exp(x − max) / Σ exp(x − max)`` per row of ``x [m, n]``, n along ``along``. A row of minus infinities gives zeros."""
+    """``exp(x − max) / Σ exp(x − max)`` per row of ``x [m, n]``, n along ``along``; with ``log`` ``x − max − log Σ exp(x − max)``.
+
+    A row of minus infinities gives zeros, and with ``log`` minus infinities.
+    """
 
     m: int
     n: int
@@ -43,6 +48,7 @@ class Softmax:
     dtype: str = "f32"
     reduction: Reduction = CHAIN
     block: int = 0
+    log: bool = False
 
     name: ClassVar[str] = "softmax"
 
@@ -55,28 +61,34 @@ class Softmax:
         form = format_of(self.dtype).wide.name
         x, y = buffer(f"{prefix}.x", self.dtype, m, local), buffer(f"{prefix}.y", self.dtype, m, local)
         wide, row = buffer(f"{prefix}.wide", form, m, local), buffer(f"{prefix}.row", form, m)
-        tile, rows = all_of(wide), all_of(row)
+        # The logarithm needs the differences again once their exponentials are added up.
+        power = buffer(f"{prefix}.power", form, m, local) if self.log else wide
+        tile, rows, powers = all_of(wide), all_of(row), all_of(power)
+        last = "log" if self.log else "reciprocal"
         steps = (
             masked(tile, all_of(x), float("-inf"), inside(self.layout, 1), form),
             run("largest", rows, tile, form=form),
             self.reduction.step(self.along, rows, rows, "max"),
             run("max", rows, rows, LOWEST, form=form),
             run("sub", tile, tile, repeated(rows, 1, local), form=form),
-            run("exp", tile, tile, form=form),
-            run("sum", rows, tile, form=form),
+            run("exp", powers, tile, form=form),
+            run("sum", rows, powers, form=form),
             self.reduction.step(self.along, rows, rows, "add"),
             run("max", rows, rows, SMALLEST, form=form),
-            run("reciprocal", rows, rows, form=form),
-            run("mul", all_of(y), tile, repeated(rows, 1, local), form=form),
+            run(last, rows, rows, form=form),
+            run("sub" if self.log else "mul", all_of(y), tile, repeated(rows, 1, local), form=form),
         )
+        buffers = (x, y, wide, row, power) if self.log else (x, y, wide, row)
         slots = (Slot("x", x.name, self.layout),), (Slot("y", y.name, self.layout),)
-        return Fragment(self.name, *slots, (), (), (x, y, wide, row), steps)
+        return Fragment(f"log-{self.name}" if self.log else self.name, *slots, (), (), buffers, steps)
 
     def cycles(self, machine: Machine, scalars: Mapping[str, int]) -> int:
         m, local = self.layout.local_shape
         form = format_of(self.dtype).wide
         tile, row = machine.vector_cycles(form.name, m * local), machine.vector_cycles(form.name, m)
         first = machine.vector_cycles(form.name, m * local, 2.0) if inside(self.layout, 1) else tile
-        scalar = machine.scalar_map_cycles(m * local, OPERATIONS["exp"]) + machine.scalar_map_cycles(m, OPERATIONS["reciprocal"])
+        scalar = machine.scalar_map_cycles(m * local, OPERATIONS["exp"]) + machine.scalar_map_cycles(
+            m, OPERATIONS["log" if self.log else "reciprocal"]
+        )
         line = self.reduction.pattern(self.grid.lines(self.along)).cycles(form.words(m), machine)
         return first + 4 * tile + 2 * row + scalar + 2 * line + 11 * machine.step_cycles

@@ -14,12 +14,13 @@ from cgptc.backends.wafer.plan.held import Count, Features, Held, Ids, Item, Pad
 from cgptc.backends.wafer.plan.lift import Lift, lifts
 from cgptc.backends.wafer.plan.regroup import regroup
 from cgptc.backends.wafer.plan.tasks import EntropyWork, PoolWork, SoftmaxWork, SquaresWork
+from cgptc.backends.wafer.plan.token_slices import cut_ids, cut_tokens, padded_ids
 from cgptc.ir.dims import Dim
 from cgptc.ir.graph import Node
 from cgptc.ir.ops.indexing import Gather
 from cgptc.ir.ops.loss import CrossEntropy, MseLoss
-from cgptc.ir.ops.reduction import ReduceMax, ReduceMean, ReduceSum, Softmax
-from cgptc.ir.ops.shape import Concat, Reshape, Slice, Split, Transpose
+from cgptc.ir.ops.reduction import LogSoftmax, ReduceMax, ReduceMean, ReduceSum, Softmax
+from cgptc.ir.ops.shape import Concat, Pad, Reshape, Slice, Split, Transpose
 from cgptc.ir.weight_expressions import reshaped, sliced, transposed
 
 Results = tuple[Item, ...]
@@ -94,9 +95,12 @@ def _slice(lift: Lift, op: Slice, node: Node) -> Results:
     item = lift.operand(node, 0)
     if isinstance(item, Held) and isinstance(op.start, int) and isinstance(op.stop, int) and op.step == 1:
         return (Held(sliced(item.weight, op.axis, op.start, op.stop)),)
+    if isinstance(item, Ids):
+        return (cut_ids(lift, op, item),)
     x = lift.features(node, 0)
-    if is_time(x.axes[op.axis]) and op.stop - op.start == 1:
-        return (_picked(lift, node, x, op.axis, op.start, keep=True),)
+    if is_time(x.axes[op.axis]):
+        one = op.stop - op.start == 1
+        return (_picked(lift, node, x, op.axis, op.start, keep=True) if one else cut_tokens(lift, op, node, x),)
     if x.axes[op.axis] != FEATURE or not isinstance(op.start, int) or not isinstance(op.stop, int):
         raise RefusedError("it separates tokens")
     return (_cut(x, op.axis, op.start, op.stop, op.step),)
@@ -105,6 +109,14 @@ def _slice(lift: Lift, op: Slice, node: Node) -> Results:
 def _cut(x: Features, axis: int, start: int, stop: int, step: int) -> Features:
     (place,) = _feature_places(x, axis)
     return replace(x, columns=np.take(x.columns, np.arange(start, stop, step), place))
+
+
+@lifts(Pad)
+def _pad(lift: Lift, op: Pad, node: Node) -> Results:
+    item = lift.operand(node, 0)
+    if not isinstance(item, Ids):
+        raise RefusedError("the wafer pads nothing but indices")
+    return (padded_ids(lift, op, item),)
 
 
 @lifts(Concat)
@@ -186,10 +198,19 @@ def _pooled(lift: Lift, op: ReduceMean | ReduceSum | ReduceMax, node: Node) -> R
 
 @lifts(Softmax)
 def _softmax(lift: Lift, op: Softmax, node: Node) -> Results:
+    return _softened(lift, op, node)
+
+
+@lifts(LogSoftmax)
+def _log_softmax(lift: Lift, op: LogSoftmax, node: Node) -> Results:
+    return _softened(lift, op, node)
+
+
+def _softened(lift: Lift, op: Softmax | LogSoftmax, node: Node) -> Results:
     x = lift.flat(node, 0)
     if op.axis not in (-1, len(x.axes) - 1):
         raise RefusedError("the wafer takes a softmax over all features only")
-    name = lift.add(node, SoftmaxWork(x.columns.size), [lift.value(x)])
+    name = lift.add(node, SoftmaxWork(x.columns.size, isinstance(op, LogSoftmax)), [lift.value(x)])
     return (Features(name, np.arange(x.columns.size), x.axes),)
 
 

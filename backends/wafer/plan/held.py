@@ -69,10 +69,12 @@ class Held:
 
 @dataclass(frozen=True)
 class Ids:
-    """An index per token that the host gives."""
+    """An index per token that the host gives, from the row's token ``start`` on; behind its last one ``filler`` where the model says so."""
 
     value: str
     axes: tuple[str, ...] = (BATCH, TIME)
+    start: int = 0
+    filler: int | None = None
 
 
 @dataclass(frozen=True)
@@ -114,10 +116,14 @@ class Table:
 
 @dataclass(frozen=True)
 class Relation:
-    """What depends on two positions of a row alone, such as a causal mask: ``weight`` has the graph value's axes."""
+    """What depends on two positions of a row alone, such as a causal mask: ``weight`` has the graph value's axes.
+
+    ``padding``: beside it, as a mask or as what is added to scores, a padding mask counts.
+    """
 
     weight: Weight
     sequence: str = TIME
+    padding: Padding | None = None
 
 
 @dataclass(frozen=True)

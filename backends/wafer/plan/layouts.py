@@ -27,6 +27,7 @@ from cgptc.backends.wafer.plan.tasks import (
     NormWork,
     PoolWork,
     RotateWork,
+    ShiftWork,
     SquaresWork,
     Task,
     TurnWork,
@@ -121,6 +122,7 @@ def attention_of(work: AttendWork, grid: Grid, along: Direction, context: int, d
             window=window,
             masked=True,
             unit=unit,
+            biased=work.biased,
         )
     return CachedAttention(
         1,
@@ -180,7 +182,7 @@ def arrange(tasks: Sequence[Task], along: dict[str, Direction], grid: Grid, cont
     demands: list[tuple[str, Lie]] = []
     for task in tasks:
         match task.work:
-            case NormWork() | MapWork() | ConstantWork() | TurnWork() | PoolWork() | GateWork() | HeadNormWork():
+            case NormWork() | MapWork() | ConstantWork() | TurnWork() | PoolWork() | GateWork() | ShiftWork() | HeadNormWork():
                 for name in task.inputs:
                     if name in along:
                         spaces.join(name, task.name)

@@ -55,7 +55,8 @@ def lifts(kind: type[OpT]) -> Callable[[Callable[[Lift, OpT, Node], tuple[Item, 
 class Lift:
     """A graph being read. ``items`` says what each value is for one item; rules add to ``tasks``.
 
-    ``times`` are the lengths of the model's sequences and the kinds of their axes; a row has at most ``limit`` tokens.
+    ``times`` are the lengths of the model's sequences and the kinds of their axes; a row has at most ``limit`` tokens. ``bases`` say of
+    which sequence another is a part, and how many tokens more it has.
     """
 
     graph: Graph
@@ -73,6 +74,7 @@ class Lift:
     names: set[str] = field(default_factory=set)
     mask: str = ""
     angles: dict[tuple[object, ...], str] = field(default_factory=dict)
+    bases: dict[str, tuple[str, int]] = field(default_factory=dict)
     _made: dict[tuple[int, bytes], str] = field(default_factory=dict)
     _joins: dict[tuple[JoinWork, tuple[str, ...]], str] = field(default_factory=dict)
     _kept: list[Product] = field(default_factory=list)
@@ -85,7 +87,8 @@ class Lift:
         return self.tokens(TIME)
 
     def tokens(self, sequence: str) -> int:
-        """The most tokens of a row of a sequence."""
+        """The most tokens of a row of a sequence; of a part, those of the sequence that it is a part of."""
+        sequence = self.bases.get(sequence, (sequence, 0))[0]
         dim = self.length(sequence)
         if isinstance(dim, int):
             return dim
@@ -94,6 +97,19 @@ class Lift:
 
     def length(self, sequence: str) -> Dim:
         return next(dim for dim, kind in self.times.items() if kind == sequence)
+
+    def derived(self, sequence: str, length: Dim) -> str:
+        """The kind of the tokens of a part of a sequence, or of one that is longer by so many."""
+        found = self.times.get(length)
+        if found is None:
+            base = self.bases.get(sequence, (sequence, 0))[0]
+            difference = length - self.length(base)
+            assert isinstance(difference, int)
+            found = self.times[length] = f"{TIME}.{len(self.times)}"
+            self.bases[found] = (base, difference)
+        if self.tokens(found) != self.tokens(sequence):
+            raise RefusedError(f"rows of {length} tokens are those of two sequences")
+        return found
 
     def rows(self, sequence: str) -> int:
         """Vectors of an item that a value of a sequence has; of no sequence where that is empty."""
@@ -111,16 +127,21 @@ class Lift:
     def mark(self, sequence: str, mask: Padding | None = None) -> str:
         """The value that says which tokens of a whole row are real: those that a mask tells, else those that the row has."""
         mask = mask or Padding()
+        if mask.name and sequence in self.bases:
+            raise RefusedError("its mask of padding is that of tokens some of which are left out")
         name = PADDING + "".join(f":{one}" for one in (mask.name, "not" if mask.inverted else "", sequence.removeprefix(TIME)) if one)
         self.marks[name] = Mark(name, sequence, self.rows(sequence), mask.name, mask.inverted)
         return name
 
     def feed(self, ids: Ids, *, target: int | None = None) -> str:
-        """The value of a model's input of indices; its own where it holds classes, of which padding has that one."""
-        if target is None:
+        """The value of a model's input of indices; its own where first tokens are left out, or it holds classes: padding has that one."""
+        if ids.filler not in (None, target):
+            raise RefusedError(f"its indices are {ids.filler} behind a row's last token")
+        if target is None and not ids.start:
             return ids.value
-        known, name = self.feeds[ids.value], f"{ids.value}:classes"
-        self.feeds[name] = replace(known, value=name, filler=target, exact=False)
+        known = self.feeds[ids.value]
+        name = f"{ids.value}:{'classes' if target is not None else 'ids'}{f'+{ids.start}' if ids.start else ''}"
+        self.feeds[name] = replace(known, value=name, filler=target or 0, exact=target is None, start=ids.start)
         return name
 
     def operand(self, node: Node, index: int) -> Item:
@@ -206,6 +227,10 @@ class Lift:
     def width(self, source: str) -> int:
         """Features of a value."""
         return self._widths[source]
+
+    def all_of(self, name: str, like: Features, axes: tuple[str, ...]) -> Features:
+        """All features of a task's output in the shape of another value's."""
+        return Features(name, np.arange(like.columns.size).reshape(like.columns.shape), axes)
 
     def add(
         self, node: Node, work: Work, inputs: Sequence[str], weights: Sequence[tuple[str, Weight]] = (), rows: int | None = None

@@ -11,7 +11,7 @@ from cgptc.backends.wafer.plan.gates import gated
 from cgptc.backends.wafer.plan.held import Features, Ids, Item, Padding, Past, Present, RefusedError, TooLongError, plain
 from cgptc.backends.wafer.plan.lift import RULES, Lift
 from cgptc.backends.wafer.plan.tables import tabulate
-from cgptc.backends.wafer.plan.tasks import PADDING, Cache, Feed, Output, Task, Tasks
+from cgptc.backends.wafer.plan.tasks import PADDING, Cache, Feed, Output, Part, Task, Tasks
 from cgptc.ir.graph import Graph, Node
 from cgptc.ir.ops.attention import Attention
 from cgptc.ir.types import TensorType
@@ -92,12 +92,13 @@ def _lift(graph: Graph, limit: int | None, *, whole: bool) -> tuple[Tasks | None
         return None, refused
     kept = {one.value for one in outputs}
     tasks = gated(_needed(state.tasks, kept | set(state.caches)), kept)
+    parts = tuple(Part(name, base, difference) for name, (base, difference) in state.bases.items())
     used = {name for task in tasks for name in task.inputs} | {one.value for one in outputs}
     feeds = tuple(feed for feed in state.feeds.values() if feed.value in used)
     marks = tuple(mark for mark in state.marks.values() if mark.value in used)
     dtype = next((value.type.dtype.name for _, value in graph.outputs if value.type.dtype.is_float), "f32")
     caches = () if whole else tuple(state.caches.values())
-    return Tasks(tuple(tasks), feeds, tuple(outputs), caches, state.context, dtype, state.mask, whole, marks), []
+    return Tasks(tuple(tasks), feeds, tuple(outputs), caches, state.context, dtype, state.mask, whole, marks, parts), []
 
 
 def _needed(tasks: Sequence[Task], roots: set[str]) -> list[Task]:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cgptc.backends.wafer.axis_kinds import BATCH
 from cgptc.backends.wafer.plan.held import Count, Features, Held, Ids, Item, Padding, Places, RefusedError, Relation, Table
 from cgptc.backends.wafer.plan.lift import Lift, lifts
+from cgptc.ir.dtypes import f64
 from cgptc.ir.graph import Node
 from cgptc.ir.ops.attention import Attention
-from cgptc.ir.ops.binary import Equal, NotEqual, Select
+from cgptc.ir.ops.binary import And, Equal, NotEqual, Select
 from cgptc.ir.ops.constant import DimSize, Iota
 from cgptc.ir.ops.elementwise import Cast, Not
 from cgptc.ir.ops.embedding import Positions
@@ -25,29 +27,70 @@ MASKED = -1e4
 """A score lowered by at least this much counts as masked: its exponential is 0 in every type beside an unmasked score."""
 
 
-def related(lift: Lift, op: Attention, mask: Relation) -> Attention:
-    """The attention without a mask, causal or with a window as the mask is. RefusedError for any other mask."""
+Understood = tuple[Attention, Weight | None, Padding | None]
+
+
+def related(lift: Lift, op: Attention, mask: Relation | Table, operands: tuple[Features, Features]) -> Understood:
+    """The attention causal or with a window as a mask by positions says, what else the mask adds to its scores, and padding beside it.
+
+    What is added is a weight ``[1 or heads, queries, keys]``. RefusedError where it differs between rows, or where rows are not whole.
+    """
+    q, k = operands
+    heads, tokens = len(q.columns), lift.tokens(q.sequence)
+    padding = mask.padding if isinstance(mask, Relation) else None
     array = mask.weight.read(lift.graph.store)
-    while array.ndim > 2:
-        if (array != array[:1]).any():
-            raise RefusedError("its mask differs between rows or heads")
-        array = array[0]
-    if array.dtype != np.bool_:
-        if ((array != 0) & ~(array <= MASKED)).any():
-            raise RefusedError("its mask adds finite numbers to scores")
-        array = array == 0
-    if array.all():
+    array = array.reshape((1,) * (4 - array.ndim) + array.shape)
+    sizes = (1, heads, tokens, tokens)
+    fits = all(size in (1, wanted) for size, wanted in zip(array.shape, sizes, strict=True))
+    if k.sequence != q.sequence or mask.sequence != q.sequence or not fits or (isinstance(mask, Table) and mask.offset):
+        raise RefusedError(f"its mask of {list(array.shape)} is not one of {tokens} tokens seeing one another")
+    array = np.broadcast_to(array[0], (array.shape[1], tokens, tokens))
+    array = array[:1] if (array == array[:1]).all() else array
+    seen = array if array.dtype == np.bool_ else array > MASKED
+    if len(array) == 1 and (array.dtype == np.bool_ or not array[seen].any()):
+        found = _banded(op, seen[0])
+        if found is not None:
+            return found, None, padding
+    if not lift.whole:
+        raise RefusedError("its mask by positions is neither causal nor a window, which whole rows alone may have")
+    numbers = np.where(seen, 0.0 if array.dtype == np.bool_ else array, -np.inf)
+    if array.dtype != np.bool_ and not seen.any(axis=-1).all():
+        # A query that sees nothing attends to all keys alike where what hides them is a number.
+        numbers = np.asarray(array, np.float64)
+    return op, Dense(f64, numbers.shape, np.ascontiguousarray(numbers).tobytes()), padding
+
+
+def _banded(op: Attention, seen: NDArray[np.bool_]) -> Attention | None:
+    """The attention as a mask ``[queries, keys]`` says that is full, causal or a window; None for any other."""
+    if seen.all():
         return op
-    tokens = len(array)
-    query, key = np.arange(tokens)[:, None], np.arange(tokens)
-    if array.shape == (tokens, tokens):
-        causal = key <= query
-        window = int(array[-1].sum())
-        if (array == causal).all():
-            return replace(op, causal=True)
-        if (array == causal & (key > query - window)).all():
-            return replace(op, causal=True, window=min(window, op.window or window))
-    raise RefusedError("its mask by positions is neither causal nor a window")
+    query, key = np.arange(len(seen))[:, None], np.arange(len(seen))
+    causal = key <= query
+    window = int(seen[-1].sum())
+    if (seen == causal).all():
+        return replace(op, causal=True)
+    if (seen == causal & (key > query - window)).all():
+        return replace(op, causal=True, window=min(window, op.window or window))
+    return None
+
+
+def both(left: Item, right: Item) -> Relation | None:
+    """A mask by positions and one of padding together; None where they are not these."""
+    for one, other in ((left, right), (right, left)):
+        if isinstance(other, Padding) and not other.count:
+            if isinstance(one, Relation) and one.padding is None:
+                return replace(one, padding=other)
+            if isinstance(one, Table) and not one.offset:
+                return Relation(one.weight, one.sequence, other)
+    return None
+
+
+@lifts(And)
+def _and(lift: Lift, op: And, node: Node) -> Results:
+    combined = both(lift.operand(node, 0), lift.operand(node, 1)) if lift.whole else None
+    if combined is None:
+        raise RefusedError("the wafer combines a mask of padding with nothing but a mask by positions, where rows are whole")
+    return (combined,)
 
 
 @lifts(NotEqual)
@@ -72,7 +115,13 @@ def _not(lift: Lift, op: Not, node: Node) -> Results:
 def _select(lift: Lift, op: Select, node: Node) -> Results:
     """A padding mask as what is added to scores: nothing, or next to minus infinity."""
     condition = lift.operand(node, 0)
+    for kept, low, inverts in ((lift.operand(node, 1), lift.operand(node, 2), False), (lift.operand(node, 2), lift.operand(node, 1), True)):
+        combined = _hidden_besides(lift, condition, kept, low, inverts=inverts)
+        if combined is not None:
+            return (combined,)
     chosen, other = (_one_number(lift, lift.operand(node, index)) for index in (1, 2))
+    if isinstance(condition, Relation) and chosen == 0 and other is not None and other <= MASKED:
+        return (condition,)
     if not isinstance(condition, Padding) or condition.count or chosen is None or other is None:
         raise RefusedError("the wafer chooses nothing but what a padding mask adds to scores")
     if chosen == 0 and other <= MASKED:
@@ -80,6 +129,16 @@ def _select(lift: Lift, op: Select, node: Node) -> Results:
     if other == 0 and chosen <= MASKED:
         return (replace(condition, inverted=not condition.inverted),)
     raise RefusedError(f"a mask of {chosen:g} and {other:g} is none of padding")
+
+
+def _hidden_besides(lift: Lift, condition: Item, kept: Item, low: Item, *, inverts: bool) -> Relation | None:
+    """A mask by positions and one of padding, of which one chooses the other or what hides a key; None where they are not these."""
+    number = _one_number(lift, low)
+    if number is None or number > MASKED or not lift.whole:
+        return None
+    if isinstance(condition, Padding) and isinstance(kept, (Relation, Table)) and _one_number(lift, kept) is None:
+        return both(kept, replace(condition, inverted=condition.inverted != inverts))
+    return both(condition, kept) if isinstance(condition, Relation) and not inverts else None
 
 
 def _one_number(lift: Lift, item: Item) -> float | None:
@@ -98,7 +157,7 @@ def _as_mask(lift: Lift, node: Node, *, inverted: bool) -> Padding:
     for item, constant in ((lift.operand(node, 0), lift.operand(node, 1)), (lift.operand(node, 1), lift.operand(node, 0))):
         if not isinstance(constant, Held) or not _is_zero(lift, constant.weight):
             continue
-        if isinstance(item, Ids) and lift.whole and item.axes[0] == BATCH and len(item.axes) == 2:
+        if isinstance(item, Ids) and lift.whole and item.axes[0] == BATCH and len(item.axes) == 2 and not item.start:
             item = Padding(name=item.value)
         if isinstance(item, Padding) and not item.count:
             return replace(item, inverted=item.inverted != inverted)
@@ -137,7 +196,7 @@ def _positions(lift: Lift, op: Positions, node: Node) -> Results:
 
 @lifts(Iota)
 def _iota(lift: Lift, op: Iota, node: Node) -> Results:
-    if op.size not in lift.times or lift.past != 0:
+    if op.size not in lift.times or lift.past != 0 or lift.times[op.size] in lift.bases:
         raise RefusedError("the wafer counts nothing but a row's tokens")
     return (Places(sequence=lift.times[op.size]),)
 
@@ -155,6 +214,10 @@ def _expand(lift: Lift, op: Expand, node: Node) -> Results:
     if isinstance(item, Places) and lift.tokens_of(op.shape) == (BATCH, item.sequence):
         return (item,)
     given = node.inputs[0].type.shape
+    if isinstance(item, Relation) and all(
+        one == other or one in (1, lift.batch) for one, other in zip(given, op.shape[-len(given) :], strict=True)
+    ):
+        return (item,)
     if isinstance(item, Padding) and given[-1] == op.shape[-1] and all(dim in (1, lift.batch) for dim in given[:-1]):
         return (item,)
     raise RefusedError("the wafer repeats nothing but positions and padding masks")

@@ -27,7 +27,7 @@ from cgptc.backends.wafer.plan.held import (
     shaped,
 )
 from cgptc.backends.wafer.plan.lift import Lift, lifts
-from cgptc.backends.wafer.plan.masks import related
+from cgptc.backends.wafer.plan.masks import both, related
 from cgptc.backends.wafer.plan.tasks import (
     AnglesWork,
     AttendWork,
@@ -235,6 +235,10 @@ def _counted(lift: Lift, op: Op, left: Item, right: Item) -> Item:
             return replace(place, offset=place.offset + int(number if isinstance(op, Add) else -number))
         if isinstance(place, Places) and isinstance(op, Add) and number.is_integer():
             return replace(place, offset=place.offset + int(number))
+    if isinstance(op, Add) and lift.whole:
+        combined = both(left, right)
+        if combined is not None:
+            return combined
     if isinstance(op, Mul) and isinstance(left, Padding) and isinstance(right, Padding) and left.count != right.count:
         return replace(left, count=True)
     raise RefusedError("the wafer computes with indices and masks only to find positions")
@@ -258,9 +262,9 @@ def _gather(lift: Lift, op: Gather, node: Node) -> Results:
 def _lookup(lift: Lift, node: Node, table: Weight, index: Item) -> Results:
     rows, width = table.shape
     match index:
-        case Ids(value, axes):
+        case Ids(axes=axes):
             count = lift.rows(next(kind for kind in parts(axes) if is_time(kind)))
-            name = lift.add(node, LookupWork(rows, width), [value], [("table", table)], count)
+            name = lift.add(node, LookupWork(rows, width), [lift.feed(index)], [("table", table)], count)
             return (plain(name, width, (*axes, FEATURE)),)
         case Places(offset, sequence):
             # A table that is added to what has a batch axis needs none of its own.
@@ -277,8 +281,12 @@ def _attention(lift: Lift, op: Attention, node: Node) -> Results:
         raise RefusedError("attention with a past has no place beside attention that sees tokens still to come")
     if any(one.axes != (BATCH, FEATURE, one.sequence, FEATURE) for one in (q, k, v)) or k.sequence != v.sequence:
         raise RefusedError("its operands must be [batch, heads, time, features]")
-    if isinstance(mask, Relation):
-        op, mask = related(lift, op, mask), None
+    biases: list[tuple[str, Weight]] = []
+    if isinstance(mask, Held):
+        mask = Relation(mask.weight, q.sequence)
+    if isinstance(mask, (Relation, Table)):
+        op, bias, mask = related(lift, op, mask, (q, k))
+        biases = [("bias", bias)] if bias is not None else []
     if mask is not None and (not isinstance(mask, Padding) or mask.count or (not lift.whole and (mask.inverted or mask.name != lift.mask))):
         raise RefusedError("its mask is explicit: the wafer takes a padding mask only (cgptc explain says why it is not understood)")
     for one in (past_key, past_value):
@@ -286,10 +294,11 @@ def _attention(lift: Lift, op: Attention, node: Node) -> Results:
             raise RefusedError("its past must be an input of the model")
     if v.columns.shape != k.columns.shape:
         raise RefusedError(f"values of {v.columns.shape} for keys of {k.columns.shape}")
-    work = replace(_attend_work(lift, node), window=op.window, causal=op.causal)
+    biased = biases[0][1].shape[0] if biases else 0
+    work = replace(_attend_work(lift, node), window=op.window, causal=op.causal, biased=biased)
     seen = [lift.mark(k.sequence, mask if isinstance(mask, Padding) else None)] if lift.whole else []
     inputs = [lift.value(q), lift.value(k), lift.value(v), *seen]
-    name = lift.add(node, work, inputs)
+    name = lift.add(node, work, inputs, biases)
     names = [one.name if isinstance(one, Past) else "" for one in (past_key, past_value)]
     lift.caches[name] = Cache(name, *names)
     return shaped(name, q), Present(name, True), Present(name, False)

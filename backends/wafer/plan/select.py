@@ -21,7 +21,7 @@ from cgptc.backends.wafer.kernels.linear import Linear
 from cgptc.backends.wafer.kernels.loss import CrossEntropy, SquaredError
 from cgptc.backends.wafer.kernels.norm import Norm
 from cgptc.backends.wafer.kernels.pooling import Pool
-from cgptc.backends.wafer.kernels.rearrange import JoinFeatures, pieces_of, role_of
+from cgptc.backends.wafer.kernels.rearrange import JoinFeatures, JoinRows, Piece, pieces_of, role_of
 from cgptc.backends.wafer.kernels.rotary import Rotary
 from cgptc.backends.wafer.kernels.softmax import Softmax
 from cgptc.backends.wafer.kernels.sparse import SparseLinear, best_form
@@ -44,6 +44,7 @@ from cgptc.backends.wafer.plan.tasks import (
     NormWork,
     PoolWork,
     RotateWork,
+    ShiftWork,
     SoftmaxWork,
     SquaresWork,
     Task,
@@ -184,9 +185,17 @@ def _pool(task: Task, work: PoolWork, ground: Ground) -> Kernel:
 
 def _softmax(task: Task, work: SoftmaxWork, ground: Ground) -> Kernel:
     lie = ground.lies[task.name]
-    kernel = Softmax(task.rows, work.width, ground.grid, lie.along, ground.dtype, block=lie.block)
+    kernel = Softmax(task.rows, work.width, ground.grid, lie.along, ground.dtype, block=lie.block, log=work.log)
     words = format_of(ground.accumulate).words(task.rows)
     return replace(kernel, reduction=best_reduction(ground.grid.lines(lie.along), words, ground.machine))
+
+
+def _shift(task: Task, work: ShiftWork, ground: Ground) -> Kernel:
+    lie, rows = ground.lies[task.name], task.rows
+    start = min(work.start, rows)
+    # The last places are filled with the tokens that are left out, which nobody reads.
+    pieces = tuple(Piece(0, first, count) for first, count in ((start, rows - start), (0, start)) if count)
+    return JoinRows((rows,), work.width, pieces, ground.grid, lie.along, ground.dtype, lie.block)
 
 
 def _gate(task: Task, work: GateWork, ground: Ground) -> Kernel:
@@ -243,6 +252,7 @@ KERNELS: dict[type[Work], Selector] = {
     TurnWork: _turn,
     PoolWork: _pool,
     SoftmaxWork: _softmax,
+    ShiftWork: _shift,
     GateWork: _gate,
     JoinWork: _join,
     EntropyWork: _entropy,
@@ -262,6 +272,7 @@ ROLES: dict[type[Work], tuple[str, ...]] = {
     TurnWork: ("x",),
     PoolWork: ("x", "mask"),
     SoftmaxWork: ("x",),
+    ShiftWork: ("x0",),
     GateWork: ("x", "z"),
     EntropyWork: ("x", "target"),
     SquaresWork: ("x", "z", "mask"),
@@ -306,6 +317,9 @@ def ordered_weights(task: Task, ground: Ground, kernel: Kernel) -> dict[str, Wei
         cosines, sines = (weight for _, weight in task.weights)
         heads = attention.lines_used // attention.segment
         return {f"{task.name}.table": angle_table(cosines, sines, attention.head_dim, attention.piece, heads)}
+    if isinstance(kernel, CachedAttention):
+        order = kernel.bias_order()
+        return {f"{task.name}.{role}": taken(weight, 0, order) if kernel.biased > 1 else weight for role, weight in task.weights}
     into = ground.lies[task.inputs[0]].order if task.inputs and task.inputs[0] in ground.lies else None
     out = ground.lies[task.name].order
     found: dict[str, Weight] = {}

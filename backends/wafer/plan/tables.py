@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cgptc.backends.wafer.axis_kinds import TIME
 from cgptc.backends.wafer.plan.held import Held, Item, Places, RefusedError, Relation, Table, TooLongError
-from cgptc.ir.dims import Expr, symbols
+from cgptc.ir.dims import Expr, evaluate, symbols
 from cgptc.ir.dtypes import f64, from_numpy
 from cgptc.ir.graph import Node
 from cgptc.ir.interpreter import evaluate_op
@@ -34,12 +34,14 @@ LARGEST = 1 << 24
 def tabulate(lift: Lift, node: Node) -> tuple[Item, ...] | None:
     """The results of a node whose operands depend on positions alone, in float64; None where another rule is to read it."""
     items = [lift.items[value] for value in node.inputs]
+    if any(isinstance(item, Relation) and item.padding is not None for item in items):
+        return None
     if not items or not all(isinstance(item, (Places, Table, Relation, Held)) for item in items) or _looks_up(items):
         return None
     if isinstance(node.op, MOVES) and all(isinstance(item, Held) for item in items) and not _symbolic(node):
         return None
     sequences = {item.sequence for item in items if isinstance(item, (Places, Table, Relation))}
-    if len(sequences) > 1:
+    if len(sequences) > 1 or not sequences.isdisjoint(lift.bases):
         return None
     sequence = next(iter(sequences), TIME)
     length = lift.length(sequence)
@@ -55,7 +57,9 @@ def tabulate(lift: Lift, node: Node) -> tuple[Item, ...] | None:
     operands = tuple(_array(lift, value.type, lift.items[value]) if value is not None else None for value in node.operands)
     _require_rows(node, operands, lift.tokens(sequence))
     found: list[Item] = []
-    for value, array in zip(node.results, evaluate_op(node.op.bind(sizes).widened(), operands), strict=True):
+    arrays = evaluate_op(node.op.bind(sizes).widened(), operands)
+    _require_same(node, sizes, time, operands, arrays)
+    for value, array in zip(node.results, arrays, strict=True):
         if array.size > LARGEST:
             raise RefusedError("what it makes of all positions together is too large to be worked out")
         axes = [axis for axis, dim in enumerate(value.type.shape) if time in symbols([dim])]
@@ -64,6 +68,28 @@ def tabulate(lift: Lift, node: Node) -> tuple[Item, ...] | None:
             continue
         found.append(Table(_dense(array), axes[0] if axes else -1, 0, sequence))
     return tuple(found)
+
+
+def _require_same(node: Node, sizes: Mapping[str, int], time: str, operands: Sequence[Array | None], arrays: Sequence[Array]) -> None:
+    """RefusedError where shorter rows have other numbers than the first of longer ones: no table holds those of every length."""
+    types = [value.type if value is not None else None for value in node.operands]
+    for count in sorted({(sizes[time] + 1) // 2, sizes[time] - 1} - {0, sizes[time]}):
+        shorter = {**sizes, time: count}
+        given = tuple(
+            _first(type_, array, shorter) if type_ is not None and array is not None else None
+            for type_, array in zip(types, operands, strict=True)
+        )
+        found = evaluate_op(node.op.bind(shorter).widened(), given)
+        for value, short, whole in zip(node.results, found, arrays, strict=True):
+            expected = _first(value.type, whole, shorter)
+            near = np.allclose(short, expected, rtol=1e-9, atol=1e-9, equal_nan=True) if short.shape == expected.shape else False
+            if not near:
+                raise RefusedError("what it makes of a row's positions depends on how many there are")
+
+
+def _first(type_: TensorType, array: Array, sizes: Mapping[str, int]) -> Array:
+    """The part of an array that is that of a shorter row."""
+    return array[tuple(slice(evaluate(dim, sizes)) if isinstance(dim, Expr) else slice(None) for dim in type_.shape)]
 
 
 def _symbolic(node: Node) -> bool:

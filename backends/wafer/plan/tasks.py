@@ -78,7 +78,8 @@ class AttendWork:
     a query sees those before it where ``causal``, and none of padding.
 
     Those are ``keys``, for ``queries`` of them. ``rotated`` is the number of features of each head that rotary positions turn, 0 where
-    there are none; ``interleaved`` how they pair.
+    there are none; ``interleaved`` how they pair. ``biased``: a weight ``bias [biased, queries, keys]`` is added to the scores, that of all
+    heads where it is 1.
     """
 
     heads: int
@@ -91,6 +92,7 @@ class AttendWork:
     causal: bool = True
     queries: int = 0
     keys: int = 0
+    biased: int = 0
 
 
 @dataclass(frozen=True)
@@ -108,9 +110,18 @@ class PoolWork:
 
 @dataclass(frozen=True)
 class SoftmaxWork:
-    """Softmax over all features."""
+    """Softmax over all features, or its logarithm."""
 
     width: int
+    log: bool = False
+
+
+@dataclass(frozen=True)
+class ShiftWork:
+    """A row's tokens from token ``start`` on, in the places of those from the first on; what is in the last places is not to be read."""
+
+    width: int
+    start: int
 
 
 @dataclass(frozen=True)
@@ -196,6 +207,7 @@ Work: TypeAlias = (
     | TurnWork
     | PoolWork
     | SoftmaxWork
+    | ShiftWork
     | JoinWork
     | GateWork
     | EntropyWork
@@ -238,8 +250,8 @@ class Task:
 class Feed:
     """A model input that the host gives item by item: an index where ``width`` is `IDS_WIDTH`, else that many features.
 
-    ``axes`` are the kinds of the input's axes; an item has ``rows`` tokens, ``filler`` where the row has fewer. Indices that are not
-    ``exact`` are given as numbers.
+    ``axes`` are the kinds of the input's axes; an item has ``rows`` tokens, from token ``start`` of the row on, and ``filler`` where the
+    row has fewer. Indices that are not ``exact`` are given as numbers.
     """
 
     name: str
@@ -249,6 +261,16 @@ class Feed:
     rows: int = 1
     filler: int = 0
     exact: bool = True
+    start: int = 0
+
+
+@dataclass(frozen=True)
+class Part:
+    """A sequence that has ``difference`` more tokens than another: fewer, where some of them are left out."""
+
+    sequence: str
+    of: str
+    difference: int
 
 
 @dataclass(frozen=True)
@@ -288,7 +310,7 @@ class Tasks:
     """All work on an item, in an order that can be run.
 
     ``context`` is the most tokens of a row; ``mask`` the name of the padding mask's input, where there is one. ``whole``: an item is a
-    row, and ``marks`` say which of its tokens are real.
+    row, ``marks`` say which of its tokens are real, and ``parts`` are sequences whose lengths follow from others'.
     """
 
     tasks: tuple[Task, ...]
@@ -300,6 +322,7 @@ class Tasks:
     mask: str = ""
     whole: bool = False
     marks: tuple[Mark, ...] = ()
+    parts: tuple[Part, ...] = ()
 
     @property
     def hosted(self) -> dict[str, int]:
@@ -325,7 +348,9 @@ def _shortened(task: Task, context: int) -> Task:
             rows = min(rows, context)
             work = AnglesWork(_shortened_attention(attend, context), rows)
         case AttendWork() as attend:
-            return replace(task, work=_shortened_attention(attend, context))
+            within = _shortened_attention(attend, context)
+            biases = tuple((role, sliced(sliced(one, 1, 0, within.queries), 2, 0, within.keys)) for role, one in task.weights)
+            return replace(task, work=within, weights=biases)
         case RotateWork(attend) | HeadNormWork(attend):
             return replace(task, work=replace(task.work, attend=_shortened_attention(attend, context)))
         case PoolWork(rows=rows) | EntropyWork(rows=rows) | SquaresWork(rows=rows):

@@ -19,7 +19,7 @@ from cgptc.ir.ops.elementwise import Cast, Gelu, Relu, Sigmoid, Silu, Tanh
 from cgptc.ir.ops.embedding import Embedding
 from cgptc.ir.ops.matmul import Linear
 from cgptc.ir.ops.norm import LayerNorm, RmsNorm
-from cgptc.ir.ops.reduction import ReduceMax, ReduceMean, ReduceSum, Softmax
+from cgptc.ir.ops.reduction import LogSoftmax, ReduceMax, ReduceMean, ReduceSum, Softmax
 from cgptc.ir.ops.shape import Concat, Expand, Reshape, Slice, Split, Transpose
 from cgptc.ir.types import TensorType
 from cgptc.ir.weights import MemoryStore, Stored
@@ -131,6 +131,7 @@ FORMS: dict[str, Form] = {
     "rms norm": lambda here, x: here.build(RmsNorm(1e-5), x, here.weight(WIDTH)),
     "relu": lambda here, x: here.build(Relu(), x),
     "softmax": lambda here, x: here.build(Softmax(2), x),
+    "log softmax": lambda here, x: here.build(LogSoftmax(2), x),
     "cut and joined": _cut_and_joined,
     "two parts of a product": _fused,
     "causal attention": lambda here, x: here.build(Add(), x, here.attention(x, x, here.mask, causal=True)),

@@ -19,8 +19,8 @@ from cgptc.ir.ops.binary import Add, Div, Mul
 from cgptc.ir.ops.constant import DimSize
 from cgptc.ir.ops.elementwise import Cast
 from cgptc.ir.ops.loss import CrossEntropy
-from cgptc.ir.ops.reduction import ReduceMax, ReduceSum
-from cgptc.ir.ops.shape import Reshape
+from cgptc.ir.ops.reduction import ReduceMax, ReduceMean, ReduceSum
+from cgptc.ir.ops.shape import Pad, Reshape, Slice, Transpose
 from cgptc.ir.types import TensorType
 from cgptc.testing.tolerances import assert_t1, assert_t3, noise_floor
 
@@ -111,3 +111,40 @@ def test_losses_of_tokens_and_rows_add_up_over_a_batch() -> None:
         "label": np.array([2, 0]),
     }
     _assert_exact(here.graph, (3, 2), "resident", inputs)
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_the_loss_of_the_next_token_is_exact_where_the_model_shifts_it(padded: bool) -> None:
+    """Logits of all tokens but the last against labels of all but the first; or labels that are shifted by padding them behind."""
+    here = Drawing(seed=7)
+    x = here.attention(start := here.start(crosses=False), start, None, causal=True)
+    labels = here.graph.add_input("labels", TensorType(i64, (BATCH.dim, SEQ.dim)))
+    logits = here.linear(x, 5)
+    if padded:
+        following = here.build(Slice(1, 1, SEQ.dim + 1), here.build(Pad((0, 0), (0, 1), -100.0), labels))
+    else:
+        following, logits = here.build(Slice(1, 1, SEQ.dim), labels), here.build(Slice(1, 0, SEQ.dim - 1), logits)
+    count = following.type.shape[1]
+    flat = here.build(Reshape((BATCH.dim * count, 5)), logits)
+    here.graph.add_output("y", here.build(CrossEntropy(), flat, here.build(Reshape((BATCH.dim * count,)), following)))
+    here.graph.add_output("logits", logits)
+    session = planned(here.graph, (3, 2)).session
+    for time in (2, 5):
+        inputs = {"input_ids": np.arange(2 * time).reshape(2, time), "labels": np.arange(2 * time).reshape(2, time) % 5}
+        inputs["labels"][0, 1] = -100
+        expected, found = evaluate_graph(here.graph, inputs, wide=True), session.run(inputs)
+        for name, array in expected.items():
+            assert_t1(array, found[name], depth=graph_depth(here.graph), where=f"{name} of {time}")
+
+
+def test_tokens_that_are_left_out_at_the_start_are_a_sequence_of_their_own() -> None:
+    here = Drawing(seed=8)
+    x = here.build(Slice(1, 2, SEQ.dim), here.linear(here.start(crosses=False)))
+    here.layer(1)
+    shorter = SEQ.dim - 2
+    heads = [here.build(Transpose((0, 2, 1, 3)), here.build(Reshape((BATCH.dim, shorter, 2, 4)), here.linear(x))) for _ in range(3)]
+    y, _, _ = here.build.all(Attention(0.5, causal=False), *heads)
+    x = here.build(Add(), x, here.build(Reshape((BATCH.dim, shorter, WIDTH)), here.build(Transpose((0, 2, 1, 3)), y)))
+    here.graph.add_output("y", here.build(ReduceMean((1,), False), x))
+    for time in (3, 6):
+        _assert_exact(here.graph, (2, 3), "pipeline", {"input_ids": np.arange(2 * time).reshape(2, time) % 11})

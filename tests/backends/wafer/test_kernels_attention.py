@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from tests.backends.wafer.harness import check_cycles, run_both, same_counts
@@ -42,6 +44,12 @@ def test_softmax_ignores_padding_and_gives_zeros_for_a_masked_row(along: str, dt
     assert np.abs(found[0] - _softmax(x[0].astype(float))).max() <= 16 * unit
     assert (found[1] == 0).all()
     assert found[2].tolist() == [0, 0, 0, 0, 0, 0, 1]
+    logarithm = replace(kernel, log=True)
+    run = run_both(single_region(MACHINE, [logarithm.fragment("s")]), {}, {"s.x": x})
+    check_cycles(logarithm, run)
+    expected = np.stack([np.log(_softmax(x[0].astype(float))), np.full(7, -np.inf), [*[-np.inf] * 6, 0]])
+    np.testing.assert_array_equal(np.isinf(expected), np.isinf(run.outputs["s.y"]))
+    assert np.abs(expected[0] - run.outputs["s.y"][0]).max() <= 16 * unit * np.abs(expected[0]).max()
 
 
 @pytest.mark.parametrize("along", ["x", "y"])

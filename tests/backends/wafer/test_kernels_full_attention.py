@@ -21,7 +21,9 @@ from cgptc.testing.tolerances import assert_t2
 MACHINE = small_machine(8, 8)
 
 
-def _reference(kernel: CachedAttention, q: np.ndarray, k: np.ndarray, v: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _reference(
+    kernel: CachedAttention, q: np.ndarray, k: np.ndarray, v: np.ndarray, mask: np.ndarray, bias: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Float64 attention in the model's order of features, and the magnitude of its terms."""
     d, result, size = kernel.head_dim, np.zeros(q.shape), np.zeros(q.shape)
     for head in range(kernel.heads):
@@ -29,11 +31,12 @@ def _reference(kernel: CachedAttention, q: np.ndarray, k: np.ndarray, v: np.ndar
         for i in range(len(q)):
             seen = [j for j in range(len(k)) if mask[j] and (not kernel.causal or j <= i) and (not kernel.window or j > i - kernel.window)]
             if seen:
-                scores = k[seen, kv] @ q[i, part] * kernel.scale
+                scores = k[seen, kv] @ q[i, part] * kernel.scale + bias[head % len(bias), i, seen]
                 weights = np.exp(scores - scores.max())
                 result[i, part] = weights / weights.sum() @ v[seen, kv]
                 # A score off by e makes a weight off by about e, relatively.
-                size[i, part] = (1 + np.abs(k[seen, kv]) @ np.abs(q[i, part]) * kernel.scale).max() * np.abs(v[seen, kv]).max()
+                terms = np.abs(k[seen, kv]) @ np.abs(q[i, part]) * kernel.scale + np.abs(bias[head % len(bias), i, seen])
+                size[i, part] = (1 + terms).max() * np.abs(v[seen, kv]).max()
     return result, size
 
 
@@ -46,6 +49,9 @@ CASES = {
     "heads over many lines": replace(full_attention(2, 5, 2, 2, 4, 0.5, Grid(8, 2)), head_reduction=Reduction("two-phase", 2)),
     "cross attention to one key with padding": full_attention(4, 1, 2, 2, 4, 0.5, Grid(4, 3), masked=True),
     "more queries than keys": full_attention(7, 2, 4, 2, 2, 0.5, Grid(3, 5), along="x", masked=True),
+    "biases of each head": full_attention(5, 7, 4, 2, 4, 0.5, Grid(8, 3), biased=4),
+    "biases of three heads a line": full_attention(5, 5, 6, 6, 2, 0.5, Grid(3, 4), along="y", biased=6, masked=True),
+    "biases of all heads": full_attention(5, 5, 4, 2, 4, 0.5, Grid(2, 5), along="x", biased=1),
 }
 
 
@@ -63,9 +69,11 @@ def test_attention_without_a_cache_is_close_to_float64(name: str, dtype: str) ->
         mask[random.integers(kernel.new)] = 0
     order = list(kernel.query_order())
     machine = doubled_sram(MACHINE) if dtype == "f64" else MACHINE
-    run = run_both(single_region(machine, [kernel.fragment("a")]), {}, {"a.q": q[:, order], "a.k": k, "a.v": v, "a.mask": mask})
+    bias = random.normal(size=(max(1, kernel.biased), kernel.m, kernel.new)).astype(storage) * bool(kernel.biased)
+    weights = {"a.bias": bias[list(kernel.bias_order())] if kernel.biased > 1 else bias} if kernel.biased else {}
+    run = run_both(single_region(machine, [kernel.fragment("a")]), weights, {"a.q": q[:, order], "a.k": k, "a.v": v, "a.mask": mask})
     check_cycles(kernel, run)
-    expected, size = (one[:, order] for one in _reference(kernel, *(one.astype(float) for one in (q, k, v)), mask))
+    expected, size = (one[:, order] for one in _reference(kernel, *(one.astype(float) for one in (q, k, v)), mask, bias.astype(float)))
     inner = f64 if dtype == "f64" else f32
     assert_t2(expected, run.outputs["a.y"], magnitude=size, terms=kernel.new + kernel.head_dim, accumulator=inner, function="exp")
 
@@ -97,3 +105,5 @@ def test_combinations_without_a_meaning_are_refused() -> None:
         full_attention(3, 4, 1, 1, 2, 1.0, Grid(1, 1), causal=True)
     with pytest.raises(ProgramError, match="begins at position 0"):
         CachedAttention(1, 1, 1, 2, 4, 1.0, Grid(1, 1), var("past"), kept=False)
+    with pytest.raises(ProgramError, match="biases of 2 of 4 heads"):
+        full_attention(3, 3, 4, 2, 2, 1.0, Grid(1, 1), biased=2)
