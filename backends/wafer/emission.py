@@ -15,6 +15,7 @@ from cgptc.backends.wafer.machine import find_machine
 from cgptc.backends.wafer.options import WaferOptions
 from cgptc.backends.wafer.plan.lifting import Refused, lift
 from cgptc.backends.wafer.plan.planner import ENTRY, Aim, Plan, plan
+from cgptc.backends.wafer.plan.prefill import PREFILL
 from cgptc.backends.wafer.plan.select import buffer_of
 from cgptc.backends.wafer.plan.tasks import AttendWork, Tasks, shortened
 from cgptc.backends.wafer.program import Nonzeros
@@ -49,7 +50,7 @@ def plan_graph(graph: Graph, options: WaferOptions, *, read: bool = False) -> tu
         raise CompileError("unsupported-op", what, fix=fix, details=[line for one in shown for line in one.lines()])
     tasks = shortened(tasks, tasks.context)
     with planning():
-        aim = Aim(find_machine(options.machine), options.execution_strategy, options.objective, options.chosen_grid)
+        aim = Aim(find_machine(options.machine), options.execution_strategy, options.objective, options.chosen_grid, options.prefill_chunk)
         dtype = dtype_of(tasks, options)
 
         def counted(weight: Weight, layout: Layout) -> Nonzeros:
@@ -70,7 +71,7 @@ def emit_program(graph: Graph, folder: Path, options: WaferOptions) -> Emitted:
     tasks, planned = plan_graph(graph, options, read=True)
     dtype = dtype_of(tasks, options)
     (folder / PROGRAM_FILE).write_text(program_text(planned.program), encoding="ascii")
-    write_host(host_of(tasks, dtype), folder)
+    write_host(host_of(tasks, dtype, planned.chunk), folder)
 
     def blocks(name: str) -> Iterable[Array]:
         return converted(planned.weights[name], DTYPES[tensors[name][0]]).blocks(graph.store)
@@ -83,8 +84,8 @@ def emit_program(graph: Graph, folder: Path, options: WaferOptions) -> Emitted:
     )
 
 
-def host_of(tasks: Tasks, dtype: str) -> Host:
-    """What the host must know to feed the program."""
+def host_of(tasks: Tasks, dtype: str, chunk: int = 1) -> Host:
+    """What the host must know to feed the program, which reads prompts in chunks of so many tokens."""
     feeds = tasks.hosted
     works = {task.name: task.work for task in tasks.tasks}
     caches: list[HostCache] = []
@@ -116,6 +117,8 @@ def host_of(tasks: Tasks, dtype: str) -> Host:
         tasks.whole,
         tuple(HostMark(mark.value, mark.sequence, mark.rows, mark.mask, mark.inverted) for mark in tasks.marks),
         tuple(HostPart(part.sequence, part.of, part.difference) for part in tasks.parts),
+        PREFILL if chunk > 1 else "",
+        chunk,
     )
 
 

@@ -90,7 +90,7 @@ class Host:
     """All of it. ``mask`` is the padding mask's name, empty where the model has none; ``context`` the most tokens of a row.
 
     Where ``whole`` an item is a whole row, ``marks`` say which of its tokens are real, and ``parts`` how long sequences are that are no
-    input's.
+    input's. ``prefill`` is the entry whose items are ``chunk`` tokens, empty where the program has none.
     """
 
     inputs: tuple[HostInput, ...]
@@ -102,6 +102,8 @@ class Host:
     whole: bool = False
     marks: tuple[HostMark, ...] = ()
     parts: tuple[HostPart, ...] = ()
+    prefill: str = ""
+    chunk: int = 1
 
 
 def write_host(host: Host, folder: Path) -> None:
@@ -130,6 +132,8 @@ def read_host(folder: Path) -> Host:
         host["whole"],
         tuple(_record(HostMark, each) for each in _list(host["marks"])),
         tuple(_record(HostPart, each) for each in _list(host["parts"])),
+        host["prefill"],
+        host["chunk"],
     )
 
 

@@ -17,7 +17,8 @@ DTYPES = ("f32", "f16")
 @dataclass(frozen=True)
 class WaferOptions:
     """``machine`` is a preset or a file; ``grid`` fixes every region's grid, as ``WxH``; ``dtype`` None is the model's own, f32 where the
-    wafer has no such; ``context`` limits the tokens of a row, for which caches are sized.
+    wafer has no such; ``context`` limits the tokens of a row, for which caches are sized. ``prefill_chunk`` fixes how many tokens of a
+    prompt are read at once, 1 for one by one.
     """
 
     machine: str = "wse2"
@@ -26,6 +27,7 @@ class WaferOptions:
     grid: str | None = None
     dtype: str | None = None
     context: int | None = None
+    prefill_chunk: int | None = None
 
     def __post_init__(self) -> None:
         _require("--execution-strategy", self.execution_strategy, STRATEGIES)
@@ -34,6 +36,8 @@ class WaferOptions:
             _require("--dtype", self.dtype, DTYPES)
         if self.context is not None and self.context < 1:
             raise UsageError("bad-value", f"--context {self.context} holds no token", fix="give 1 or more")
+        if self.prefill_chunk is not None and self.prefill_chunk < 1:
+            raise UsageError("bad-value", f"--prefill-chunk {self.prefill_chunk} reads no token", fix="give 1 or more")
         _ = self.chosen_grid
 
     @property

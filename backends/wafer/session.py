@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from cgptc.backends.wafer.axis_kinds import parts
 from cgptc.backends.wafer.boundary import running
+from cgptc.backends.wafer.clock import Pricer, timeline
 from cgptc.backends.wafer.host import Host, HostCache, read_host
 from cgptc.backends.wafer.hosting import arranged, by_rows, length_of
 from cgptc.backends.wafer.interpret.account import Account, Run
@@ -32,11 +33,17 @@ ENGINES: dict[str, Callable[[Program], FastEngine | PeEngine]] = {"fast": FastEn
 
 @dataclass
 class Usage:
-    """What a session's runs took: items (tokens) and the cycles until the last one was done, and the account of the last run."""
+    """What a session's runs took: items (tokens) and the cycles until the last one was done, and the account of the last run.
+
+    ``prompt_items`` and ``prompt_cycles`` are those of prompts among them, of which ``chunks`` were read at once.
+    """
 
     items: int = 0
     cycles: int = 0
     account: Account | None = None
+    prompt_items: int = 0
+    prompt_cycles: int = 0
+    chunks: int = 0
 
 
 class WaferSession:
@@ -48,6 +55,7 @@ class WaferSession:
         self.engine = ENGINES[fidelity](program)
         self.engine.load(weights)
         self.usage = Usage()
+        self._pricer = Pricer(program.machine)
 
     @classmethod
     def open(cls, folder: Path, fidelity: Fidelity = "fast") -> WaferSession:
@@ -144,14 +152,54 @@ class WaferSession:
         """Outputs ``[tokens, features]`` of one row's new tokens, after ``past`` tokens that the caches hold."""
         host = self.host
         length = len(inputs[host.inputs[0].name])
-        items = {one.tensor: inputs[one.name].astype(np.int32)[:, None] if one.ids else inputs[one.name][:, None] for one in host.inputs}
         if past + length > host.context:
             what = f"{past + length} tokens in a row, and the program holds {host.context}"
             raise UsageError("context", what, fix="give fewer, or compile with a larger --context")
+        chunks = self._chunks(length, past)
+        read = min(length, chunks * host.chunk)
+        found: list[dict[str, Array]] = []
+        if chunks:
+            self.usage.chunks += chunks
+            found.append(self._pass(inputs, slice(0, read), host.prefill, host.chunk, {"past": past, "chunks": chunks}))
+        if read < length:
+            found.append(self._pass(inputs, slice(read, length), host.entry, 1, {"past": past + read, "length": length - read}))
+        return {name: np.concatenate([one[name] for one in found]) for name in found[0]}
+
+    def _chunks(self, length: int, past: int) -> int:
+        """Chunks in which so many tokens are read. The last is filled up where that takes less time than its tokens one by one.
+
+        What fills it up comes after all tokens: none of them sees it, and those that come later replace it in the caches.
+        """
+        host = self.host
+        if not host.prefill:
+            return 0
+        full, rest = divmod(length, host.chunk)
+        if not rest or past + (full + 1) * host.chunk > host.context:
+            return full
+        one_by_one = self._cycles(host.entry, {"past": past + length - rest, "length": rest})
+        in_chunks = self._cycles(host.prefill, {"past": past, "chunks": full}) if full else 0
+        filled = self._cycles(host.prefill, {"past": past, "chunks": full + 1})
+        return full + 1 if filled < in_chunks + one_by_one else full
+
+    def _cycles(self, entry: str, scalars: Mapping[str, int]) -> int:
+        return timeline(self.program, entry, scalars, self._pricer).cycles
+
+    def _pass(self, inputs: Mapping[str, Array], part: slice, entry: str, rows: int, scalars: Mapping[str, int]) -> dict[str, Array]:
+        """Outputs ``[tokens, features]`` of some tokens by an entry whose items are ``rows`` tokens."""
+        tokens = part.stop - part.start
+        items: dict[str, Array] = {}
+        for one in self.host.inputs:
+            given = inputs[one.name][part]
+            filled = np.zeros((-(-tokens // rows) * rows, *given.shape[1:]), np.int32 if one.ids else given.dtype)
+            filled[:tokens] = given
+            items[one.tensor] = filled.reshape(-1, rows, *given.shape[1:])
         with running():
-            run: Run = self.engine.run(host.entry, self._everywhere(items), {"past": past, "length": length})
-        self._count(length, run)
-        return {one.name: run.outputs[one.tensor][:, 0].astype(_NUMPY[one.dtype]) for one in host.outputs}
+            run: Run = self.engine.run(entry, self._everywhere(items), scalars)
+        self._count(tokens, run)
+        return {
+            one.name: run.outputs[one.tensor].reshape(-1, run.outputs[one.tensor].shape[-1])[:tokens].astype(_NUMPY[one.dtype])
+            for one in self.host.outputs
+        }
 
     def cache(self, cache: HostCache, count: int) -> Array:
         """The first ``count`` tokens of a cache ``[heads, count, features]``."""
@@ -179,7 +227,13 @@ class WaferSession:
         machine, used = self.program.machine, self.usage
         rate = used.items / machine.seconds(used.cycles)
         each = f"{used.cycles:,} cycles, {used.cycles / used.items:,.0f} each"
-        return (f"{machine.name} (modelled): {used.items} tokens in {each}: {rate:,.0f} tokens/s at {machine.clock_hz / 1e9:g} GHz",)
+        whole = f"{machine.name} (modelled): {used.items} tokens in {each}: {rate:,.0f} tokens/s at {machine.clock_hz / 1e9:g} GHz"
+        rest, later = used.items - used.prompt_items, used.cycles - used.prompt_cycles
+        if not used.prompt_items or not rest:
+            return (whole,)
+        chunks = f" by {used.chunks} chunks of {self.host.chunk}" if used.chunks else ""
+        prompt = f"prompt: {used.prompt_items} tokens{chunks} in {used.prompt_cycles:,} cycles; then {later / rest:,.0f} cycles per token"
+        return (whole, f"{prompt}: {machine.clock_hz * rest / later:,.0f} tokens/s")
 
 
 class WaferDecoder:
@@ -197,7 +251,12 @@ class WaferDecoder:
         """Forget everything and read ``ids [batch, seq]``, of which ``mask`` is False on padding; logits after the last token."""
         self._lengths = [0] * len(ids)
         self._caches = [[] for _ in ids]
-        return np.stack([self._read(row, ids[row][mask[row].astype(np.bool_)]) for row in range(len(ids))])
+        used = self._session.usage
+        items, cycles = used.items, used.cycles
+        logits = np.stack([self._read(row, ids[row][mask[row].astype(np.bool_)]) for row in range(len(ids))])
+        used.prompt_items += used.items - items
+        used.prompt_cycles += used.cycles - cycles
+        return logits
 
     def step(self, ids: Array) -> Array:
         """One more token per row, ``ids [batch]``; logits after it."""

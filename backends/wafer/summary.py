@@ -12,8 +12,9 @@ from cgptc.backends.wafer.inflow import parcel_cost
 from cgptc.backends.wafer.kernels.linear import Linear
 from cgptc.backends.wafer.kernels.sparse import SparseLinear, winning_densities
 from cgptc.backends.wafer.machine import assumptions
-from cgptc.backends.wafer.plan.layouts import LENGTH, PAST
+from cgptc.backends.wafer.plan.layouts import CHUNKS, LENGTH, PAST
 from cgptc.backends.wafer.plan.planner import ENTRY, Plan
+from cgptc.backends.wafer.plan.prefill import PREFILL
 from cgptc.backends.wafer.plan.tasks import LinearWork, Tasks
 from cgptc.backends.wafer.program import Program
 from cgptc.backends.wafer.verify import peak_bytes
@@ -58,6 +59,7 @@ def facts_of(tasks: Tasks, plan: Plan, dtype: str) -> Mapping[str, object]:
         },
         "cycles_per_token": math.ceil(interval),
         "latency_cycles": alone.cycles,
+        **_prompt_facts(tasks, plan, pricer),
         "bound_cycles": math.ceil(macs / lanes / total),
         **_host_facts(program, plan),
         "assumed": [
@@ -143,6 +145,15 @@ def _won(dense: Linear, plan: Plan) -> dict[str, float]:
 
 def _interval(program: Program, scalars: Mapping[str, int]) -> float:
     return timeline(program, ENTRY, scalars).initiation_interval()
+
+
+def _prompt_facts(tasks: Tasks, plan: Plan, pricer: Pricer) -> dict[str, object]:
+    """What a prompt that fills the context takes in chunks, and how many tokens a chunk has; nothing where prompts are read one by one."""
+    if plan.chunk == 1:
+        return {}
+    chunks = tasks.context // plan.chunk
+    clock = timeline(plan.program, PREFILL, {PAST: 0, CHUNKS: chunks}, pricer)
+    return {"prefill_chunk": plan.chunk, "prompt_tokens": chunks * plan.chunk, "prompt_cycles": clock.cycles}
 
 
 def _host_facts(program: Program, plan: Plan) -> dict[str, object]:

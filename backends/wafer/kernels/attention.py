@@ -167,9 +167,10 @@ class CachedAttention:
     @property
     def bias_layout(self) -> Layout:
         """That of ``bias [heads, m, context]`` with heads as in `bias_order`, or of one for all of them."""
-        tokens, heads = ("rows", "columns") if self.along == "x" else ("columns", "rows")
-        rows, cut = (1, None) if self.biased == 1 else (self.heads * self.segment, Cut(heads, self.heads_per_line * self.group))
-        return Layout(self.grid.height, self.grid.width, (rows, self.m, self.context), (cut, None, Cut(tokens)))
+        tokens = Cut("rows" if self.along == "x" else "columns")
+        heads = Cut("columns" if self.along == "x" else "rows", self.heads_per_line * self.group)
+        rows, cut = (1, None) if self.biased == 1 else (self.heads * self.segment, heads)
+        return Layout(self.grid.height, self.grid.width, (rows, self.m, self.context), (cut, None, tokens))
 
     def bias_order(self) -> tuple[int, ...]:
         """The heads whose biases the lines hold, one line after the other: a head's on each of its lines."""
@@ -239,10 +240,10 @@ class CachedAttention:
         if self.masked:
             inputs.append(Slot("mask", mask.name, self.mask_layout))
             buffers.append(mask)
-        weights = (Slot("bias", bias.name, self.bias_layout),) if self.biased else ()
+        constant = (Slot("bias", bias.name, self.bias_layout),) if self.biased else ()
         buffers += [bias] if self.biased else []
         name = f"{self.name}-cached" if self.kept else self.name
-        return Fragment(name, tuple(inputs), (Slot("y", y.name, self.q_layout),), weights, states, tuple(buffers), tuple(steps))
+        return Fragment(name, tuple(inputs), (Slot("y", y.name, self.q_layout),), constant, states, tuple(buffers), tuple(steps))
 
     def _append(self, source: str, cache: str, local: int) -> list[Step]:
         """Each new token goes to its own line and slot."""

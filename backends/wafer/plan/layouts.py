@@ -33,9 +33,12 @@ from cgptc.backends.wafer.plan.tasks import (
     TurnWork,
 )
 
-PAST, LENGTH, ITEM = "past", "length", "item"
-POSITION: Affine = var(PAST) + var(ITEM)
-"""An item's position in its row."""
+PAST, LENGTH, CHUNKS, ITEM = "past", "length", "chunks", "item"
+
+
+def position_of(chunk: int) -> Affine:
+    """The position in its row of an item's first token, where items are chunks of so many tokens."""
+    return var(PAST) + var(ITEM) * chunk
 
 
 @dataclass(frozen=True)
@@ -104,8 +107,10 @@ class _Spaces:
         self.parents[self.find(one)] = self.find(another)
 
 
-def attention_of(work: AttendWork, grid: Grid, along: Direction, context: int, dtype: str, *, whole: bool = False) -> CachedAttention:
-    """The attention kernel of a task, its reduction still the default; of ``whole`` rows of ``context`` tokens, or of one token."""
+def attention_of(
+    work: AttendWork, grid: Grid, along: Direction, context: int, dtype: str, *, whole: bool = False, chunk: int = 1
+) -> CachedAttention:
+    """The attention kernel of a task, its reduction still the default; of ``whole`` rows of ``context`` tokens, or of ``chunk`` tokens."""
     unit, window = 2 if work.rotated else 1, work.window or 0
     if whole:
         return full_attention(
@@ -125,14 +130,14 @@ def attention_of(work: AttendWork, grid: Grid, along: Direction, context: int, d
             biased=work.biased,
         )
     return CachedAttention(
-        1,
+        chunk,
         work.heads,
         work.kv_heads,
         work.head_dim,
         context,
         work.scale,
         grid,
-        POSITION,
+        position_of(chunk),
         along,
         dtype,
         window=window,

@@ -14,6 +14,7 @@ from cgptc.backends.wafer.machine import Machine
 from cgptc.backends.wafer.plan.choose import Choice, DoesNotFitError, choose
 from cgptc.backends.wafer.plan.layouts import LENGTH, PAST, direct
 from cgptc.backends.wafer.plan.pack import pack
+from cgptc.backends.wafer.plan.prefill import Prefill
 from cgptc.backends.wafer.plan.remedies import Wanted, remedies
 from cgptc.backends.wafer.plan.select import buffer_of, ordered_weights
 from cgptc.backends.wafer.plan.size import DEPTH, Counted, Fitted, Sizer, grids
@@ -34,12 +35,13 @@ OBJECTIVES = ("throughput", "latency", "area")
 
 @dataclass(frozen=True)
 class Aim:
-    """What to plan for. ``grid`` fixes the grid of every region."""
+    """What to plan for. ``grid`` fixes the grid of every region, ``chunk`` the tokens that prompts are read by: None for as many as pay."""
 
     machine: Machine
     strategy: str = "auto"
     objective: str = "throughput"
     grid: Grid | None = None
+    chunk: int | None = None
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class Plan:
     """A program and what it needs of the model: a weight expression for every tensor that it loads.
 
     ``sizer`` is what priced its regions; ``missed`` says by how much weights did not fit, where that is why they come from off the wafer.
+    ``chunk`` are the tokens of an item of the program's second entry, `prefill.PREFILL`, 1 where it has none.
     """
 
     program: Program
@@ -56,6 +59,7 @@ class Plan:
     weights: dict[str, Weight]
     sizer: Sizer
     missed: tuple[str, ...] = ()
+    chunk: int = 1
 
 
 def plan(tasks: Tasks, aim: Aim, dtype: str, counted: Counted | None = None) -> Plan:
@@ -78,7 +82,21 @@ def plan(tasks: Tasks, aim: Aim, dtype: str, counted: Counted | None = None) -> 
         for task, kernel in zip(one.group.tasks, one.kernels, strict=True)
         for name, weight in ordered_weights(task, one.ground, kernel).items()
     }
-    return Plan(check(program), chosen.strategy, chosen.choice, fitted, weights, sizer, chosen.missed)
+    program, chunk = _in_chunks(Prefill(program, ENTRY, fitted, sizer, tasks.context), aim)
+    return Plan(check(program), chosen.strategy, chosen.choice, fitted, weights, sizer, chosen.missed, chunk)
+
+
+def _in_chunks(prefill: Prefill, aim: Aim) -> tuple[Program, int]:
+    """The program with an entry that reads prompts in chunks, and their tokens. Raises DoesNotFitError for chunks without room."""
+    wanted = aim.chunk if aim.chunk is None else min(aim.chunk, prefill.context)
+    if wanted is None:
+        return prefill.best()
+    if wanted == 1 or prefill.sizer.whole:
+        return prefill.program, 1
+    try:
+        return prefill.made(wanted), wanted
+    except ProgramError as error:
+        raise DoesNotFitError(f"chunks of {wanted} tokens: {error.what}", "give a smaller --prefill-chunk, or none", ()) from None
 
 
 def _placed(tasks: Tasks, aim: Aim, chosen: _Chosen, counted: Counted | None) -> tuple[Program, tuple[Fitted, ...]]:

@@ -28,7 +28,7 @@ from cgptc.backends.wafer.kernels.sparse import SparseLinear, best_form
 from cgptc.backends.wafer.kernels.turn import Turn
 from cgptc.backends.wafer.layout import Layout
 from cgptc.backends.wafer.machine import Machine
-from cgptc.backends.wafer.plan.layouts import ITEM, PAST, POSITION, Lie, attention_of
+from cgptc.backends.wafer.plan.layouts import ITEM, PAST, Lie, attention_of, position_of
 from cgptc.backends.wafer.plan.tables import angle_table
 from cgptc.backends.wafer.plan.tasks import (
     AnglesWork,
@@ -59,7 +59,9 @@ from cgptc.ir.weights import Weight
 
 @dataclass(frozen=True)
 class Ground:
-    """What kernels stand on: a grid of a machine, how values lie there, the element type, and the most tokens of a row."""
+    """What kernels stand on: a grid of a machine, how values lie there, the element type, the most tokens of a row, and those of an item
+    where it is none that is ``whole``.
+    """
 
     machine: Machine
     grid: Grid
@@ -67,11 +69,12 @@ class Ground:
     dtype: str
     context: int
     whole: bool = False
+    chunk: int = 1
 
     @property
     def position(self) -> Affine:
         """An item's first position in its row."""
-        return Affine() if self.whole else POSITION
+        return Affine() if self.whole else position_of(self.chunk)
 
     @property
     def accumulate(self) -> str:
@@ -81,7 +84,7 @@ class Ground:
     @property
     def scalars(self) -> dict[str, int]:
         """Where kernels are priced: at the last position of a full row."""
-        return {PAST: self.context - 1, ITEM: 0}
+        return {PAST: self.context - self.chunk, ITEM: 0}
 
     def block(self, name: str) -> int:
         return self.lies[name].block
@@ -96,7 +99,7 @@ class Ground:
 
     def attention(self, task: Task, work: AttendWork) -> CachedAttention:
         """The kernel of an attention whose values lie as the task's output."""
-        return attention_of(work, self.grid, self.lies[task.name].along, self.context, self.dtype, whole=self.whole)
+        return attention_of(work, self.grid, self.lies[task.name].along, self.context, self.dtype, whole=self.whole, chunk=self.chunk)
 
 
 Selector = Callable[[Task, Any, Ground], Kernel]

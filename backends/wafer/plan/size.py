@@ -182,7 +182,7 @@ class Sizer:
 
     def _sum(self, group: Group, grid: Grid) -> tuple[int, int, int] | None:
         """Cycles of an item in a group, bytes per PE of the weights that stay, and of the caches; None where the grid gives no layout."""
-        key = (self._shape(group), grid)
+        key = (self.kind(group), grid)
         if key not in self._sums:
             try:
                 self._sums[key] = self._added(group, self._ground(group, grid))
@@ -214,7 +214,7 @@ class Sizer:
 
         Where what stays is too much already, its ``bytes`` are those: where buffers in use would lie is of no interest then.
         """
-        key = (self._shape(group), grid)
+        key = (self.kind(group), grid)
         if key not in self._known:
             found = self._sum(group, grid)
             if found is None:
@@ -252,7 +252,7 @@ class Sizer:
         outputs = (name for name in joined.outputs if name in given or name not in sent)
         return {*joined.weights, *joined.states, *inputs, *outputs}
 
-    def _shape(self, group: Group) -> int:
+    def kind(self, group: Group) -> int:
         """A number for what a group's price depends on: its works, how they hang together, directions; not names."""
         if group.name not in self._shapes:
             self._shapes[group.name] = self._numbers.setdefault(self._signature(group), len(self._numbers))

@@ -69,10 +69,11 @@ def compile_(
     objective: wafer_flags.Objective = None,
     grid: wafer_flags.GridSize = None,
     context: wafer_flags.Context = None,
+    prefill_chunk: wafer_flags.Chunk = None,
 ) -> None:
     """Compile a model for a target."""
     given: dict[str, Any] = {"ops": ops, "opset": opset, "ep": ep, "machine": machine, "execution_strategy": execution_strategy}
-    given |= {"objective": objective, "grid": grid, "context": context}
+    given |= {"objective": objective, "grid": grid, "context": context, "prefill_chunk": prefill_chunk}
     own_dtype, given["dtype"] = element_type(target, dtype)
     watch = Watch(screen, print_ir_after, dump_ir)
     options = CompileOptions(

@@ -28,12 +28,13 @@ def plan(
     objective: wafer_flags.Objective = None,
     grid: wafer_flags.GridSize = None,
     context: wafer_flags.Context = None,
+    prefill_chunk: wafer_flags.Chunk = None,
 ) -> None:
     """Say whether a model fits a machine, where, and how fast it would be, without its weights."""
     from cgptc.driver.planning import plan_model
 
     given: dict[str, Any] = {"machine": machine, "execution_strategy": execution_strategy, "objective": objective, "grid": grid}
-    given |= {"context": context, "dtype": dtype}
+    given |= {"context": context, "dtype": dtype, "prefill_chunk": prefill_chunk}
     options = CompileOptions(
         target=target,
         source=Request(preset=preset, config=config),

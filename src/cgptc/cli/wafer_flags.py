@@ -14,3 +14,6 @@ Context = Annotated[
     int | None,
     typer.Option("--context", help="wafer: the most tokens of a row; else the model's limit, up to 2048, or 128 where a row is one item."),
 ]
+Chunk = Annotated[
+    int | None, typer.Option("--prefill-chunk", help="wafer: tokens of a prompt that are read at once, 1 for one by one; else as pays.")
+]

@@ -24,6 +24,7 @@ def wafer_rows(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("SRAM", f"{sram['min']:,} / {sram['mean']:,} / {sram['max']:,} B per PE (min / mean / max) of {limit:,}"),
         ("cycles", f"{cycles:,} per {item}, {facts['latency_cycles']:,} for one alone   compute bound {bound:,}"),
         ("speed", f"{facts['tokens_per_second']:,.0f} {item}s/s streamed, {facts['single_tokens_per_second']:,.0f} one after another"),
+        *_prompt_rows(facts),
         ("slowest", f"region '{facts['slowest']}'"),
     ]
     if "host_bytes" in facts:
@@ -31,6 +32,15 @@ def wafer_rows(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
         rows.append(("host", f"{sent:,} B of weights for each {item}: {come:,} cycles at its link, {come / cycles:.0%} of the time"))
     rows += [("why" if not number else "", text) for number, text in enumerate(facts.get("missed", ()))]
     return rows
+
+
+def _prompt_rows(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """How prompts are read, where that is in chunks."""
+    if "prefill_chunk" not in facts:
+        return []
+    tokens, cycles = facts["prompt_tokens"], facts["prompt_cycles"]
+    rate = facts["clock_hz"] * tokens / cycles
+    return [("prompt", f"chunks of {facts['prefill_chunk']} tokens: {cycles:,} cycles for {tokens}, {rate:,.0f} tokens/s")]
 
 
 def assumption_rows(facts: Mapping[str, Any]) -> list[tuple[str, ...]]:

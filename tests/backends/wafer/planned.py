@@ -43,14 +43,17 @@ def planned(
     machine: Machine = ROOMY,
     objective: str = "throughput",
     fidelity: Literal["fast", "pe"] = "fast",
+    chunk: int | None = 1,
 ) -> Planned:
-    """``grid`` is columns and rows of every region, None for the planner's choice. In f64 the machine has twice its SRAM."""
+    """``grid`` is columns and rows of every region, ``chunk`` the tokens that are read at once, None for the planner's choice. In f64 the
+    machine has twice its SRAM.
+    """
     tasks, refused = lift(graph)
     assert not refused, [(str(one.node), one.reason) for one in refused]
     assert tasks is not None
     tasks = replace(tasks, dtype=dtype)
     chosen = Grid(grid[1], grid[0]) if grid else None
-    aim = Aim(doubled_sram(machine) if dtype == "f64" else machine, strategy, objective, chosen)
+    aim = Aim(doubled_sram(machine) if dtype == "f64" else machine, strategy, objective, chosen, chunk)
     made = plan(tasks, aim, dtype)
 
     def typed(weight: Weight) -> Weight:
@@ -58,7 +61,7 @@ def planned(
 
     weights = {name: typed(weight).read(graph.store) for name, weight in made.weights.items()}
     program = parse_program(program_text(made.program))
-    return Planned(graph, made, WaferSession(program, host_of(tasks, dtype), weights, fidelity))
+    return Planned(graph, made, WaferSession(program, host_of(tasks, dtype, made.chunk), weights, fidelity))
 
 
 def token_inputs(graph: Graph, rows: int, time: int, seed: int = 0, vocabulary: int = 23) -> dict[str, Array]:

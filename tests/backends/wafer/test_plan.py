@@ -41,20 +41,27 @@ def _assert_exact(graph: object, expected: dict[str, Array], found: dict[str, Ar
         rotary=st.booleans(),
     ),
     st.integers(1, 5),
+    st.integers(1, 4),
 )
-def test_random_gpts_on_random_grids_are_exact_in_float64(grid: tuple[int, int], strategy: str, model: TinyGpt, time: int) -> None:
+def test_random_gpts_on_random_grids_are_exact_in_float64(
+    grid: tuple[int, int], strategy: str, model: TinyGpt, time: int, chunk: int
+) -> None:
+    """Token by token or in chunks, which the row's own tokens do not fill."""
     graph = model.graph()
     inputs = token_inputs(graph, 1, time, seed=time)
-    found = planned(graph, grid, strategy).session.run(inputs)
+    session = planned(graph, grid, strategy, chunk=chunk).session
+    found = session.run(inputs)
     _assert_exact(graph, evaluate_graph(graph, inputs, wide=True), found, graph_depth(graph))
+    assert time < chunk or chunk == 1 or session.usage.chunks
 
 
-def test_a_row_goes_on_from_its_cache() -> None:
+@pytest.mark.parametrize("chunk", [1, 2])
+def test_a_row_goes_on_from_its_cache(chunk: int) -> None:
     graph = SMALL.graph()
-    session = planned(graph).session
+    session = planned(graph, chunk=chunk).session
     first = token_inputs(graph, 1, 3)
     outputs = session.run(first)
-    second = continued(first, outputs, np.array([[4, 5]]))
+    second = continued(first, outputs, np.array([[4, 5, 6, 7, 8]]))
     _assert_exact(graph, evaluate_graph(graph, second, wide=True), session.run(second), graph_depth(graph))
 
 
