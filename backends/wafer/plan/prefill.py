@@ -24,8 +24,8 @@ CANDIDATES = (2, 4, 8, 16, 32, 64)
 """Tokens of a chunk that are priced."""
 
 PROMPT = 128
-"""Tokens of the prompt for which chunks are chosen, or as many as the context holds: larger chunks cost less per token, and a pipeline waits
-longer until the first one has gone through.
+"""Tokens of the prompt for which chunks are chosen, or as many as the context holds: larger chunks cost less per token, and a pipeline
+waits longer until the first one has gone through.
 """
 
 

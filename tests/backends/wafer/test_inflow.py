@@ -106,7 +106,7 @@ def _pruned(density: float, dtype: str = "f16", grid: tuple[int, int] = (3, 2), 
 
     tasks, _ = lift(graph)
     assert tasks is not None
-    aim = Aim(machine, STREAMING, grid=Grid(grid[1], grid[0]))
+    aim = Aim(machine, STREAMING, grid=Grid(grid[1], grid[0]), chunk=1)
     made = plan(tasks, aim, dtype, lambda weight, layout: nonzeros(layout, values(weight))[0])
     matrices = {parcel.tensor for parcel in made.program.inflow.parcels if len(parcel.layout.shape) == 2}  # type: ignore[union-attr]
     read = {name: converted(weight, DTYPES[dtype]).read(graph.store) for name, weight in made.weights.items() if name not in matrices}
