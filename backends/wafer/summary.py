@@ -14,7 +14,7 @@ from cgptc.backends.wafer.kernels.sparse import SparseLinear, winning_densities
 from cgptc.backends.wafer.machine import assumptions
 from cgptc.backends.wafer.plan.layouts import CHUNKS, LENGTH, PAST
 from cgptc.backends.wafer.plan.planner import ENTRY, Plan
-from cgptc.backends.wafer.plan.prefill import PREFILL
+from cgptc.backends.wafer.plan.prefill import PREFILL, PROMPT
 from cgptc.backends.wafer.plan.tasks import LinearWork, Tasks
 from cgptc.backends.wafer.program import Program
 from cgptc.backends.wafer.verify import peak_bytes
@@ -148,10 +148,10 @@ def _interval(program: Program, scalars: Mapping[str, int]) -> float:
 
 
 def _prompt_facts(tasks: Tasks, plan: Plan, pricer: Pricer) -> dict[str, object]:
-    """What a prompt that fills the context takes in chunks, and how many tokens a chunk has; nothing where prompts are read one by one."""
+    """What a prompt takes in chunks, and how many tokens a chunk has; nothing where prompts are read one by one."""
     if plan.chunk == 1:
         return {}
-    chunks = tasks.context // plan.chunk
+    chunks = min(PROMPT, tasks.context) // plan.chunk
     clock = timeline(plan.program, PREFILL, {PAST: 0, CHUNKS: chunks}, pricer)
     return {"prefill_chunk": plan.chunk, "prompt_tokens": chunks * plan.chunk, "prompt_cycles": clock.cycles}
 

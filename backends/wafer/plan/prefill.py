@@ -28,6 +28,9 @@ PROMPT = 128
 waits longer until the first one has gone through.
 """
 
+STREAMED = 8
+"""Items after which a pipeline's steady state is read off."""
+
 
 @dataclass
 class Prefill:
@@ -55,7 +58,8 @@ class Prefill:
         if chunk == 1:
             return self.program, 1
         made, chunks = self.made(chunk), prompt // chunk
-        alone = timeline(made, self.entry, {PAST: 0, LENGTH: chunks * chunk}).cycles
+        first = timeline(made, self.entry, {PAST: 0, LENGTH: chunks * chunk}, most=STREAMED)
+        alone = first.cycles + max(0, chunks * chunk - STREAMED) * first.initiation_interval()
         return (made, chunk) if timeline(made, PREFILL, {PAST: 0, CHUNKS: chunks}).cycles < alone else (self.program, 1)
 
     def made(self, chunk: int) -> Program:

@@ -40,7 +40,7 @@ def _prompt_rows(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
         return []
     tokens, cycles = facts["prompt_tokens"], facts["prompt_cycles"]
     rate = facts["clock_hz"] * tokens / cycles
-    return [("prompt", f"chunks of {facts['prefill_chunk']} tokens: {cycles:,} cycles for {tokens}, {rate:,.0f} tokens/s")]
+    return [("prompt", f"chunks of {facts['prefill_chunk']} tokens: {tokens} in {cycles:,} cycles, {rate:,.0f} tokens/s")]
 
 
 def assumption_rows(facts: Mapping[str, Any]) -> list[tuple[str, ...]]:
