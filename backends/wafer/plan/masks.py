@@ -133,8 +133,8 @@ def _select(lift: Lift, op: Select, node: Node) -> Results:
 
 def _hidden_besides(lift: Lift, condition: Item, kept: Item, low: Item, *, inverts: bool) -> Relation | None:
     """A mask by positions and one of padding, of which one chooses the other or what hides a key; None where they are not these."""
-    number = _one_number(lift, low)
-    if number is None or number > MASKED or not lift.whole:
+    number = _one_number(lift, low) if lift.whole and isinstance(condition, (Padding, Relation)) else None
+    if number is None or number > MASKED:
         return None
     if isinstance(condition, Padding) and isinstance(kept, (Relation, Table)) and _one_number(lift, kept) is None:
         return both(kept, replace(condition, inverted=condition.inverted != inverts))
