@@ -6,14 +6,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+from cgptc.backends.wafer.affine import Affine
 from cgptc.backends.wafer.arithmetic.functions import OPERATIONS
 from cgptc.backends.wafer.faults import ProgramError
-from cgptc.backends.wafer.kernels.fragment import Fragment, Slot, all_of, buffer, run
+from cgptc.backends.wafer.kernels.fragment import Fragment, Slot, all_of, buffer, inside, masked, run
 from cgptc.backends.wafer.layout import Layout
 from cgptc.backends.wafer.machine import Machine
 
 UNARY = ("neg", "abs", "exp", "log", "sqrt", "rsqrt", "reciprocal", "erf", "tanh", "sigmoid", "silu", "gelu", "gelu_tanh")
 BINARY = ("add", "sub", "mul", "max", "min", "less")
+INFINITE = ("log", "rsqrt", "reciprocal")
+"""What makes infinity of the zeros behind a tensor's end: times a weight's zeros there it would be no number, so it is zeros again."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,7 @@ class Elementwise:
             step = run("max", all_of(y), *operands, 0.0, form=self.dtype)
         else:
             step = run(self.op, all_of(y), *operands, form=self.dtype)
+        ends = self._ends
         return Fragment(
             self.name,
             tuple(Slot(role, one.name, self.layout) for role, one in zip(roles, inputs, strict=True)),
@@ -51,13 +55,20 @@ class Elementwise:
             (),
             (),
             (*inputs, y),
-            (step,),
+            (step, masked(all_of(y), all_of(y), 0.0, ends, self.dtype)) if ends else (step,),
         )
+
+    @property
+    def _ends(self) -> tuple[Affine, ...]:
+        """Where a value is no padding, for operations that must not leave theirs behind."""
+        last = len(self.layout.shape) - 1
+        return inside(self.layout, last) if self.op in INFINITE and last >= 0 else ()
 
     def cycles(self, machine: Machine, scalars: Mapping[str, int]) -> int:
         size = 1
         for extent in self.layout.local_shape:
             size *= extent
+        ends = machine.vector_cycles(self.dtype, size, 2.0) + machine.step_cycles if self._ends else 0
         if self.op in OPERATIONS:
-            return machine.scalar_map_cycles(size, OPERATIONS[self.op]) + machine.step_cycles
+            return machine.scalar_map_cycles(size, OPERATIONS[self.op]) + machine.step_cycles + ends
         return machine.vector_cycles(self.dtype, size, 2.0 if self.op == "select" else 1.0) + machine.step_cycles

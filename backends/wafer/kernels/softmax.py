@@ -26,6 +26,7 @@ from cgptc.backends.wafer.kernels.fragment import (
 )
 from cgptc.backends.wafer.layout import Layout
 from cgptc.backends.wafer.machine import Machine
+from cgptc.backends.wafer.program import Step
 
 LOWEST = -1e30
 """Maxima are at least this, so that a row without a valid element subtracts a number and gives zeros."""
@@ -65,8 +66,9 @@ class Softmax:
         power = buffer(f"{prefix}.power", form, m, local) if self.log else wide
         tile, rows, powers = all_of(wide), all_of(row), all_of(power)
         last = "log" if self.log else "reciprocal"
-        steps = (
-            masked(tile, all_of(x), float("-inf"), inside(self.layout, 1), form),
+        ends = inside(self.layout, 1)
+        steps: tuple[Step, ...] = (
+            masked(tile, all_of(x), float("-inf"), ends, form),
             run("largest", rows, tile, form=form),
             self.reduction.step(self.along, rows, rows, "max"),
             run("max", rows, rows, LOWEST, form=form),
@@ -78,6 +80,9 @@ class Softmax:
             run(last, rows, rows, form=form),
             run("sub" if self.log else "mul", all_of(y), tile, repeated(rows, 1, local), form=form),
         )
+        if self.log and ends:
+            # Minus infinity times a weight's padding is no number.
+            steps = (*steps, masked(all_of(y), all_of(y), 0.0, ends, form))
         buffers = (x, y, wide, row, power) if self.log else (x, y, wide, row)
         slots = (Slot("x", x.name, self.layout),), (Slot("y", y.name, self.layout),)
         return Fragment(f"log-{self.name}" if self.log else self.name, *slots, (), (), buffers, steps)
@@ -91,4 +96,5 @@ class Softmax:
             m, OPERATIONS["log" if self.log else "reciprocal"]
         )
         line = self.reduction.pattern(self.grid.lines(self.along)).cycles(form.words(m), machine)
-        return first + 4 * tile + 2 * row + scalar + 2 * line + 11 * machine.step_cycles
+        ends = first + machine.step_cycles if self.log and inside(self.layout, 1) else 0
+        return first + 4 * tile + 2 * row + scalar + 2 * line + 11 * machine.step_cycles + ends

@@ -11,13 +11,13 @@ from tests.backends.wafer.planned import planned
 
 from cgptc.ir.comparison import graph_depth
 from cgptc.ir.dtypes import f32, i64
-from cgptc.ir.graph import Graph
+from cgptc.ir.graph import Graph, Value
 from cgptc.ir.interpreter import evaluate_graph
 from cgptc.ir.op import Array
 from cgptc.ir.ops.attention import Attention
 from cgptc.ir.ops.binary import Add, Div, Mul
 from cgptc.ir.ops.constant import DimSize
-from cgptc.ir.ops.elementwise import Cast
+from cgptc.ir.ops.elementwise import Abs, Cast, Reciprocal, Rsqrt
 from cgptc.ir.ops.loss import CrossEntropy
 from cgptc.ir.ops.reduction import ReduceMax, ReduceMean, ReduceSum
 from cgptc.ir.ops.shape import Pad, Reshape, Slice, Transpose
@@ -111,6 +111,26 @@ def test_losses_of_tokens_and_rows_add_up_over_a_batch() -> None:
         "label": np.array([2, 0]),
     }
     _assert_exact(here.graph, (3, 2), "resident", inputs)
+
+
+def _divided(here: Drawing, x: Value) -> Value:
+    return here.build(Div(), x, here.linear(x))
+
+
+INFINITE_AT_ZERO = {
+    "reciprocal": lambda here, x: here.build(Reciprocal(), x),
+    "rsqrt": lambda here, x: here.build(Rsqrt(), here.build(Abs(), x)),
+    "division": _divided,
+    "log softmax": FORMS["log softmax"],
+}
+
+
+@pytest.mark.parametrize("name", INFINITE_AT_ZERO)
+def test_what_is_infinite_at_zero_leaves_no_trace_behind_the_end_of_a_tensor(name: str) -> None:
+    here = Drawing(seed=1)
+    x = INFINITE_AT_ZERO[name](here, here.linear(here.start(crosses=False)))
+    here.graph.add_output("y", here.linear(x, 3))
+    _assert_exact(here.graph, (7, 9), "resident", {"input_ids": np.array([[1, 2, 3]])})
 
 
 @pytest.mark.parametrize("padded", [False, True])
