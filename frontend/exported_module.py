@@ -35,9 +35,10 @@ _SIZES: Mapping[str, Callable[..., Any]] = {
 
 
 class ExportedModule(torch.nn.Module):
-    """``forward(**inputs)`` by the program's input names. Only operators of the ``aten`` namespace are called: others raise CompileError.
+    """``forward`` takes inputs in the program's order, or by their names in it, `input_names`.
 
-    Assertions on sizes and metadata are left out, so that the module may be converted to another float type.
+    Only operators of the ``aten`` namespace are called: others raise CompileError. Assertions on sizes and
+    metadata are left out, so that the module may be converted to another float type.
     """
 
     def __init__(self, program: ExportedProgram, store: WeightStore) -> None:
@@ -49,7 +50,12 @@ class ExportedModule(torch.nn.Module):
                 self._keys[source.name] = f"weight_{index}"
                 self.register_buffer(f"weight_{index}", to_torch(program.weights[source.target].read(store)))
 
-    def forward(self, **inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        return tuple(str(source.target) for source in self.program.inputs if source.kind is InputKind.USER)
+
+    def forward(self, *given: torch.Tensor, **inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        inputs = {**dict(zip(self.input_names, given, strict=False)), **inputs}
         values: dict[str, Any] = {name: getattr(self, key) for name, key in self._keys.items()}
         for source in self.program.inputs:
             if source.kind is InputKind.USER and source.target in inputs:

@@ -79,7 +79,8 @@ def evaluate_module(
     tensors = {name: to_torch(array) for name, array in inputs.items()}
     if wide:
         tensors = {name: tensor.double() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
-    by_name = tensors.keys() <= inspect.signature(module.forward).parameters.keys()
+    accepted = getattr(module, "input_names", None) or inspect.signature(module.forward).parameters
+    by_name = tensors.keys() <= set(accepted)
     with torch.no_grad(), _every_row_computed(), wide_by_default() if wide else contextlib.nullcontext():
         result = module(**tensors) if by_name else module(*tensors.values())
     found = [value for value in pytree.tree_leaves(result) if isinstance(value, torch.Tensor)]

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from cgptc.frontend.oracle import evaluate_module
 from cgptc.frontend.source import Request, open_model
 from cgptc.ir.diagnostics import CgptcError, MalformedError, UsageError
 from cgptc.ir.interpreter import evaluate_graph
@@ -60,6 +61,8 @@ def test_the_graph_is_what_was_exported(archive: tuple[Path, nn.Module], shape: 
         assert model.reference is not None
         assert_t1(expected, evaluate_graph(model.graph, {"input_ids": ids}, wide=True)["logits"], depth=model.graph.node_count)
         (reference,) = model.reference()(ids=torch.from_numpy(ids))
+        for name in ("ids", "input_ids"):
+            np.testing.assert_array_equal(evaluate_module(model.reference(), {name: ids})["output"], reference.numpy(), err_msg=name)
     np.testing.assert_array_equal(reference.numpy(), module.float()(torch.from_numpy(ids)).detach().numpy())
 
 
