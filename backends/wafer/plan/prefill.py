@@ -9,6 +9,8 @@ from cgptc.backends.wafer.affine import var
 from cgptc.backends.wafer.clock import timeline
 from cgptc.backends.wafer.faults import ProgramError
 from cgptc.backends.wafer.inflow import parcel_cost
+from cgptc.backends.wafer.kernels.assembly import renamed
+from cgptc.backends.wafer.kernels.embedding import Embedding
 from cgptc.backends.wafer.kernels.fragment import Fragment, Kernel, arriving
 from cgptc.backends.wafer.kernels.further_entry import queue_bytes, region_with_entry, with_entry
 from cgptc.backends.wafer.kernels.linear import Linear
@@ -87,6 +89,8 @@ class Prefill:
         found: list[Fragment] = []
         for task, kernel, first in zip(one.group.tasks, self._of_rows(one, rows), one.fragments, strict=True):
             made = fragment_of(task, kernel, self.sizer.feeds)
+            if task.name in one.shared:
+                made = renamed(made, {f"{task.name}.table": f"{one.shared[task.name]}.weight"})
             thin = {slot.buffer: slot.nonzeros for slot in first.parcels if slot.nonzeros is not None}
             found.append(arriving(made, thin) if first.parcels else made)
         return tuple(found)
@@ -115,7 +119,8 @@ class Prefill:
 def _kernel(task: Task, first: Kernel, ground: Ground) -> Kernel:
     """A task's kernel for several rows; its weights lie as those of its kernel for one."""
     if not isinstance(task.work, LinearWork):
-        return kernel_of(task, ground)
+        made = kernel_of(task, ground)
+        return replace(made, shared=first.shared) if isinstance(made, Embedding) and isinstance(first, Embedding) else made
     dense = kernel_of(replace(task, work=replace(task.work, zeros=None)), ground)
     assert isinstance(dense, Linear)
     return replace(first, dense=dense) if isinstance(first, SparseLinear) else dense
