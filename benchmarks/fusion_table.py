@@ -41,6 +41,8 @@ with roots as powers. `explain` names the place and the reason for what does not
 by a tensor, capped by `tanh` or seen through a `view` of other axes; a norm whose `eps` lies outside of the root, whose variance divides
 by n - 1 or is a difference of means; GELU with rounded constants, and `x * sigmoid(1.702 * x)`, which is another function.
 
+`MultiheadAttention` puts the sequence first and the heads beside the batch; `merge-views` leaves one split and the transposes of the heads.
+
 **Queries that see no key.** Attention gives them 0, where PyTorch gives NaN after a fill with -inf. After a fill with a finite number
 PyTorch gives the mean of all values: so does the fused graph, but for masks that hide only padding and later tokens. There such a query
 is padding itself, and its row has no meaning.

@@ -81,6 +81,11 @@ class CapturedModel:
         self.close()
 
 
+def is_preset(model: str) -> bool:
+    """Whether a name is a preset's, which has a shape and no weights: what exists under the name comes first."""
+    return model in PRESETS and not os.path.lexists(model)
+
+
 def open_model(model: str, request: Request = Request(), *, shape_only: bool = False) -> CapturedModel:
     """Capture what ``model`` names: a file, a folder, ``package.module:callable`` or, with ``shape_only``, a preset.
 

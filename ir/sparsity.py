@@ -61,8 +61,11 @@ def sparsity_of(weight: Weight) -> Sparsity:
 def _masked(weight: Masked) -> Sparsity:
     if weight.axis is not None:  # other zeros may lie between the lines
         return Sparsity(LINES[weight.axis], weight.mask) if len(weight.shape) == 2 else UNKNOWN
-    if sparsity_of(weight.base) != DENSE:
-        return UNKNOWN
+    base = sparsity_of(weight.base)
+    if base.kind in (*LINES, "n:m", "block", "unknown"):  # more zeros leave these what they are
+        return base
+    if base.mask is not None:
+        return Sparsity("unstructured", Masked(base.mask, weight.mask))
     if weight.pattern.startswith("block:"):
         return Sparsity("block", weight.mask, weight.pattern.removeprefix("block:"))
     if ":" in weight.pattern:

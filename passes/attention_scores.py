@@ -99,7 +99,9 @@ def _tested(node: Node) -> list[Node] | None:
         return None
     if isinstance(condition.op, IsNan) and _filled(replacement) != 0:
         return None
-    return [user for user in kept.users if isinstance(user.op, IsNan | IsInf | Greater)]
+    sides = replacement.producer  # a selection by sign between the two infinities' replacements
+    choosing = [sides] if sides is not None and isinstance(sides.op, Select) and isinstance(sides.inputs[0].op, Greater) else []
+    return [*(user for user in kept.users if isinstance(user.op, IsNan | IsInf | Greater)), *choosing]
 
 
 def _softmax_behind(value: Value) -> bool:

@@ -125,10 +125,13 @@ def product_of_transposes(build: Builder, x: Value, y: Value, left: Node, right:
 
 @rewrite(op(Transpose, op(MatMul, x, op(Transpose, y, bind="inner")), bind="outer"))
 def transpose_of_product(build: Builder, x: Value, y: Value, inner: Node, outer: Node) -> Value | None:
-    """``(x @ yᵀ)ᵀ`` is ``y @ xᵀ``."""
-    if not _is_swap(inner) or not _is_swap(outer) or x.type.rank < 2:
+    """``(x @ yᵀ)ᵀ`` is ``y @ xᵀ``; where ``x`` is turned anyway, ``y`` may be turned otherwise."""
+    assert isinstance(inner.op, Transpose)
+    if not _is_swap(outer) or not (_is_swap(inner) or isinstance(x.op, Transpose)) or x.type.rank < 2:
         return None
-    return build(MatMul(), y, build(Transpose(_swap(x.type.rank)), x))
+    merged = tuple(inner.op.permutation[axis] for axis in _swap(y.type.rank))
+    left = y if merged == tuple(range(y.type.rank)) else build(Transpose(merged), y)
+    return build(MatMul(), left, build(Transpose(_swap(x.type.rank)), x))
 
 
 @rewrite(op(Transpose, x, bind="node"))

@@ -19,7 +19,7 @@ NEVER = 99
 x = Var("x")
 half, one = Scalar(value=0.5), Scalar(value=1.0)
 
-_OUTER, _INNER = Scalar(value=math.sqrt(2 / math.pi)), Scalar(value=0.044715)
+_OUTER, _INNER = Scalar(value=math.sqrt(2 / math.pi), ulps=1), Scalar(value=0.044715)
 _SQUARE = OneOf((op(Pow, x, Scalar(value=2.0)), op(Mul, x, x)))
 _CUBE = OneOf((op(Pow, x, Scalar(value=3.0)), op(Mul, op(Mul, x, x), x)))
 _SQUARES = OneOf((op(Mul, _INNER, _SQUARE), op(Mul, op(Mul, _INNER, x), x)))
@@ -28,7 +28,7 @@ _TANH = op(
     Tanh,
     OneOf((op(Mul, _OUTER, op(Add, x, _CUBES)), op(Mul, op(Mul, _OUTER, x), op(Add, one, _SQUARES)))),
 )
-_ERF = op(Erf, OneOf((op(Div, x, Scalar(value=math.sqrt(2))), op(Mul, x, Scalar(value=1 / math.sqrt(2))))))
+_ERF = op(Erf, OneOf((op(Div, x, Scalar(value=math.sqrt(2), ulps=1)), op(Mul, x, Scalar(value=1 / math.sqrt(2), ulps=1)))))
 
 
 _TWICE = op(Mul, x, op(Sigmoid, op(Mul, Scalar(value=2 * math.sqrt(2 / math.pi)), op(Add, x, _CUBES))))

@@ -132,15 +132,16 @@ def layer_norm_bias(build: Builder, x: Value, norm: Node, weight: Value, bias: V
 
 
 REWRITES: tuple[Rewrite, ...] = (
+    # First, since what a layer norm divides is a mean of squares, too.
+    _layer_norm(op(Div, _CENTRED, _DEVIATION), "layer_norm_by_division"),
+    _layer_norm(op(Mul, _CENTRED, _PRECISION), "layer_norm"),
+    _weighted_layer_norm(op(Div, _WEIGHTED, _DEVIATION), "weighted_layer_norm_by_division"),
+    _weighted_layer_norm(op(Mul, _WEIGHTED, _PRECISION), "weighted_layer_norm"),
     rms_norm,
     rms_norm_by_division,
     *(_weighted_rms_norm(pattern, number) for number, pattern in enumerate(_RMS_WEIGHTED.alternatives)),
     rms_norm_weight,
     rms_norm_in_own_type,
-    _layer_norm(op(Div, _CENTRED, _DEVIATION), "layer_norm_by_division"),
-    _layer_norm(op(Mul, _CENTRED, _PRECISION), "layer_norm"),
-    _weighted_layer_norm(op(Div, _WEIGHTED, _DEVIATION), "weighted_layer_norm_by_division"),
-    _weighted_layer_norm(op(Mul, _WEIGHTED, _PRECISION), "weighted_layer_norm"),
     layer_norm_weight,
     layer_norm_bias,
 )

@@ -24,6 +24,9 @@ from cgptc.ir.weights import Weight
 PASSES: dict[str, type[Pass]] = {}
 """Every pass by its name."""
 
+ROUNDED = "rewrites of rounded constants"
+"""What a pass counts where a constant of the model is a pattern's only to the precision of its type, such as GELU's 0.79788456."""
+
 
 @dataclass(frozen=True)
 class Event:

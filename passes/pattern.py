@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from cgptc.ir.dtypes import DType, f64
 from cgptc.ir.graph import Node, Value
 from cgptc.ir.op import Op
 from cgptc.ir.ops.constant import Constant
@@ -37,12 +38,14 @@ class Var:
 class Scalar:
     """A constant held in the graph whose elements are all the same number.
 
-    With ``value`` it must be that number (to float32's precision, so that a constant rounded by the model's dtype still matches);
-    otherwise the number is bound to ``name`` as a float.
+    With ``value`` it must be that number: to the precision of the constant's type, at most float32's, so that a constant which the model's
+    dtype rounded still matches, and ``ulps`` of that off, for numbers that a model may compute in its dtype. Otherwise the number is
+    bound to ``name`` as a float.
     """
 
     name: str = ""
     value: float | None = None
+    ulps: int = 0
 
 
 @dataclass(frozen=True)
@@ -87,14 +90,15 @@ class Miss:
 
 @dataclass
 class Match:
-    """Variables by name, and the nodes that operation patterns matched, root first."""
+    """Variables by name, and the nodes that operation patterns matched, root first; whether some constant was one only as rounded."""
 
     values: dict[str, Any] = field(default_factory=dict)
     nodes: list[Node] = field(default_factory=list)
     shared: set[Node] = field(default_factory=set)
+    rounded: bool = False
 
     def copy(self) -> Match:
-        return Match(dict(self.values), list(self.nodes), set(self.shared))
+        return Match(dict(self.values), list(self.nodes), set(self.shared), self.rounded)
 
 
 def match(pattern: Pattern, value: Value) -> Match | Miss:
@@ -147,9 +151,11 @@ def scalar_of(value: Value) -> float | None:
     return float(first) if array.size == 1 or np.all(array == first) else None
 
 
-def same_number(left: float, right: float) -> bool:
-    """Equal, or equal once both are rounded to float32."""
-    return left == right or bool(np.float32(left) == np.float32(right))
+def same_number(left: float, right: float, dtype: DType, ulps: int = 0) -> bool:
+    """Equal, or equal once both are rounded to ``dtype`` or to float32, whichever is finer; up to ``ulps`` units of that."""
+    if left == right or dtype is f64:
+        return left == right or abs(left - right) <= (1 + ulps) * np.spacing(abs(right))
+    return bool(abs(np.float32(left) - np.float32(right)) <= ulps * np.spacing(np.float32(abs(right))))
 
 
 def _match(pattern: Pattern, value: Value, state: Match) -> Match | Miss:
@@ -160,8 +166,10 @@ def _match(pattern: Pattern, value: Value, state: Match) -> Match | Miss:
             number = scalar_of(value)
             if number is None:
                 return Miss(len(state.nodes), "expected a scalar constant", value)
-            if pattern.value is not None and not same_number(number, pattern.value):
-                return Miss(len(state.nodes), f"expected the constant {pattern.value:g}, got {number:g}", value)
+            if pattern.value is not None and not same_number(number, pattern.value, value.type.dtype, pattern.ulps):
+                return Miss(len(state.nodes), f"expected the constant {pattern.value:.10g}, got {number:.10g}", value)
+            if pattern.value is not None and not same_number(number, pattern.value, f64):
+                state.rounded = True
             if pattern.name:
                 bound = state.values.setdefault(pattern.name, number)
                 if bound != number:

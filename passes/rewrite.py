@@ -12,7 +12,7 @@ from cgptc.ir.builder import Builder
 from cgptc.ir.graph import Graph, Node, Value
 from cgptc.ir.loc import union
 from cgptc.ir.op import is_composite
-from cgptc.passes.manager import PassContext
+from cgptc.passes.manager import ROUNDED, PassContext
 from cgptc.passes.pattern import Match, Miss, OpPattern, Pattern, match, operations
 
 
@@ -134,6 +134,8 @@ def replace_match(graph: Graph, node: Node, root: Value, found: Match, rule: Rew
                 graph.erase(new)
         return Miss(len(found.nodes), replacement.reason, root) if isinstance(replacement, Decline) else None
     context.take_rewrite(rule.name, location)
+    if found.rounded:
+        context.count(ROUNDED)
     if replacement.producer is not None and not replacement.name and replacement.producer in created:
         replacement.name = root.name
     users = list(root.users)

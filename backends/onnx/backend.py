@@ -21,7 +21,7 @@ _CACHE = "normalize-masks,canonicalize,cse,dead-code,add-cache,canonicalize,cse,
 PIPELINES = (
     f"canonicalize,cse,fuse-softmax,fuse-attention,sink-reshapes,canonicalize,cse,{_CACHE}",
     "canonicalize,fuse-linear,fuse-activations,fuse-norms,fuse-embedding,fuse-softmax,fuse-attention,sink-reshapes,canonicalize,cse,"
-    f"fuse-rotary,{_CACHE}",
+    f"fuse-rotary,merge-views,{_CACHE}",
 )
 """By level. 0 is what the KV cache needs: attention and masks understood. 1 makes everything else whole, too."""
 

@@ -114,6 +114,13 @@ PASS_BUGS = (
         killer=f"{_REWRITES}[plain-softmax]",
     ),
     SeededBug(
+        name="factors-of-an-axis-the-wrong-way-round",
+        where="cgptc.passes.merge_views:_Factors.divide",
+        right="axis[place : place + 1] = pair",
+        wrong="axis[place : place + 1] = pair[::-1]",
+        killer="tests/passes/test_merge_views.py::test_multihead_attention_keeps_only_the_views_of_its_heads",
+    ),
+    SeededBug(
         name="silu-without-its-factor",
         where="cgptc.passes.fuse_activations:multiply_by_sigmoid.build",
         right="build(Silu(), x)",

@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 from tests.backends.onnx.tiny_gpt import TinyGpt
 
+from cgptc.artifact.canonical import canonical_json
 from cgptc.backends.onnx.cost import OnnxCostModel
 from cgptc.cli.loss_rows import compile_rows, explain_rows
-from cgptc.driver.losses import LossWatch
+from cgptc.driver.losses import LossWatch, warn_of_overflow
+from cgptc.ir.diagnostics import Warnings
+from cgptc.ir.graph import Graph
 from cgptc.ir.weights import EMPTY_STORE
 from cgptc.passes.manager import PassContext, Pipeline
 
@@ -60,3 +63,37 @@ def test_without_weights_there_are_no_errors(passes: str) -> None:
     found = losses(passes, weights=False)
     assert found["outputs"] == {}
     assert {row["output_error"] for row in found["matrices"]} == {None}
+
+
+def overdone(name: str, factor: float) -> Graph:
+    """A small GPT with one tensor multiplied."""
+    graph = TinyGpt().graph()
+    tensors = graph.store.tensors  # type: ignore[attr-defined]
+    place = next(each for each in tensors if name in each and tensors[each].ndim == 2)
+    tensors[place] = (tensors[place] * factor).astype(np.float32)
+    return graph
+
+
+def test_marks_in_the_weights_leave_no_error_to_tell_and_no_failure() -> None:
+    graph, watch = overdone("h.0.up", 1.0), LossWatch()
+    tensors = graph.store.tensors  # type: ignore[attr-defined]
+    tensors["h.0.up.weight"][0, 0] = np.nan
+    Pipeline.parse("find-zeros").run(graph, PassContext(cost_model=OnnxCostModel()), [watch])
+    found = watch.to_json(graph)
+    canonical_json(found)  # which has no word for NaN
+    assert found["outputs"] == {"logits": {"not_finite": "model"}}
+    assert "the model's own numbers are not finite" in explain_rows(found, "sparsity")[-1][1]
+
+
+def test_an_overflow_is_told_with_its_place() -> None:
+    graph, watch, warnings = overdone("h.0.up", 3e4), LossWatch(), Warnings()
+    Pipeline.parse("convert{dtype=f16}").run(graph, PassContext(cost_model=OnnxCostModel()), [watch])
+    found = watch.to_json(graph)
+    assert found["outputs"] == {"logits": {"not_finite": "compiled"}}
+    warn_of_overflow(found, graph, warnings)
+    assert "f16 overflows at transformer.h.0.mlp" in warnings.lines[0]
+
+
+def test_a_small_error_is_not_shown_as_none() -> None:
+    rows = explain_rows(losses("convert{dtype=f16}"), "precision")
+    assert all(0 < float(row[-1].rstrip("%")) < 1 for row in rows[1:-1])

@@ -7,20 +7,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
+from tests.backends.onnx.tiny_gpt import TinyGpt
 
 import cgptc
 from cgptc.driver.compilation import target_of
+from cgptc.driver.masks import with_masks
 from cgptc.driver.options import CompileOptions
 from cgptc.driver.shrinking import Shrinking, parse_quantize
 from cgptc.driver.sparsity_options import parse_sparsity
 from cgptc.driver.verification.verify import require_untraded
 from cgptc.frontend.new_model import write_model
 from cgptc.frontend.presets import preset
-from cgptc.ir.diagnostics import CompileError, UsageError
-from cgptc.ir.graph import Node
+from cgptc.ir.diagnostics import CompileError, MalformedError, UsageError
+from cgptc.ir.graph import Graph, Node
 from cgptc.ir.ops.constant import Constant
 from cgptc.ir.parser import parse_graph
 from cgptc.ir.weights import Stored
+from cgptc.passes.manager import PassContext, Pipeline
 from cgptc.runtime.compiled import Artifact
 
 
@@ -133,6 +136,19 @@ def test_a_mask_file_and_dead_neurons_make_the_model_smaller(model: Path, dense:
     assert str(small.folder.manifest.pipeline).count("apply-masks,find-zeros,remove-dead") == 1
     assert small.report.backend["weight_bytes"] < dense.report.backend["weight_bytes"]  # type: ignore[operator]
     assert np.isfinite(small.run({"input_ids": np.array([[1, 2, 3]])})["logits"]).all()
+
+
+@pytest.mark.parametrize("number", [0.5, 2.0, np.nan])
+def test_a_mask_of_other_numbers_than_0_and_1_is_refused(number: float, tmp_path: Path) -> None:
+    save_file({"w": np.array([1.0, number, 0.0], np.float32)}, tmp_path / "masks.safetensors")
+    with pytest.raises(MalformedError, match="the mask 'w' holds"), with_masks(Graph(), tmp_path / "masks.safetensors"):
+        pass
+
+
+def test_full_eight_bits_are_told_to_clamp_on_some_processors() -> None:
+    context = PassContext()
+    Pipeline.parse("quantize{bits=8}").run(TinyGpt().graph(), context)
+    assert "without, onnxruntime clamps" in context.warnings.lines[0]
 
 
 def stored(artifact: Artifact) -> list[Node]:

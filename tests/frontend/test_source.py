@@ -8,7 +8,7 @@ import torch
 
 from cgptc.frontend.new_model import write_model
 from cgptc.frontend.presets import preset
-from cgptc.frontend.source import Request, open_model
+from cgptc.frontend.source import Request, is_preset, open_model
 from cgptc.ir.diagnostics import CgptcError, Exit, FileError, UsageError
 from cgptc.ir.interpreter import evaluate_graph
 from cgptc.testing.tolerances import assert_t1
@@ -66,3 +66,11 @@ def test_a_name_that_is_no_model_is_refused_with_the_next_step(name: str, kind: 
         open_model(name)
     assert caught.value.exit is exit
     assert says in str(caught.value)
+
+
+def test_a_name_is_a_presets_until_something_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert is_preset("tiny")
+    assert not is_preset("model.pt")
+    (tmp_path / "tiny").mkdir()
+    assert not is_preset("tiny")

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tests.backends.onnx.tiny_gpt import TinyGpt
 from tests.passes import attention_graphs, rotary_graphs
 from tests.passes.test_fuse_attention import FUSION
+from tests.passes.test_merge_views import multihead
 from tests.passes.test_pipeline import Prices, model
 from tests.passes.test_sparsity import gated
 
@@ -20,7 +21,7 @@ import cgptc.passes
 from cgptc.ir import ops
 from cgptc.ir.builder import Builder
 from cgptc.ir.cost import CostModel
-from cgptc.ir.dims import Symbol
+from cgptc.ir.dims import Dim, Symbol
 from cgptc.ir.dtypes import f16, f32
 from cgptc.ir.graph import Graph, Value
 from cgptc.ir.op import OPS, Op, is_composite
@@ -226,6 +227,42 @@ def flat_tokens(draw: st.DrawFn) -> Case:
     return Case(graph, pass_of("sink-reshapes"))
 
 
+VIEWED: tuple[tuple[Dim, ...], ...] = ((2, 3, 8), (Symbol("batch", 1, 3).dim, Symbol("seq", 1, 4).dim, 12), (6, 4), (1, 4, 1, 6))
+
+
+def _view(draw: st.DrawFn, shape: tuple[Dim, ...]) -> Op:
+    """A transpose, a reshape that divides an axis or joins two, or a slice."""
+    kind = draw(st.sampled_from(["turn", "turn", "divide", "join", "join", "slice"]))
+    axis = draw(st.integers(0, len(shape) - 1))
+    dim = shape[axis]
+    match kind:
+        case "divide" if isinstance(dim, int) and dim % 2 == 0:
+            return ops.Reshape((*shape[:axis], dim // 2, 2, *shape[axis + 1 :]))
+        case "join" if axis:
+            return ops.Reshape((*shape[: axis - 1], shape[axis - 1] * dim, *shape[axis + 1 :]))
+        case "slice" if isinstance(dim, int) and dim > 1:
+            start = draw(st.integers(0, dim - 1))
+            return ops.Slice(axis, start, draw(st.integers(start + 1, dim)))
+        case _:
+            return ops.Transpose(tuple(draw(st.permutations(range(len(shape))))))
+
+
+@st.composite
+def viewed_values(draw: st.DrawFn) -> Case:
+    """A value seen in several ways in turn, or what `MultiheadAttention` makes of its queries, keys and values."""
+    graph = Graph()
+    build = Builder(graph)
+    if draw(st.booleans()):
+        return Case(multihead(draw(st.sampled_from([1, 2, 4]))), pass_of("merge-views"))
+    value = graph.add_input("x", TensorType(f32, draw(st.sampled_from(VIEWED))))
+    for number in range(draw(st.integers(4, 8))):
+        value = build(_view(draw, value.type.shape), value)
+        if draw(st.integers(0, 9)) == 9:
+            graph.add_output(f"part{number}", value)
+    graph.add_output("y", value)
+    return Case(graph, pass_of("merge-views"))
+
+
 COMPOSITE = sorted((op for op in STABLE if is_composite(op)), key=lambda op: op.name)
 
 
@@ -247,10 +284,23 @@ def staged_models() -> st.SearchStrategy[Case]:
 # Passes that put zeros, find them, or round
 
 
+SEEDS = st.integers(0, 2**16 - 1)
+"""Without weights of their own, models in few sizes would be few examples."""
+
+
+def with_other_weights(graph: Graph, seed: int) -> Graph:
+    """The graph with numbers of the same spread in its stored tensors."""
+    store, random = graph.store, np.random.default_rng(seed)
+    assert isinstance(store, MemoryStore)
+    for name, tensor in store.tensors.items():
+        store.tensors[name] = (random.standard_normal(tensor.shape) * tensor.std()).astype(tensor.dtype)
+    return graph
+
+
 @st.composite
 def gated_blocks(draw: st.DrawFn) -> tuple[Graph, MemoryStore]:
     """A gated feed-forward block with stored weights, with zeros in some places."""
-    graph = gated(draw(st.booleans()))
+    graph = with_other_weights(gated(draw(st.booleans())), draw(SEEDS))
     store = graph.store
     assert isinstance(store, MemoryStore)
     return graph, store
@@ -292,10 +342,13 @@ def _models() -> st.SearchStrategy[Graph]:
 def small_gpts() -> st.SearchStrategy[Graph]:
     """Heads that share keys or not, with rotary positions or without, tied or not."""
     return st.builds(
-        lambda key_heads, rotary, tied: TinyGpt(cached=False, key_heads=key_heads, rotary=rotary, tied=tied).graph(),
+        lambda key_heads, rotary, tied, seed: with_other_weights(
+            TinyGpt(cached=False, key_heads=key_heads, rotary=rotary, tied=tied).graph(), seed
+        ),
         st.sampled_from([2, 4]),
         st.booleans(),
         st.booleans(),
+        SEEDS,
     )
 
 
@@ -330,6 +383,7 @@ def _cases() -> Iterator[tuple[str, st.SearchStrategy[Case]]]:
     yield "dead-code", unused_nodes()
     yield "sink-slices", sliced_chains()
     yield "sink-reshapes", flat_tokens()
+    yield "merge-views", viewed_values()
     yield "legalise", composites()
     yield "pipeline", staged_models()
     yield "add-cache", decoders("add-cache", FUSION)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from cgptc.artifact.canonical import Json
 
 PRECISION = ("quantize", "convert")
+NOT_FINITE = "not_finite"
 HEADER = ("pass", "matrix", "pattern", "zeros", "bytes", "of dense", "decode", "prefill", "output error")
 
 
@@ -18,7 +19,7 @@ def compile_rows(losses: Mapping[str, Json]) -> list[tuple[str, ...]]:
     errors = [error for row in rows if isinstance(error := row.get("output_error"), float)]
     found = [f"{len(rows)} matrices changed"]
     if errors:
-        found.append(f"their outputs off by up to {max(errors):.1%}")
+        found.append(f"their outputs off by up to {_percent(max(errors))}")
     found += [text for text in map(_output, _outputs(losses).items()) if text]
     return [("losses", " · ".join(found))]
 
@@ -34,7 +35,8 @@ def explain_rows(losses: Mapping[str, Json], topic: str) -> list[tuple[str, ...]
             _share(_ratio(row)),
             *(_gain(row.get(name)) for name in ("decode", "prefill")),
         ]
-        rows.append((*cells, _share(row.get("output_error"))))
+        error = row.get("output_error")
+        rows.append((*cells, _percent(error) if isinstance(error, float) else "-"))
     outputs: list[tuple[str, ...]] = [("output", text) for text in map(_output, _outputs(losses).items()) if text]
     return [HEADER, *rows, *outputs] if rows else outputs
 
@@ -57,14 +59,22 @@ def _output(item: tuple[str, Json]) -> str:
     name, error = item
     if not isinstance(error, dict):
         return ""
+    if NOT_FINITE in error:
+        whose = "the model's own numbers are not" if error[NOT_FINITE] == "model" else "not"
+        return f"{name}: {whose} finite, so there is no error to tell"
     relative = error.get("relative")
-    share = f" ({relative:.1%})" if isinstance(relative, float) else ""
+    share = f" ({_percent(relative)})" if isinstance(relative, float) else ""
     return f"{name} off by {error.get('rms')} rms{share}, {error.get('largest')} at most, from float64"
 
 
 def _ratio(row: Mapping[str, Json]) -> float | None:
     count, dense = row.get("bytes"), row.get("dense_bytes")
     return count / dense if isinstance(count, int) and isinstance(dense, int) and dense else None
+
+
+def _percent(value: float) -> str:
+    """To two digits, however small."""
+    return f"{100 * value:.2g}%"
 
 
 def _share(value: Json) -> str:

@@ -21,7 +21,7 @@ from cgptc.driver.ahead import Ahead
 from cgptc.driver.companions import read_companions
 from cgptc.driver.environment import library_versions
 from cgptc.driver.fusion_counts import CountWhole, check_subjects, fusions, require_fusions
-from cgptc.driver.losses import LossWatch
+from cgptc.driver.losses import LossWatch, warn_of_overflow
 from cgptc.driver.masks import with_masks
 from cgptc.driver.numeric_check import numeric_check
 from cgptc.driver.options import CompileOptions, make_target_options
@@ -142,7 +142,9 @@ def optimise(
         )
     found = fusions(model, whole.found or whole.count(model.graph), context)
     require_fusions(found, options.required_fusions, model.name)
-    return Optimised(model.graph, pipeline, context, found, losses.to_json(model.graph))
+    measured = losses.to_json(model.graph)
+    warn_of_overflow(measured, model.graph, context.warnings)
+    return Optimised(model.graph, pipeline, context, found, measured)
 
 
 def write_artifact(

@@ -13,7 +13,7 @@ from cgptc.driver.options import CompileOptions
 from cgptc.driver.shrinking import Shrinking
 from cgptc.driver.sparsity_options import mask_file
 from cgptc.driver.stage_survey import StageSurvey, survey_stages
-from cgptc.frontend.source import Request, open_model
+from cgptc.frontend.source import Request, is_preset, open_model
 from cgptc.ir.diagnostics import CompileError, FileError, MalformedError, UsageError
 from cgptc.ir.graph import Graph
 from cgptc.ir.parser import parse_graph
@@ -65,7 +65,8 @@ def explain_losses(source: str, topic: str, options: CompileOptions) -> Mapping[
         asked = Shrinking(quantize="int8") if topic == "precision" else Shrinking(sparsity=("from-zeros",))
         options = replace(options, shrinking=asked)
     target = target_of(options)
-    with open_model(source, options.source) as model, with_masks(model.graph, mask_file(options.shrinking.sparsity)) as masks:
+    opened = open_model(source, options.source, shape_only=is_preset(source))
+    with opened as model, with_masks(model.graph, mask_file(options.shrinking.sparsity)) as masks:
         return optimise(model, target, options, legalise=False, masks=masks).losses
 
 

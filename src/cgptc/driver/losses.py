@@ -14,6 +14,7 @@ import numpy as np
 from cgptc.artifact.canonical import Json
 from cgptc.driver.verification.reference import work
 from cgptc.ir.cost import CostModel
+from cgptc.ir.diagnostics import Warnings
 from cgptc.ir.graph import Graph, Node, Value
 from cgptc.ir.interpreter import evaluate_graph
 from cgptc.ir.op import Array
@@ -31,6 +32,8 @@ from cgptc.testing.input_data import random_inputs
 TOKENS = 8
 MAXIMUM_WORK = 10**9
 """Multiply-accumulates of one run above which nothing is measured: that is for `cgptc eval`."""
+
+NOT_FINITE = "not_finite"
 
 DECODE, PREFILL = 1, 128
 """Rows of the products whose time is told."""
@@ -90,7 +93,8 @@ def changed_matrices(pass_name: str, before: Graph, after: Graph, cost_model: Co
 
 def output_errors(dense: Graph, graph: Graph) -> dict[str, Json]:
     """For each floating-point output that both graphs have in one shape: root mean square of the difference, and the largest, of the graph
-    in its own arithmetic against the dense one in float64. Empty where the work is too much, or there are no weights.
+    in its own arithmetic against the dense one in float64; `NOT_FINITE` with whose numbers are none, the "model"'s or the "compiled" ones.
+    Empty where the work is too much, or there are no weights.
     """
     given = sample_inputs(dense)
     if graph.store is EMPTY_STORE or work(dense, given) > MAXIMUM_WORK:
@@ -101,15 +105,36 @@ def output_errors(dense: Graph, graph: Graph) -> dict[str, Json]:
     errors: dict[str, Json] = {}
     for name, reference in expected.items():
         actual = found.get(name)
-        if actual is not None and reference.dtype.kind == "f" and actual.shape == reference.shape and not name.startswith("present"):
-            difference = actual.astype(np.float64) - reference
-            scale = rms(reference)
-            errors[name] = {
-                "rms": rounded(rms(difference)),
-                "largest": rounded(float(np.max(np.abs(difference), initial=0.0))),
-                "relative": rounded(rms(difference) / scale if scale else 0.0),
-            }
+        if actual is None or reference.dtype.kind != "f" or actual.shape != reference.shape or name.startswith("present"):
+            continue
+        if not np.isfinite(reference).all() or not np.isfinite(actual).all():
+            errors[name] = {NOT_FINITE: "model" if not np.isfinite(reference).all() else "compiled"}
+            continue
+        difference = actual.astype(np.float64) - reference
+        scale = rms(reference)
+        errors[name] = {
+            "rms": rounded(rms(difference)),
+            "largest": rounded(float(np.max(np.abs(difference), initial=0.0))),
+            "relative": rounded(rms(difference) / scale if scale else 0.0),
+        }
     return errors
+
+
+def warn_of_overflow(losses: Mapping[str, Json], graph: Graph, warnings: Warnings) -> None:
+    """Where outputs that the model gives as numbers are none in the graph, say so with the first operation that they are lost at."""
+    outputs = losses.get("outputs")
+    lost = [name for name, error in outputs.items() if error == {NOT_FINITE: "compiled"}] if isinstance(outputs, dict) else []
+    if not lost:
+        return
+    first: list[Node] = []
+
+    def look(value: Value, array: Array) -> None:
+        if not first and value.producer is not None and isinstance(value.op, Linear | QuantizedLinear) and not np.isfinite(array).all():
+            first.append(value.producer)
+
+    evaluate_graph(graph, sample_inputs(graph), on_value=look)
+    where = f": {first[0].results[0].type.dtype} overflows at {first[0].location}" if first else ""
+    warnings.add("overflow", f"{', '.join(map(repr, lost))} of the sample tokens is not finite, and the model's is{where}")
 
 
 def sample_inputs(graph: Graph) -> dict[str, Array]:
@@ -139,8 +164,9 @@ def _layer_errors(before: Graph, pairs: Mapping[Node, Node], *, wide: bool) -> d
             constants = [(widened(weight) if wide else weight).read(before.store) if weight is not None else None for weight in weights]
             given_to = kept[node.inputs[0]] if wide else kept[node.inputs[0]].astype(new.inputs[0].type.dtype.numpy)
             found = np.asarray((new.op.widened() if wide else new.op).evaluate(given_to, *constants)).astype(np.float64)
-            scale = rms(array)
-            errors[new] = rounded(rms(found - array) / scale if scale else 0.0)
+            scale, error = rms(array), rms(found - array)
+            if np.isfinite(error):
+                errors[new] = rounded(error / scale if scale else 0.0)
 
     given = {name: array.astype(np.float64) if array.dtype.kind == "f" else array for name, array in given.items()}
     evaluate_graph(before, given, wide=True, on_value=look)

@@ -17,6 +17,9 @@ from cgptc.runtime.interface import MASK, PAST, Interface
 from cgptc.testing.input_data import random_inputs
 from cgptc.testing.tolerances import assert_t1
 
+FLOAT32_UNITS = 2 ** (53 - 24)
+"""Units of rounding of float64 in one of float32."""
+
 PREFERRED = {"batch": 2, "seq": 5, PAST: 3}
 """Sizes of the example inputs, where a symbol's bounds allow them."""
 
@@ -53,15 +56,18 @@ class ExampleInputs:
         self._interface = interface
         return self._last
 
-    def compare(self, graph: Graph, before: Mapping[str, Array], after: Mapping[str, Array]) -> None:
-        """AssertionError where an output differs by more than T1 allows, padded positions aside."""
+    def compare(self, graph: Graph, before: Mapping[str, Array], after: Mapping[str, Array], rounded: bool) -> None:
+        """AssertionError where an output differs by more than T1 allows, padded positions aside: in units of float32 where constants were
+        taken as ``rounded``.
+        """
+        depth = graph_depth(graph) * (FLOAT32_UNITS if rounded else 1)
         mask = self._last.get(MASK)
         for name, expected in before.items():
             actual = after[name]
             if mask is not None and expected.ndim >= 2 and expected.shape[0] == len(mask) and expected.shape[1] <= mask.shape[1]:
                 real = mask[:, mask.shape[1] - expected.shape[1] :].astype(bool)
                 expected, actual = expected[real], actual[real]
-            assert_t1(expected, actual, depth=graph_depth(graph), where=f"output '{name}'", seed=self.seed)
+            assert_t1(expected, actual, depth=depth, where=f"output '{name}'", seed=self.seed)
 
 
 def draw_inputs(graph: Graph, seed: int) -> dict[str, Array]:
