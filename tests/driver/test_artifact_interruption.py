@@ -14,7 +14,10 @@ from pathlib import Path
 
 import pytest
 from tests.driver.test_artifact_writer import content_of, hidden, write
+from tests.driver.test_interrupted_commands import Commands
+from tests.driver.test_reproducibility import SMALL
 
+from cgptc.frontend.new_model import write_model
 from cgptc.ir.diagnostics import Exit
 
 SOURCE = Path(__file__).parents[2] / "src"
@@ -45,7 +48,7 @@ class Traced:
     def run(self, place: Path, word: str, *options: str) -> int:
         """Write ``word`` at ``place``, traced with the options; the exit status."""
         number = self.say(f"{place} {word}")
-        command = ["strace", "-p", number, "-o", str(self.log), "-e", f"trace={PERHAPS}", *options]
+        command = ["strace", "-f", "-p", number, "-o", str(self.log), "-e", f"trace={PERHAPS}", *options]
         tracer = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         assert tracer.stderr is not None
         first = tracer.stderr.readline()
@@ -113,6 +116,43 @@ def test_a_write_that_is_cut_short_leaves_the_old_artifact_or_the_new_one(traced
         if not over:
             shutil.rmtree(place)
     assert cut > 10
+
+
+COMPILES = {
+    "onnx": '{"target": "onnx"}',
+    "stages": '{"target": "onnx", "stages": "2"}',
+    "wafer": '{"target": "wafer", "target_options": {"grid": "2x2"}}',
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", COMPILES)
+@pytest.mark.parametrize("what", ["signal=KILL", "error=ENOSPC"])
+def test_a_compile_that_is_cut_short_leaves_the_old_artifact_or_the_new_one(traced: Traced, tmp_path: Path, name: str, what: str) -> None:
+    """At every call of every target, over an artifact that stands there."""
+    write_model(SMALL, tmp_path / "model.pt")
+    word = f"compiled:{tmp_path / 'model.pt'}:{COMPILES[name]}"
+    place, new = tmp_path / "out", tmp_path / "undisturbed"
+    write(place, b"one")
+    old = Commands.digest(place)
+    write(new, b"one")
+    assert traced.run(new, word) == 0
+    calls, wanted = traced.calls(), Commands.digest(new)
+    assert wanted != old and calls.total() > 60
+    ends = Counter[int]()
+    for call, number in [(call, number) for call, count in sorted(calls.items()) for number in range(1, count + 1)]:
+        if Commands.digest(place) != old:
+            write(place, b"one")
+        status = traced.run(place, word, "-e", f"inject={call}:{what}:when={number}")
+        at = f"{call} number {number}"
+        assert status in ((0, -signal.SIGKILL) if what == "signal=KILL" else (Exit.OK, Exit.IO)), at
+        assert Commands.digest(place) in ((old, wanted) if status else (wanted,)), at
+        ends[status] += 1
+        if status == Exit.IO:
+            assert hidden(tmp_path) == [], at
+    write(place, b"one")  # the next run clears debris
+    assert hidden(tmp_path) == []
+    assert ends[Exit.IO if what == "error=ENOSPC" else -signal.SIGKILL] > 40, ends
 
 
 def test_a_write_touches_nothing_but_its_place(traced: Traced, tmp_path: Path) -> None:

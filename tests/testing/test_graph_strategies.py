@@ -116,7 +116,35 @@ def disagree(graph: Graph) -> bool:
     return False
 
 
-@pytest.mark.parametrize("bug", ["softmax-over-the-wrong-axis", "layer-norm-eps-1e-6", "bias-dropped"])
+SEEN_BY_DECOMPOSITION = [
+    "softmax-over-the-wrong-axis",
+    "layer-norm-eps-1e-6",
+    "bias-dropped",
+    *(
+        pytest.param(name, marks=pytest.mark.slow)
+        for name in (
+            "causal-mask-off-by-one",
+            "window-one-too-long",
+            "past-not-counted-in-the-mask",
+            "past-behind-the-new-keys",
+            "query-groups-interleaved",
+            "padding-mask-inverted-when-spelled-out",
+            "window-forgotten-when-spelled-out",
+            "rotary-turns-backwards",
+            "rotary-half-for-interleaved",
+            "layer-norm-unbiased-variance",
+            "rms-norm-eps-outside-the-root",
+            "gelu-tanh-for-erf",
+        )
+    ),
+]
+"""Bugs of operations that have two definitions."""
+
+NEEDS_FOUR = {"query-groups-interleaved", "rotary-half-for-interleaved"}
+"""What does not show below four heads in two groups, or two pairs of features."""
+
+
+@pytest.mark.parametrize("bug", SEEN_BY_DECOMPOSITION)
 def test_what_a_seeded_bug_breaks_shrinks_to_a_few_small_nodes(bug: str) -> None:
     seeded = SEEDED_BUGS[bug]
     composites = [op for op in STABLE if is_composite(op) and seeded.where.startswith(op.__module__)]
@@ -125,7 +153,8 @@ def test_what_a_seeded_bug_breaks_shrinks_to_a_few_small_nodes(bug: str) -> None
         smallest = find(strategy, disagree, settings=SMALL, random=Random(0))
     assert smallest.node_count <= 4
     values = [*smallest.inputs, *(value for node in smallest.nodes for value in node.results)]
-    assert all(dim <= 3 for value in values for dim in value.type.shape if isinstance(dim, int))
+    most = 4 if bug in NEEDS_FOUR else 3
+    assert all(dim <= most for value in values for dim in value.type.shape if isinstance(dim, int))
 
 
 def test_a_graph_is_drawn_symbolic_with_a_past_sometimes() -> None:
