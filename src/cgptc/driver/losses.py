@@ -162,7 +162,8 @@ def _layer_errors(before: Graph, pairs: Mapping[Node, Node], *, wide: bool) -> d
         if node is not None and new is not None:
             weights = [weight_of(new, index) for index in range(1, len(new.operands))]
             constants = [(widened(weight) if wide else weight).read(before.store) if weight is not None else None for weight in weights]
-            given_to = kept[node.inputs[0]] if wide else kept[node.inputs[0]].astype(new.inputs[0].type.dtype.numpy)
+            with np.errstate(over="ignore"):  # an overflow shows as an error that is not finite
+                given_to = kept[node.inputs[0]] if wide else kept[node.inputs[0]].astype(new.inputs[0].type.dtype.numpy)
             found = np.asarray((new.op.widened() if wide else new.op).evaluate(given_to, *constants)).astype(np.float64)
             scale, error = rms(array), rms(found - array)
             if np.isfinite(error):
