@@ -202,9 +202,9 @@ def _renamed(code: Code) -> Code:
     return replace(code, steps=tuple(replace(step, stream="far") if isinstance(step, (Send, Receive)) else step for step in code.steps))
 
 
-def _shifting_beside(place: int) -> Program:
-    """In turns that overlap, a shift fills the first two elements of ``b``, and a move reads one at a place behind."""
-    shift = replace(SHIFT, source=whole("a", (2,)), target=whole("b", (2,)))
+def _shifting_beside(place: int, filled: int = 0) -> Program:
+    """In turns that overlap, a shift fills two elements of ``b``, and a move reads another one."""
+    shift = replace(SHIFT, source=whole("a", (2,)), target=View("b", (2,), (1,), filled))
     move = Local("mov", View("a", (1,), (1,), 3), (View("b", (1,), (1,), place),), "f32")
     return program(replace(COPY, out=B), Loop("k", 2, (shift, move), ahead=0))
 
@@ -274,6 +274,7 @@ def test_the_smallest_program_is_accepted() -> None:
         lambda: _apart(),
         lambda: _shifting_beside(2),
         lambda: _shifting_beside(3),
+        lambda: _shifting_beside(0, filled=2),
     ],
     ids=[
         "corner",
@@ -286,6 +287,7 @@ def test_the_smallest_program_is_accepted() -> None:
         "one colour twice, far apart",
         "a move right behind what a shift fills",
         "a move further behind",
+        "a move before",
     ],
 )
 def test_what_a_rule_just_allows_is_accepted(edge: Callable[[], Program]) -> None:
