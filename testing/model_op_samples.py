@@ -146,7 +146,7 @@ def _attention(pool: Pool, cls: type[Any]) -> Call:
     past: Dim = 0
     pasts: tuple[Value | None, Value | None] = (None, None)
     if pool.flag():
-        past = PAST.dim if PAST.dim + SEQ.dim in pool.symbols else pool.integer(1, 3)
+        past = PAST.dim if PAST.dim + SEQ.dim in pool.symbols else pool.integer(0, 3)
         pasts = tuple(pool.like(x.type.with_shape((batch, kv_heads, past, x.type.shape[3]))) for x in (k, v))  # type: ignore[assignment]
     mask: Value | None = None
     match pool.draw(st.sampled_from(["none", "padding", "additive"])):
