@@ -31,7 +31,7 @@ def floorplan_svg(program: Program, labels: dict[str, Lines] | None = None) -> s
     width, height = extent(program)
     machine = program.machine
     used = sum(region.rectangle.area for region in program.regions)
-    caption = f"{machine.name}: {used:,} of {machine.width * machine.height:,} PEs in {len(program.regions)} regions. {DISCLAIMER}."
+    caption = f"{machine.name}: {used:,} of {machine.width * machine.height:,} PEs in {len(program.regions)} regions; {DISCLAIMER}."
     size = f'viewBox="0 0 {width:.0f} {height + 24:.0f}" width="{width:.0f}" height="{height + 24:.0f}"'
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif">{body}'
@@ -69,9 +69,16 @@ def extent(program: Program) -> tuple[float, float]:
 
 
 def map_of(
-    program: Program, colour: Callable[[Region], str], label: Callable[[Region], Lines], *, arrows: bool = False, text: str = "#1c2430"
+    program: Program,
+    colour: Callable[[Region], str],
+    label: Callable[[Region], Lines],
+    *,
+    arrows: bool = False,
+    text: Callable[[Region], str] = lambda _: "#1c2430",
 ) -> str:
-    """The SVG elements of a map: the fabric, the regions, and where ``arrows`` the streams between them."""
+    """The SVG elements of a map: the fabric, the regions with a colour each for their area and their ``text``, and where ``arrows`` the
+    streams between them.
+    """
     unit = scale(program)
     width, height = extent(program)
     found = [f'<rect width="{width:.1f}" height="{height:.1f}" fill="#f4f4f2" stroke="#999"/>']
@@ -81,7 +88,7 @@ def map_of(
         title = escape(" · ".join(lines))
         found.append(
             f'<g><title>{title}</title><rect x="{x:.1f}" y="{y:.1f}" width="{wide:.1f}" height="{high:.1f}" '
-            f'fill="{colour(region)}" stroke="#5a6472" stroke-width="0.8"/>{_text(lines, x, y, wide, high, text)}</g>'
+            f'fill="{colour(region)}" stroke="#5a6472" stroke-width="0.8"/>{_text(lines, x, y, wide, high, text(region))}</g>'
         )
     if arrows:
         found.extend(_arrows(program, unit))

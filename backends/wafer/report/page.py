@@ -202,6 +202,7 @@ def _memory(figures: Figures) -> str:
         figures.program,
         lambda region: heat_colour(peaks.get(region.name, 0.0)),
         lambda region: (f"{peaks.get(region.name, 0.0):.0%}", region.name),
+        text=lambda region: text_on_heat(peaks.get(region.name, 0.0)),
     )
     rows = [
         (
@@ -220,7 +221,7 @@ def _memory(figures: Figures) -> str:
     return (
         f"<h2>SRAM</h2><p>Share of the {usable:,} usable bytes of each PE ({figures.machine.reserved_bytes:,} more are reserved). "
         "All PEs of a region hold the same buffers.</p>"
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" width="{width * 0.6:.0f}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" '
         f'font-family="sans-serif">{body}</svg>{_scrolled(_table(head, rows), len(rows))}'
     )
 

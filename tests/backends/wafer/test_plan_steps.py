@@ -116,12 +116,11 @@ def test_what_does_not_fit_says_what_is_needed_where_and_what_would_help() -> No
 def test_a_greater_machine_never_makes_a_plan_slower(strategy: str) -> None:
     tasks, _ = lift(SMALL.graph())
     assert tasks is not None
-    small, *larger = (small_machine(side, side) for side in (6, 9, 13))
+    small, larger = small_machine(6, 6), small_machine(13, 13)
     faster = {"sram_bytes": 2 * small.sram_bytes, "link_words": 2, "host_bytes_per_second": 2 * small.host_bytes_per_second}
     better = [replace(small, **{name: value}) for name, value in faster.items()]  # type: ignore[arg-type]
-    base, *more = (plan(tasks, Aim(one, strategy), "f32").choice.bottleneck for one in (small, *larger))
-    assert [base, *more] == sorted([base, *more], reverse=True)
-    assert all(plan(tasks, Aim(one, strategy), "f32").choice.bottleneck <= base for one in better)
+    base, *others = (plan(tasks, Aim(one, strategy), "f32").choice.bottleneck for one in (small, larger, *better))
+    assert max(others) <= base
 
 
 def test_shorter_rows_need_smaller_tables() -> None:

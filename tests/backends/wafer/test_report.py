@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import re
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -18,9 +19,12 @@ from cgptc.backends.wafer.faults import ProgramError
 from cgptc.backends.wafer.interpret.fast import FastEngine
 from cgptc.backends.wafer.program import Entry, Program, Scalar
 from cgptc.backends.wafer.report import Figures, floorplan_svg, measure, write_report
+from cgptc.backends.wafer.report.colours import heat_colour
 from cgptc.backends.wafer.report.figures import default_scalars, kind_of
 from cgptc.backends.wafer.report.floorplan import DISCLAIMER
+from cgptc.backends.wafer.report.page import page
 from cgptc.backends.wafer.report.picture import heat_picture
+from cgptc.backends.wafer.verify import peak_bytes
 
 SCALARS = {"past": 0, "length": 4}
 
@@ -74,6 +78,16 @@ def test_the_floorplan_draws_every_region_where_it_lies(program: Program) -> Non
         at = (region.rectangle.x, region.rectangle.y, region.rectangle.width, region.rectangle.height)
         assert [float(box[name]) for name in ("x", "y", "width", "height")] == [one * unit for one in at]
     assert DISCLAIMER in "".join(tree.itertext())
+
+
+def test_what_is_written_on_full_memory_can_be_read(program: Program) -> None:
+    limit = max(peak_bytes(program, region) for region in program.regions)
+    full = replace(program, machine=replace(program.machine, sram_bytes=program.machine.reserved_bytes + limit))
+    text = page(measure(full, timeline(full, "run", SCALARS), "run", SCALARS), full.machine)
+    memory = text[text.index("<h2>SRAM</h2>") : text.index("<h2>Links</h2>")]
+    fills = re.findall(r'fill="(#\w+)" stroke="#5a6472" stroke-width="0.8"/><text [^>]*fill="(#\w+)"', memory)
+    assert (heat_colour(1.0), "#fff") in fills
+    assert all(written == "#fff" for drawn, written in fills if int(drawn[3:5], 16) < 0x50)
 
 
 def test_the_page_is_whole_and_looks_nothing_up(program: Program, tmp_path: Path) -> None:
