@@ -83,7 +83,8 @@ def main() -> None:
     parser.add_argument("--dtype", default="f16")
     parser.add_argument("--strategies", nargs="+", default=list(STRATEGIES), choices=STRATEGIES)
     parser.add_argument("--objective", default="throughput")
-    parser.add_argument("--presets", nargs="+", default=[one.name for one in PRESETS if one.name.startswith("cerebras-gpt-")])
+    sizes = [name for name in PRESETS if name.startswith("cerebras-gpt-") and not name.endswith("-mup")]
+    parser.add_argument("--presets", nargs="+", default=sizes)
     parser.add_argument("--results", type=Path, help="a file that keeps the runs from call to call")
     parser.add_argument("--note", default="", help="a remark on the machine for the table")
     parser.add_argument("--write", type=Path, help="a page with the marks of this table")
