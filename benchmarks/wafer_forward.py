@@ -3,7 +3,9 @@
 Each strategy is compiled once, with random weights; then a process of its own opens the artifact and reads a row of ``--length`` tokens.
 
     python benchmarks/wafer_forward.py [--preset cerebras-gpt-111m] [--length 128] [--strategies pipeline resident]
-        [--folder artifacts] [--write docs/machine.md]
+        [--folder artifacts] [--results forward.json] [--write docs/machine.md]
+
+Runs are kept where ``--results`` says, and a later call makes only those that are missing there.
 """
 
 from __future__ import annotations
@@ -77,6 +79,7 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=128)
     parser.add_argument("--strategies", nargs="+", default=["pipeline", "resident"])
     parser.add_argument("--folder", type=Path, help="where artifacts are kept from call to call")
+    parser.add_argument("--results", type=Path, help="a file that keeps the runs from call to call")
     parser.add_argument("--note", default="", help="a remark on the machine for the table")
     parser.add_argument("--write", type=Path, help="a page with the marks of this table")
     parser.add_argument(READ, type=Path, help=argparse.SUPPRESS)
@@ -84,14 +87,19 @@ def main() -> None:
     if given.read is not None:
         read(given.read, given.length)
         return
+    known = json.loads(given.results.read_text()) if given.results is not None and given.results.exists() else {}
     rows = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = given.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
         for strategy in given.strategies:
-            place = compiled(given, folder, strategy)
-            command = [sys.executable, __file__, READ, str(place), "--length", str(given.length)]
-            found = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+            key = f"{given.preset} {given.machine} {given.dtype} {strategy} {given.length}"
+            if key not in known:
+                command = [sys.executable, __file__, READ, str(compiled(given, folder, strategy)), "--length", str(given.length)]
+                known[key] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+                if given.results is not None:
+                    given.results.write_text(json.dumps(known))
+            found = known[key]
             times = (f"{found[name]:.1f} s" for name in ("open", "first token", "row", "row on processor"))
             size = (f"{found['peak'] / 1e9:.2f} GB", f"{found['sram']:,} B", f"{found['cycles'] / given.length:,.0f}")
             rows.append([strategy, str(found["regions"]), *times, *size])
