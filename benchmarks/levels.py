@@ -1,6 +1,7 @@
 """What -O0, -O1 and -O2 make of a model: operations, ONNX nodes, and times of a prefill and of a decoded token, in one run.
 
-The artifacts take turns in this process, round by round in a random order; times are compared as medians of ratios to -O0 within a round.
+The artifacts take turns in this process, round by round in a random order, each after a rest; times are compared as
+medians of ratios to -O0 within a round, with their 90 % interval.
 
 The project's own presets come out the same at every level: PyTorch's own attention, norms and GELU are whole from the start. Models with
 rotary positions, RMS norms or activations written out do not.
@@ -16,7 +17,6 @@ import argparse
 import math
 import random
 import tempfile
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from statistics import median
@@ -26,6 +26,8 @@ import onnx
 import torch
 from marked_text import write_between_marks
 from page import conditions, table
+from paired import timed
+from peer_table import Interval
 
 import cgptc
 from cgptc.frontend.new_model import write_model
@@ -47,11 +49,9 @@ def inputs(artifact: Artifact, past: int, new: int) -> dict[str, Array]:
     return given
 
 
-def seconds(artifact: Artifact, given: Mapping[str, Array]) -> float:
-    """One run."""
-    start = time.perf_counter()
-    artifact.session.run(given)
-    return time.perf_counter() - start
+def run_seconds(artifact: Artifact, given: Mapping[str, Array]) -> float:
+    """One run, median of three."""
+    return timed(lambda: artifact.session.run(given), 3)
 
 
 class WrittenOut(torch.nn.Module):
@@ -117,11 +117,11 @@ def rows_of(model: str, rounds: int, length: int) -> list[tuple[str, ...]]:
             taken: list[dict[int, float]] = []
             for number in range(rounds + 1):
                 order = random.Random(number).sample(LEVELS, len(LEVELS))
-                taken.append({level: seconds(made[level], inputs(made[level], past, new)) for level in order})
+                taken.append({level: run_seconds(made[level], inputs(made[level], past, new)) for level in order})
             for level in LEVELS:
-                low, middle, high = np.percentile([row[level] / row[0] for row in taken[1:]], (5, 50, 95))  # the first round warms up
+                ratio = Interval.of([row[level] / row[0] for row in taken[1:]])  # the first round warms up
                 milliseconds = median(row[level] for row in taken[1:]) * 1e3
-                cells[level].append(f"{milliseconds:.1f} ms, {middle:.2f} ({low:.2f} to {high:.2f})")
+                cells[level].append(f"{milliseconds:.1f} ms, {ratio}")
         return [tuple(row) for row in cells.values()]
 
 

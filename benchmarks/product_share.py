@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +18,12 @@ import onnx
 import onnxruntime
 from marked_text import write_between_marks
 from onnx import TensorProto, helper
+from paired import timed
 from peer_table import Interval
 
 from cgptc.backends.onnx.session import OnnxSession
 from cgptc.driver.bench.measurement import core_count
-from cgptc.driver.bench.read_stream import SETTLE_SECONDS, ReadStream
+from cgptc.driver.bench.read_stream import ReadStream
 from cgptc.driver.bench.work import weight_bytes_per_token
 from cgptc.runtime.compiled import Artifact
 
@@ -117,18 +116,6 @@ def _width(node: onnx.NodeProto, model: onnx.ModelProto, shapes: dict[str, list[
     if node.op_type == "MatMulNBits":
         return int(attributes["K"])
     return shapes[node.input[1]][1 if attributes.get("transB") else 0]
-
-
-def timed(call: Callable[[], object], count: int) -> float:
-    """Median seconds of a call, after a rest."""
-    time.sleep(SETTLE_SECONDS)
-    call()
-    seconds = []
-    for _ in range(count):
-        start = time.perf_counter()
-        call()
-        seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds)
 
 
 def measure(path: Path, length: int, rounds: int, threads: int) -> tuple[Interval, Interval, Interval, float, float]:
