@@ -75,6 +75,8 @@ def share_of_bandwidth(rounds: Sequence[Round], name: str, token_bytes: int) -> 
 def table(rounds: Sequence[Round], names: Sequence[str], token_bytes: Mapping[str, int], losses: Mapping[str, float]) -> str:
     """The systems that ran, by form. ``token_bytes`` is by form, ``losses`` in nats per token by name."""
     ran = [name for name in names if any(name in found for found in rounds)]
+    if not ran:
+        return _losses(names, losses)
     heads = list(dict.fromkeys(column for found in rounds for run in found.values() for column in columns(run)))
     units = [f"{head} ({'tokens/s' if head == 'decode' else 'ms'})" for head in heads]
     extra = ["perplexity"] if losses else []
@@ -92,6 +94,15 @@ def table(rounds: Sequence[Round], names: Sequence[str], token_bytes: Mapping[st
             lines.append(f"| {name.removesuffix(f'-{form}')} {form} | " + " | ".join(cells) + " |")
     lines += ["", *_targets(rounds, ran, token_bytes)]
     return "\n".join(lines)
+
+
+def _losses(names: Sequence[str], losses: Mapping[str, float]) -> str:
+    """Perplexities alone, a row for each system and a column for each form."""
+    forms = list(dict.fromkeys(name.rpartition("-")[2] for name in names if name in losses))
+    systems = dict.fromkeys(name.rpartition("-")[0] for name in names if name in losses)
+    found = {name: f"{np.exp(loss):.3f}" for name, loss in losses.items()}
+    rows = [f"| {system} | " + " | ".join(found.get(f"{system}-{form}", "") for form in forms) + " |" for system in systems]
+    return "\n".join(["| perplexity | " + " | ".join(forms) + " |", "| --- |" + " --- |" * len(forms), *rows])
 
 
 def _cell(rounds: Sequence[Round], name: str, column: str) -> str:

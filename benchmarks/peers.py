@@ -234,7 +234,8 @@ def page(bench: Bench, note: str) -> str:
     }
     text = f"{settings['preset']}, batch 1, {settings['threads']} threads, {processor()}. {note}".strip()
     parts = [text, table(results.rounds, NAMES, token_bytes, results.losses)]
-    parts.append(f"f32 systems whose greedy tokens differ from cgptc's: {', '.join(differing(results.rounds)) or 'none'}.")
+    if results.rounds:
+        parts.append(f"f32 systems whose greedy tokens differ from cgptc's: {', '.join(differing(results.rounds)) or 'none'}.")
     if results.failures:
         parts.append("Not measured:\n\n" + "\n".join(f"- {name}: {error}" for name, error in results.failures.items()))
     return "\n\n".join(parts)

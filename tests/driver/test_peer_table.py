@@ -42,3 +42,9 @@ def test_the_nearest_system_is_what_a_target_is_held_against() -> None:
 def test_other_greedy_tokens_are_told() -> None:
     rounds = [{"cgptc-f32": run(1.0, 2.0), "a-f32": run(1.0, 2.0), "b-f32": run(1.0) | {"first": {"8": 7}}}]
     assert differing(rounds) == ["b-f32"]
+
+
+def test_losses_alone_are_a_table_of_systems_by_form() -> None:
+    text = table([], ["cgptc-f32", "cgptc-int8", "a-int8"], {}, {"cgptc-f32": 0.0, "cgptc-int8": 1.0, "a-int8": 2.0})
+    assert text.splitlines()[0] == "| perplexity | f32 | int8 |"
+    assert text.splitlines()[2:] == ["| cgptc | 1.000 | 2.718 |", "| a |  | 7.389 |"]
