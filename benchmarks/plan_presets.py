@@ -86,6 +86,7 @@ def main() -> None:
     sizes = [name for name in PRESETS if name.startswith("cerebras-gpt-") and not name.endswith("-mup")]
     parser.add_argument("--presets", nargs="+", default=sizes)
     parser.add_argument("--results", type=Path, help="a file that keeps the runs from call to call")
+    parser.add_argument("--known", action="store_true", help="the table of what --results holds; nothing is planned")
     parser.add_argument("--note", default="", help="a remark on the machine for the table")
     parser.add_argument("--write", type=Path, help="a page with the marks of this table")
     given = parser.parse_args()
@@ -96,6 +97,8 @@ def main() -> None:
     for preset in given.presets:
         for strategy in given.strategies:
             key = f"{preset} {given.machine} {given.dtype} {strategy} {given.objective}"
+            if key not in known and given.known:
+                continue
             if key not in known:
                 known[key] = run(preset, given.machine, given.dtype, strategy, given.objective)
                 if given.results is not None:
