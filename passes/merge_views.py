@@ -29,23 +29,29 @@ class MergeViews(Pass, name="merge-views"):
     """
 
     def run(self, graph: Graph, context: PassContext) -> bool:
-        changed = False
-        for node in list(graph.nodes):
-            context.count("nodes visited")
-            if isinstance(node.op, Linear):
-                changed |= _sink(graph, node)
-        for node in list(graph.nodes):
-            if node.alive and isinstance(node.op, Transpose):
-                changed |= _hoist(graph, node)
-        for node in list(graph.reversed_nodes):
-            context.count("nodes visited")
-            if node.alive and isinstance(node.op, VIEWS) and not _goes_on(node):
-                changed |= _shorten(graph, node)
-        for node in list(graph.nodes):
-            if node.alive:
-                for value in node.results:
-                    changed |= _share_out(graph, value)
-        return changed
+        rounds = 0
+        while rounds < LONGEST and _merge(graph, context):  # what became shorter may meet what it did not reach before
+            rounds += 1
+        return rounds > 0
+
+
+def _merge(graph: Graph, context: PassContext) -> bool:
+    changed = False
+    for node in list(graph.nodes):
+        context.count("nodes visited")
+        if isinstance(node.op, Linear):
+            changed |= _sink(graph, node)
+    for node in list(graph.nodes):
+        if node.alive and isinstance(node.op, Transpose):
+            changed |= _hoist(graph, node)
+    for node in list(graph.reversed_nodes):
+        if node.alive and isinstance(node.op, VIEWS) and not _goes_on(node):
+            changed |= _shorten(graph, node)
+    for node in list(graph.nodes):
+        if node.alive:
+            for value in node.results:
+                changed |= _share_out(graph, value)
+    return changed
 
 
 # Transposes of tokens on either side of a linear layer
