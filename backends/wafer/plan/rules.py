@@ -51,7 +51,7 @@ from cgptc.ir.ops.indexing import Gather
 from cgptc.ir.ops.matmul import Linear
 from cgptc.ir.ops.norm import LayerNorm, RmsNorm
 from cgptc.ir.ops.shape import Reshape, Transpose
-from cgptc.ir.weight_expressions import concatenated, reshaped
+from cgptc.ir.weight_expressions import concatenated, reshaped, widened
 from cgptc.ir.weights import Weight
 
 Results = tuple[Item, ...]
@@ -217,7 +217,8 @@ def _with_constant(lift: Lift, node: Node, op: str, x: Features, weight: Weight,
 
 def _number(lift: Lift, weight: Weight) -> float:
     try:
-        return float(np.asarray(weight.read(lift.graph.store)).reshape(-1)[0])
+        # As it was written, not as the model's type rounds it: kernels round to the program's type.
+        return float(np.asarray(widened(weight).read(lift.graph.store)).reshape(-1)[0])
     except KeyError:
         raise RefusedError("it needs a number that the model's file holds, and only shapes are known") from None
 

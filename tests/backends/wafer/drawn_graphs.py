@@ -130,6 +130,7 @@ FORMS: dict[str, Form] = {
     "layer norm": lambda here, x: here.build(LayerNorm(1e-5), x, here.weight(WIDTH), here.weight(WIDTH)),
     "rms norm": lambda here, x: here.build(RmsNorm(1e-5), x, here.weight(WIDTH)),
     "relu": lambda here, x: here.build(Relu(), x),
+    "a number that f32 rounds": lambda here, x: here.build(Mul(), x, here.build.constant(8**-0.5, f32)),
     "softmax": lambda here, x: here.build(Softmax(2), x),
     "log softmax": lambda here, x: here.build(LogSoftmax(2), x),
     "cut and joined": _cut_and_joined,
