@@ -196,10 +196,10 @@ def square_root(build: Builder, x: Value, node: Node) -> Value | None:
     return build(Sqrt(), x) if x.type == node.result.type else None
 
 
-@rewrite(op(Pow, x, Scalar(value=-0.5), bind="node"))
-def inverse_square_root(build: Builder, x: Value, node: Node) -> Value | None:
-    """``x ** -0.5`` is ``rsqrt(x)``, as PyTorch computes it."""
-    return build(Rsqrt(), x) if x.type == node.result.type else None
+@rewrite(op(Pow, op(Add, x, number, bind="total", shared=True), Scalar(value=-0.5), bind="node"))
+def inverse_square_root(build: Builder, number: float, total: Node, node: Node) -> Value | None:
+    """``(x + eps) ** -0.5`` is ``rsqrt(x + eps)``: the sum is never -0, whose powers and roots have other signs."""
+    return build(Rsqrt(), total.result) if number > 0 and total.result.type == node.result.type else None
 
 
 @rewrite(op(Div, one, op(Sqrt, x), bind="node"))
