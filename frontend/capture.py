@@ -6,6 +6,7 @@ import contextlib
 import inspect
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,15 +23,25 @@ from cgptc.frontend.fx_program import view_program
 from cgptc.frontend.hf_attention import whole_attention
 from cgptc.frontend.leaf_names import leaf_name
 from cgptc.frontend.live_weights import module_weights
+from cgptc.frontend.result_nest import result_of
 from cgptc.frontend.specialisation import Guard, record_guards
 from cgptc.frontend.torch_dtypes import FROM_TORCH
 from cgptc.frontend.weightless import parameters_on_cpu
 from cgptc.ir.diagnostics import CompileError, UsageError
 from cgptc.ir.graph import Graph
+from cgptc.ir.result_tree import ResultTree
 from cgptc.ir.weights import Weight, WeightStore
 
 Axes = Mapping[str, Mapping[int, str]]
 """By input name: axis → symbol name."""
+
+
+@dataclass(frozen=True)
+class Captured:
+    """A graph, and how what the module returns is nested, where that is known."""
+
+    graph: Graph
+    result: ResultTree | None
 
 
 def capture(
@@ -53,6 +64,34 @@ def capture(
     line that fixed a size. ``weights`` and ``store`` stand in for the module's own parameters, which may then be on the meta device.
     ``root`` is the attribute of a wrapper module to leave out of module paths. Nothing is copied: the graph refers to the weights.
     """
+    return capture_with_result(
+        module,
+        args,
+        kwargs,
+        dynamic=dynamic,
+        axes=axes,
+        weights=weights,
+        store=store,
+        output_names=output_names,
+        name=name,
+        root=root,
+    ).graph
+
+
+def capture_with_result(
+    module: torch.nn.Module,
+    args: Sequence[Any] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    dynamic: Mapping[str, Bounds | None] | None = None,
+    axes: Axes | None = None,
+    weights: Mapping[str, Weight] | None = None,
+    store: WeightStore | None = None,
+    output_names: Sequence[str] | None = None,
+    name: str = "main",
+    root: str = "",
+) -> Captured:
+    """`capture`, and how the outputs belong together."""
     requested = dict(dynamic or {})
     bound_inputs(module, args, kwargs or {})  # says what does not fit
     args, kwargs = _distinct((tuple(args), dict(kwargs or {})))
@@ -73,7 +112,8 @@ def capture(
     for _ in range(64):
         view = view_program(program, found, references.weights, [leaf.name for leaf in leaves], titles, root=root)
         try:
-            return import_program(view, name=name, store=references.store, default_float=default_float, decompose=Decomposer(found))
+            graph = import_program(view, name=name, store=references.store, default_float=default_float, decompose=Decomposer(found))
+            return Captured(graph, result_of(program))
         except DomainError as error:
             found = sizes.narrowed(found, error)
     raise AssertionError("the bounds of a symbol never settled")

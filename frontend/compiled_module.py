@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 import torch.utils._pytree as pytree
@@ -12,8 +12,7 @@ from cgptc.frontend.leaf_names import leaf_name
 from cgptc.frontend.torch_dtypes import to_numpy, to_torch
 from cgptc.ir.diagnostics import UsageError
 from cgptc.ir.op import Array
-
-Result: TypeAlias = "torch.Tensor | tuple[torch.Tensor, ...] | dict[str, torch.Tensor]"
+from cgptc.ir.result_tree import ResultTree, filled, outputs_of
 
 
 def _leaves(start: str, tree: Any) -> Iterator[tuple[str, torch.Tensor | None]]:
@@ -27,10 +26,11 @@ def _leaves(start: str, tree: Any) -> Iterator[tuple[str, torch.Tensor | None]]:
 
 
 class CompiledModule(torch.nn.Module):
-    """Takes and gives tensors as the module that was compiled: by position or by name, in tuples and dictionaries as it took them.
+    """Takes and gives tensors as the module that was compiled: by position or by name, in tuples and dictionaries as it took and gave them.
 
-    One output comes as a tensor, those of a tuple as a tuple, those with names of their own as a dictionary. ``presents``, the outputs
-    that continue a cache, come only where a past is given, and then everything comes by name. ``run`` computes outputs by name.
+    Where ``result`` does not say how that was, one output comes as a tensor, those of a tuple as a tuple, those with names of their own
+    as a dictionary. ``presents``, the outputs that continue a cache, come only where a past is given, and then everything comes by name.
+    ``run`` computes outputs by name.
     """
 
     def __init__(
@@ -39,14 +39,16 @@ class CompiledModule(torch.nn.Module):
         output_names: Sequence[str],
         presents: Collection[str],
         run: Callable[[Mapping[str, Array]], dict[str, Array]],
+        result: ResultTree | None = None,
     ) -> None:
         super().__init__()
         self.input_names = tuple(input_names)
         self.output_names = tuple(output_names)
         self._presents = frozenset(presents)
         self._run = run
+        self._result = result
 
-    def forward(self, *args: Any, **named: Any) -> Result:
+    def forward(self, *args: Any, **named: Any) -> Any:
         """Raises `UsageError` for inputs that the model does not take."""
         leaves = [leaf for _, leaf in _leaves("", args)]
         if len(leaves) > len(self.input_names):  # a None where the example inputs had None too
@@ -66,6 +68,8 @@ class CompiledModule(torch.nn.Module):
         if any(name.startswith("past_key_values.") for name in given):
             return found
         plain = {name: tensor for name, tensor in found.items() if name not in self._presents}
+        if self._result is not None and len(outputs_of(self._result)) == len(plain):
+            return filled(self._result, tuple(plain.values()))
         if len(plain) == 1:
             return next(iter(plain.values()))
         if list(plain) == [f"output_{index}" for index in range(len(plain))]:

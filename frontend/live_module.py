@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import torch
 import torch.utils._pytree as pytree
 
-from cgptc.frontend.capture import Axes, bound_inputs, capture
+from cgptc.frontend.capture import Axes, Captured, bound_inputs, capture_with_result
 from cgptc.frontend.source import Bounds, CapturedModel, TextModel
 from cgptc.frontend.text_model import as_text_model
 from cgptc.frontend.torch_dtypes import to_numpy
@@ -28,10 +28,14 @@ def capture_live(module: torch.nn.Module, examples: Examples, *, dynamic: Dynami
 
     The module is left in the mode it was in. The errors are `capture`'s.
     """
+    return _capture(module, examples, dynamic, axes).graph
+
+
+def _capture(module: torch.nn.Module, examples: Examples, dynamic: Dynamic | None, axes: Axes | None) -> Captured:
     args, named = split_examples(examples)
     sizes = dynamic if dynamic is not None else default_dynamic([*args, *named.values()])
     with evaluating(module):
-        return capture(module, args, named, dynamic=sizes, axes=axes)
+        return capture_with_result(module, args, named, dynamic=sizes, axes=axes)
 
 
 def capture_module(
@@ -39,16 +43,17 @@ def capture_module(
 ) -> CapturedModel:
     """What the driver compiles; see `capture_live`."""
     args, named = split_examples(examples)
-    graph = capture_live(module, examples, dynamic=dynamic, axes=axes)
-    text = text_model_of(graph, module, args, named)
+    captured = _capture(module, examples, dynamic, axes)
+    text = text_model_of(captured.graph, module, args, named)
     return CapturedModel(
-        graph,
+        captured.graph,
         type(module).__name__,
         "module",
         sum(parameter.numel() for parameter in module.parameters()),
         layer_count(module),
         text,
         reference=lambda: copy.deepcopy(module).eval(),
+        result=captured.result,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from importlib import resources
@@ -30,17 +31,19 @@ COMPANIONS = ("tokenizer.json", "generation_config.json")
 """What a trained model has beside its weights."""
 
 
-def write_model(preset: Preset, path: Path, seed: int = 0) -> tuple[Path, ...]:
+def write_model(preset: Preset, path: Path, seed: int = 0, *, force: bool = False) -> tuple[Path, ...]:
     """Write the preset's model and return the paths written, the model first.
 
     ``path`` ends in ``.pt`` (a state dict with its configuration, for torch.load), ``.safetensors`` (configuration in the
     metadata), or nothing (a folder as Hugging Face writes them). Weights stream: any size needs little memory. Equal arguments
-    give equal bytes. A trained preset ignores ``seed`` and brings its tokenizer. Raises `UsageError`, `FileError`, and
-    `CompileError` where a folder cannot say the configuration.
+    give equal bytes. A trained preset ignores ``seed`` and brings its tokenizer. What stands at ``path`` stays, since weights that took
+    long to train look like any others, unless ``force`` lets one file take another's place, whole or not at all. Raises `UsageError`,
+    `FileError`, and `CompileError` where a folder cannot say the configuration.
     """
     companions = [trained_model(preset.name) / name for name in COMPANIONS] if preset.trained else []
     match path.suffix:
         case ".pt" | ".pth" | ".safetensors":
+            _refuse_to_replace(path, force)
             targets = [(companion, path.with_name(companion.name)) for companion in companions]
             for companion, target in targets:
                 _refuse_to_overwrite(companion, target)
@@ -111,6 +114,13 @@ def _trained_tensors(preset: Preset) -> Iterator[TensorSource]:
 
 def _one_block(tensor: Array) -> Iterator[Array]:
     yield tensor.reshape(-1)
+
+
+def _refuse_to_replace(path: Path, force: bool) -> None:
+    if not os.path.lexists(path) or (force and path.is_file()):
+        return
+    kind, fix = ("file", "choose another name, or --force replaces it") if path.is_file() else ("folder", "choose another name")
+    raise UsageError("output-exists", f"there is a {kind} of that name", file=str(path), fix=fix)
 
 
 def _refuse_to_overwrite(companion: Traversable, target: Path) -> None:

@@ -12,6 +12,7 @@ from cgptc.frontend.presets import PRESETS, preset
 from cgptc.frontend.readers import Kind, sniff
 from cgptc.ir.diagnostics import FileError, UsageError
 from cgptc.ir.graph import Graph
+from cgptc.ir.result_tree import ResultTree
 
 if TYPE_CHECKING:
     import torch
@@ -58,7 +59,8 @@ class CapturedModel:
     ``name`` is its class; ``format`` says what kind of file it was; ``digest`` computes the sha256 of the input ("" for a model
     without a file); ``companions`` are tokenizer and generation files by the name that an artifact gives them;
     ``configuration`` is what Hugging Face's ``config.json`` would hold where that is known; ``reference`` builds
-    the PyTorch module with its weights, for comparison; ``close`` closes the files, after which weights can no longer be read.
+    the PyTorch module with its weights, for comparison; ``close`` closes the files, after which weights can no longer be read; ``result``
+    is the nest in which the original gives its outputs, where that is known.
     """
 
     graph: Graph
@@ -73,6 +75,7 @@ class CapturedModel:
     warnings: tuple[str, ...] = ()
     reference: Callable[[], torch.nn.Module] | None = None
     close: Callable[[], None] = lambda: None
+    result: ResultTree | None = None
 
     def __enter__(self) -> CapturedModel:
         return self

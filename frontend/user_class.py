@@ -111,7 +111,7 @@ def capture_class(
     """The module with the checkpoint's weights, else with its own; without ``inputs`` int64 ids of `TRIED_SHAPE` are tried."""
     import torch
 
-    from cgptc.frontend.capture import capture
+    from cgptc.frontend.capture import capture_with_result
     from cgptc.frontend.live_module import default_dynamic, layer_count, text_model_of
 
     args = inputs if inputs is not None else (torch.zeros(TRIED_SHAPE, dtype=torch.int64),)
@@ -120,11 +120,12 @@ def capture_class(
     for fixed in request.fixed:
         sizes.pop(fixed, None)
     try:
-        graph = capture(module, args, dynamic=sizes, weights=weights, store=checkpoint.store if checkpoint else None)
+        captured = capture_with_result(module, args, dynamic=sizes, weights=weights, store=checkpoint.store if checkpoint else None)
     except CompileError as error:
         if inputs is None and error.code == "capture-failed":
             error.fix = f"return (module, example inputs): int64 ids {list(TRIED_SHAPE)} were tried"
         raise
+    graph = captured.graph
     text = text_model_of(graph, module, args)
     folder = request.weights.parent if request.weights is not None else None
     return CapturedModel(
@@ -141,6 +142,7 @@ def capture_class(
         else ("warning[random-weights]: no --weights given: those that the class starts with are used",),
         reference=lambda: _loaded(module, checkpoint, weights),
         close=checkpoint.close if checkpoint else lambda: None,
+        result=captured.result,
     )
 
 

@@ -62,6 +62,11 @@ NODE_LIMIT = 512
 
 def describe(value: Value, store: WeightStore) -> Element | None:
     """The element function of ``value`` over its own axes, or None where the analysis does not know."""
+    return describe_all(value, store).get(value)
+
+
+def describe_all(value: Value, store: WeightStore) -> dict[Value, Element | None]:
+    """`describe` of ``value`` and of all that it is made of, operands first; nothing where that is too much to look at."""
     order: list[Value] = []
     seen: set[Value] = set()
     stack: list[tuple[Value, bool]] = [(value, False)]
@@ -74,7 +79,7 @@ def describe(value: Value, store: WeightStore) -> Element | None:
             continue
         seen.add(current)
         if len(seen) > NODE_LIMIT:
-            return None
+            return {}
         stack.append((current, True))
         producer = current.producer
         if producer is not None and type(producer.op) in _RULES:
@@ -82,7 +87,7 @@ def describe(value: Value, store: WeightStore) -> Element | None:
     known: dict[Value, Element | None] = {}
     for current in order:
         known[current] = _element(current, known, store)
-    return known[value]
+    return known
 
 
 # The element function of one operation from those of its operands
@@ -100,7 +105,7 @@ def _element(value: Value, known: Mapping[Value, Element | None], store: WeightS
     return None
 
 
-def _operands(value: Value, known: Mapping[Value, Element | None]) -> list[Element] | None:
+def over_result(value: Value, known: Mapping[Value, Element | None]) -> list[Element] | None:
     """The operands' element functions over the result's axes: broadcasting aligns axes at the end."""
     assert value.producer is not None
     rank = value.type.rank
@@ -278,7 +283,7 @@ def _gather_nd(value: Value, known: Mapping[Value, Element | None], store: Weigh
 
 
 def _arithmetic(value: Value, known: Mapping[Value, Element | None], store: WeightStore) -> Element | None:
-    operands = _operands(value, known)
+    operands = over_result(value, known)
     if operands is None:
         return None
     kind = type(value.op)
@@ -322,7 +327,7 @@ def _map_leaves(number: Number, function: Callable[[float], Number]) -> Number:
 
 
 def _comparison(value: Value, known: Mapping[Value, Element | None], store: WeightStore) -> Element | None:
-    operands = _operands(value, known)
+    operands = over_result(value, known)
     if operands is None:
         return None
     left, right = operands
@@ -362,7 +367,7 @@ _NUMBER_COMPARISONS: dict[type, Callable[[float, float], bool]] = {
 
 
 def _logic(value: Value, known: Mapping[Value, Element | None], store: WeightStore) -> Element | None:
-    operands = _operands(value, known)
+    operands = over_result(value, known)
     if operands is None:
         return None
     predicates = [operand for operand in operands if isinstance(operand, Predicate)]
@@ -374,7 +379,7 @@ def _logic(value: Value, known: Mapping[Value, Element | None], store: WeightSto
 
 
 def _select(value: Value, known: Mapping[Value, Element | None], store: WeightStore) -> Element | None:
-    operands = _operands(value, known)
+    operands = over_result(value, known)
     if operands is None:
         return None
     condition, then, otherwise = operands
@@ -397,7 +402,11 @@ def _guarded(rule: Rule) -> Rule:
     return guarded
 
 
+VIEWS: dict[type, Rule] = {Reshape: _guarded(_reshape), Transpose: _guarded(_transpose), Expand: _guarded(_expand), Slice: _guarded(_slice)}
+"""What only moves elements."""
+
 _RULES: dict[type, Rule] = {
+    **VIEWS,
     Iota: _iota,
     DimSize: _dim_size,
     Constant: _constant,
@@ -405,10 +414,6 @@ _RULES: dict[type, Rule] = {
         kind: _guarded(rule)
         for kinds, rule in (
             ((Cast,), _cast),
-            ((Reshape,), _reshape),
-            ((Transpose,), _transpose),
-            ((Expand,), _expand),
-            ((Slice,), _slice),
             ((Concat,), _concat),
             ((GatherNd,), _gather_nd),
             ((Add, Sub, Mul, Div, Neg, Maximum, Minimum), _arithmetic),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 from cgptc.ir.builder import Builder
@@ -13,15 +14,18 @@ from cgptc.ir.op import Role
 from cgptc.ir.ops.attention import Attention
 from cgptc.ir.ops.binary import NotEqual
 from cgptc.ir.ops.constant import Constant, DimSize, Iota
+from cgptc.ir.ops.elementwise import Cast
 from cgptc.ir.ops.embedding import Positions
 from cgptc.ir.ops.shape import Expand
 from cgptc.ir.types import TensorType
+from cgptc.passes.cached_masks import MASK, CachedMasks, cone, explicit_mask, is_causal
 from cgptc.passes.lift import lift
 from cgptc.passes.manager import Pass, PassContext
+from cgptc.passes.position_tables import spell_positions_as_iota
 from cgptc.passes.positions import find_positions
 from cgptc.passes.rewrite import erase_dead
 
-QUERY, KEY, VALUE, MASK, PAST_KEY, PAST_VALUE = range(6)
+QUERY, KEY, VALUE, _, PAST_KEY, PAST_VALUE = range(6)
 
 
 @dataclass(frozen=True)
@@ -29,8 +33,9 @@ class AddCache(Pass, name="add-cache", optional=False):
     """Give every causal self-attention a past.
 
     Inputs ``past_key_values.N.key|value`` ``[batch, kv heads, past, d]`` and outputs ``present.N.key|value`` are added, the attention mask
-    covers ``[batch, past + seq]``, and positions count the mask's real tokens. Raises `CompileError` naming the node if any other node
-    is not parallel along ``seq``: it would see the new tokens only.
+    covers ``[batch, past + seq]``, and positions count the mask's real tokens. A bias or mask of its own that attention takes is rebuilt
+    from the positions of all tokens. Raises `CompileError` naming the node if any other node is not parallel along ``seq``: it would see
+    the new tokens only.
     """
 
     mask: str = "attention_mask"
@@ -42,20 +47,24 @@ class AddCache(Pass, name="add-cache", optional=False):
         attentions = [node for node in graph.nodes if isinstance(node.op, Attention)]
         mask_input = next((value for value in graph.inputs if value.name == self.mask), None)
         _refuse_unless_cacheable(graph, seq, mask_input)
+        spell_positions_as_iota(graph, seq)
         past = Symbol("past", 0, seq.high)
         total = past.dim + seq.dim
         mask = _retyped_mask(graph, self.mask, mask_input, batch, seq, total)
+        rebuilt = _rebuild_masks(graph, attentions, CachedMasks(graph, mask, batch, seq, past, _refusal))
         _replace_positions(graph, mask_input, mask, batch, seq, past)
         for index, node in enumerate(attentions):
             _cache(graph, node, index, mask, batch, past)
+        of_masks = {node for value in rebuilt for node in cone(value)}
         if mask_input is not None:
             for user in mask_input.users:
                 if user.result is not mask:
                     erase_dead(graph, [user])
-            leftover = [user for user in mask_input.users if user.result is not mask]
+            leftover = [user for user in mask_input.users if user.result is not mask and user not in of_masks]
             if leftover:
                 raise _refusal(leftover[0], "it uses the attention mask in a way that has no cached form")
-        _refuse_what_knows_no_past(graph, seq)
+        _refuse_what_knows_no_past(graph, seq, of_masks)
+        _refuse_what_mixes_tokens(graph, seq, of_masks)
         context.count("attentions cached", len(attentions))
         return True
 
@@ -92,34 +101,68 @@ def _refuse_unless_cacheable(graph: Graph, seq: Symbol, mask: Value | None) -> N
         if node in exempt or isinstance(node.op, Constant):
             continue
         if isinstance(node.op, Attention):
-            _refuse_attention(node, seq)
+            _refuse_attention(graph, node, seq, exempt)
             continue
-        roles = {
-            (operand, position): axis.role
-            for axis in node.op.axis_roles(*node.operand_types)
-            for operand, position in enumerate(axis.operands)
-            if position is not None
-        }
-        for index, value in enumerate(node.operands):
-            if value is None:
-                continue
-            for position, dim in enumerate(value.type.shape):
-                if _mentions(dim, seq) and roles.get((index, position)) is not Role.PARALLEL:
-                    raise _refusal(node, f"it is not parallel along '{seq.name}'")
+        if _mixes_tokens(node, seq):
+            raise _refusal(node, f"it is not parallel along '{seq.name}'")
 
 
-def _refuse_attention(node: Node, seq: Symbol) -> None:
+def _mixes_tokens(node: Node, seq: Symbol) -> bool:
+    """Whether an operand has an axis of the sequence that the node is not parallel along."""
+    roles = _roles(node)
+    return any(
+        _mentions(dim, seq) and roles.get((index, position)) is not Role.PARALLEL
+        for index, value in enumerate(node.operands)
+        if value is not None
+        for position, dim in enumerate(value.type.shape)
+    )
+
+
+def _roles(node: Node) -> dict[tuple[int, int], Role]:
+    """What the node does along each axis of each operand."""
+    return {
+        (operand, position): axis.role
+        for axis in node.op.axis_roles(*node.operand_types)
+        for operand, position in enumerate(axis.operands)
+        if position is not None
+    }
+
+
+def _refuse_what_mixes_tokens(graph: Graph, seq: Symbol, exempt: set[Node]) -> None:
+    """What the mask and the positions go into now was no concern before they were rebuilt: a token's may not reach another here either."""
+    needed = {value.producer for _, value in graph.outputs}
+    for node in graph.reversed_nodes:
+        if node not in needed:
+            continue
+        needed.update(value.producer for value in node.inputs)
+        if node not in exempt and not isinstance(node.op, Attention | Positions) and _mixes_tokens(node, seq):
+            raise _refusal(node, "it makes one token's position of another's")
+
+
+def _refuse_attention(graph: Graph, node: Node, seq: Symbol, mask_side: set[Node]) -> None:
     assert isinstance(node.op, Attention)
     query, key = node.operands[QUERY], node.operands[KEY]
     assert query is not None
     assert key is not None
-    if not node.op.causal:
+    mask = explicit_mask(node)
+    if mask is not None and mask.producer not in mask_side:
+        raise _refusal(node, "its mask is made of more than positions and padding")
+    if not is_causal(graph, node):
         raise _refusal(node, "it is not causal")
     if query.type.shape[2] != seq.dim or key.type.shape[2] != seq.dim:
         raise _refusal(node, f"it attends over {key.type.shape[2]} keys for {query.type.shape[2]} queries, not over '{seq.name}'")
-    mask = node.operands[MASK] if len(node.operands) > MASK else None
-    if mask is not None and mask.type.rank != 2:
-        raise _refusal(node, "its mask is explicit (cgptc explain says why it is not understood)")
+
+
+def _rebuild_masks(graph: Graph, attentions: list[Node], masks: CachedMasks) -> list[Value]:
+    """Give attentions with an explicit mask one for all keys, and the flag that it hides later ones; the masks made."""
+    explicit = {node: mask for node in attentions if (mask := explicit_mask(node)) is not None}
+    for node, mask in explicit.items():
+        assert isinstance(node.op, Attention)
+        rebuilt = masks.rebuild(mask, before=node)
+        graph.set_op(node, dataclasses.replace(node.op, causal=True))
+        graph.set_operand(node, MASK, rebuilt)
+    erase_dead(graph, [mask.producer for mask in explicit.values() if mask.producer is not None])
+    return masks.made
 
 
 def _mask_side(graph: Graph, mask: Value | None) -> set[Node]:
@@ -133,12 +176,12 @@ def _mask_side(graph: Graph, mask: Value | None) -> set[Node]:
     return side
 
 
-def _refuse_what_knows_no_past(graph: Graph, seq: Symbol) -> None:
+def _refuse_what_knows_no_past(graph: Graph, seq: Symbol, exempt: set[Node]) -> None:
     """Nothing that differs from token to token may be made of the number of new tokens alone: it would start anew at each call.
 
     Positions are replaced by now. A number spread over the tokens is the same for each, and may stay.
     """
-    side = _mask_side(graph, None)
+    side = _mask_side(graph, None) - exempt
     varying: set[Node] = set()
     for node in graph.nodes:
         if node in side and (_varies(node, seq) or any(value.producer in varying for value in node.inputs)):
@@ -158,12 +201,7 @@ def _varies(node: Node, seq: Symbol) -> bool:
         return any(_mentions(dim, seq) for dim in (getattr(node.op, "size", 0), getattr(node.op, "dim", 0)))
     if isinstance(node.op, Constant | Expand):
         return False
-    roles = {
-        (operand, position): axis.role
-        for axis in node.op.axis_roles(*node.operand_types)
-        for operand, position in enumerate(axis.operands)
-        if position is not None
-    }
+    roles = _roles(node)
     places = [
         (operand, axis)
         for operand, value in enumerate(node.operands)
@@ -198,10 +236,12 @@ def _replace_positions(graph: Graph, mask_input: Value | None, mask: Value, batc
     positions = Builder(graph, before=after)(Positions(batch, seq.dim, past.dim), mask)
     positions.name = "positions"
     for value, has_batch in found:
+        dtype = value.type.dtype
+        own = positions if dtype == i64 else Builder(graph, before=after)(Cast(dtype), positions)
         if has_batch:
-            graph.replace_uses(value, positions)
+            graph.replace_uses(value, own)
         else:
-            lift(graph, value, positions, batch, _refusal)
+            lift(graph, value, own, batch, seq.dim, _refusal)
         if value.producer is not None:
             erase_dead(graph, [value.producer])
 
@@ -211,7 +251,8 @@ def _cache(graph: Graph, node: Node, index: int, mask: Value, batch: Dim, past: 
     assert key is not None
     assert value is not None
     operands = [*node.operands, *([None] * (6 - len(node.operands)))]
-    operands[MASK] = mask
+    if explicit_mask(node) is None:
+        operands[MASK] = mask
     for place, part, source in ((PAST_KEY, "key", key), (PAST_VALUE, "value", value)):
         _, heads, _, features = source.type.shape
         operands[place] = graph.add_input(

@@ -29,7 +29,8 @@ def find_positions(graph: Graph, mask_input: Value | None, seq: Symbol) -> list[
             found.append((node.result, False))
         elif isinstance(node.op, Maximum | Sub | Add):
             matched = next((m for pattern in FROM_MASK if isinstance(m := match(pattern, node.result), Match)), None)
-            if matched is not None and _source(matched.values["mask"]) is mask_input and mask_input is not None:
+            in_tokens = node.result.type.rank == 2 and node.result.type.shape[1] == seq.dim
+            if matched is not None and in_tokens and _source(matched.values["mask"]) is mask_input and mask_input is not None:
                 found.append((node.result, True))
                 covered.update(matched.nodes)
     return found[::-1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from cgptc.ir.builder import Builder
@@ -32,19 +33,25 @@ class SinkSlices(Pass, name="sink-slices"):
     """
 
     def run(self, graph: Graph, context: PassContext) -> bool:
-        queue = deque(node for node in graph.reversed_nodes if isinstance(node.op, Slice))
-        changed = False
-        while queue:
-            node = queue.popleft()
-            if not node.alive:
-                continue
-            context.count("nodes visited")
-            node = _merged(graph, node)
-            created = _sink(graph, node)
-            if created:
-                changed = True
-                queue.extend(created)
+        visited, changed = sink(graph, [node for node in graph.reversed_nodes if isinstance(node.op, Slice)])
+        context.count("nodes visited", visited)
         return changed
+
+
+def sink(graph: Graph, slices: Iterable[Node]) -> tuple[int, bool]:
+    """Move slices as far as they go; how many nodes were looked at, and whether any moved."""
+    queue = deque(slices)
+    visited, changed = 0, False
+    while queue:
+        node = queue.popleft()
+        if not node.alive:
+            continue
+        visited += 1
+        created = _sink(graph, _merged(graph, node))
+        if created:
+            changed = True
+            queue.extend(created)
+    return visited, changed
 
 
 def _merged(graph: Graph, node: Node) -> Node:

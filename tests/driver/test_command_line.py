@@ -107,6 +107,16 @@ def test_new_writes_a_model_and_warns_that_its_text_is_noise(tmp_path: Path, cap
     assert (tmp_path / "m.pt").stat().st_size > 100_000
 
 
+def test_new_replaces_a_file_only_when_told_to(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trained = tmp_path / "m.safetensors"
+    trained.write_bytes(b"weights that took a week")
+    assert run(["new", "--preset", "tiny", "-o", str(trained)]) == Exit.USAGE
+    assert "--force" in capsys.readouterr().err
+    assert trained.read_bytes() == b"weights that took a week"
+    assert run(["new", "--preset", "tiny", "-o", str(trained), "--force", "-q"]) == Exit.OK
+    assert trained.stat().st_size > 100_000
+
+
 def test_quiet_silences_notes_and_keeps_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["new", "--preset", "tiny", "-o", str(tmp_path / "m.pt"), "-q"]) == Exit.OK
     printed = capsys.readouterr()

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torch.utils._pytree as pytree
 from torch import nn
 
 import cgptc
-from cgptc.ir.diagnostics import UsageError
+from cgptc.ir.diagnostics import MalformedError, UsageError
+from cgptc.ir.dtypes import f32
+from cgptc.ir.result_tree import Output
+from cgptc.ir.types import TensorType
+from cgptc.runtime.interface import Interface, Port
 
 
 class Tagger(nn.Module):
@@ -95,6 +102,60 @@ def test_the_compiled_module_takes_what_is_nested_as_the_original_does() -> None
     assert not cgptc.verify(cgptc.compile(Nested(), ((a, b), {"bias": c}, 3.0)), Nested(), ((b, a), {"bias": c}, 3.0)).failed
     with pytest.raises(UsageError, match="an input is a float"):
         compiled((a, b), {"bias": c}, 4.0)
+
+
+@dataclasses.dataclass
+class Scored:
+    scores: torch.Tensor
+    sums: list[torch.Tensor]
+
+
+torch.export.register_dataclass(Scored, serialized_type_name="tests.Scored")
+NESTS = {
+    "tensor": lambda x: x + 1,
+    "one in a tuple": lambda x: (x + 1,),
+    "one by name": lambda x: {"logits": x + 1},
+    "names that read as numbers": lambda x: {"output_0": x, "output_1": x + 1},
+    "by number": lambda x: {3: x, 1: [x * 2]},
+    "mixed": lambda x: {"b": x + 1, "a": {"c": [x * 2], "d": (x - 1, None, 3, x.sum())}, "input": x},
+    "empty places": lambda x: ((), [None, x * 2], {}),
+}
+
+
+class Nest(nn.Module):
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return Scored(x + 1, [x.sum(-1), x.mean(-1)]) if self.name == "dataclass" else NESTS[self.name](x)
+
+
+@pytest.mark.parametrize("name", [*NESTS, "dataclass"])
+def test_the_compiled_module_gives_what_is_nested_as_the_original_does(name: str, tmp_path: Path) -> None:
+    """A dataclass comes as a dictionary; and so it is after the artifact was written and opened again."""
+    x = torch.randn(3, 4)
+    expected = Nest(name)(x)
+    expected = {"scores": expected.scores, "sums": expected.sums} if name == "dataclass" else expected
+    artifact = cgptc.compile(Nest(name), (x,))
+    for compiled in (artifact.module(), artifact.save(tmp_path / "copy").module()):
+        found = compiled(x)
+        assert pytree.tree_structure(found) == pytree.tree_structure(expected)
+        for actual, wanted in zip(pytree.tree_leaves(found), pytree.tree_leaves(expected), strict=True):
+            torch.testing.assert_close(actual, wanted)
+
+
+@pytest.mark.parametrize("wrong", [{"output": 1}, {"tuple": {}}, {"dict": [["a"]]}, {"list": [{"plain": []}]}, 3])
+def test_a_nest_that_is_none_is_refused(wrong: object) -> None:
+    whole = Interface((), (Port("y", TensorType(f32, (2,))),), Output(0)).to_json()
+    assert Interface.from_json(whole).result == Output(0)
+    with pytest.raises(MalformedError, match="result that"):
+        Interface.from_json({**whole, "result": wrong})
+    deep: object = {"output": 0}
+    for _ in range(40):
+        deep = {"list": [deep]}
+    with pytest.raises(MalformedError, match="levels"):
+        Interface.from_json({**whole, "result": deep})
 
 
 def test_a_past_in_brings_presents_out() -> None:

@@ -88,7 +88,10 @@ def test_same_arguments_give_the_same_bytes_in_any_process(tmp_path: Path, name:
     environment = os.environ | {"PYTHONHASHSEED": "7", "TZ": "Asia/Tokyo", "PYTHONPATH": os.pathsep.join(sys.path)}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment, cwd=other)
     assert (other / name).read_bytes() == (tmp_path / name).read_bytes()
-    write_model(SMALL, tmp_path / name, seed=2)
+    with pytest.raises(UsageError, match="of that name"):
+        write_model(SMALL, tmp_path / name, seed=2)
+    assert (other / name).read_bytes() == (tmp_path / name).read_bytes()
+    write_model(SMALL, tmp_path / name, seed=2, force=True)
     assert (other / name).read_bytes() != (tmp_path / name).read_bytes()
 
 
@@ -158,4 +161,8 @@ def test_what_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "taken").mkdir()
     with pytest.raises(UsageError, match="exists"):
         write_model(SMALL, tmp_path / "taken")
+    (tmp_path / "taken.pt").mkdir()
+    with pytest.raises(UsageError, match="a folder of that name"):
+        write_model(SMALL, tmp_path / "taken.pt", force=True)
+    (tmp_path / "taken.pt").rmdir()
     assert [entry.name for entry in tmp_path.iterdir()] == ["taken"]

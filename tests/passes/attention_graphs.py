@@ -15,7 +15,10 @@ from cgptc.ir.ops import (
     Add,
     And,
     Cast,
+    Concat,
+    Cos,
     CumSum,
+    DimSize,
     Div,
     Embedding,
     Expand,
@@ -25,9 +28,11 @@ from cgptc.ir.ops import (
     Linear,
     MatMul,
     Maximum,
+    Minimum,
     Mul,
     Reshape,
     Select,
+    Sin,
     Slice,
     Softmax,
     Split,
@@ -46,7 +51,8 @@ class Spelling:
 
     mask: str = "compare"  # or "buffer", "additive"
     padding: str = "none"  # or "additive", "boolean"
-    positions: str = "iota"  # or "mask"
+    positions: str = "iota"  # or "mask", "table", "offset-table", "counted", "longer-iota", "float-iota"
+    bias: str = "none"  # or "distance", "keys", "buckets", "from-the-end", "places"
     window: int | None = None
     groups: int = 1
     flat_tokens: bool = False
@@ -87,8 +93,26 @@ class _Decoder:
             assert self.padding is not None
             count = self.build(Sub(), self.build(CumSum(1), self.padding), self.build.constant(1, i64))
             return self.build(Add(), tokens, self.build(Embedding(), table, self.build(Maximum(), count, self.build.constant(0, i64))))
-        positions = self.build(Reshape((1, self.seq)), self.build(Iota(self.seq)))
-        return self.build(Add(), tokens, self.build(Embedding(), table, positions))
+        return self.build(Add(), tokens, self._row_of_each_token(table))
+
+    def _row_of_each_token(self, table: Value) -> Value:
+        """The table's rows by position, in one of the ways that models write it."""
+        build, seq = self.build, self.seq
+        match self.spelling.positions:
+            case "table":
+                return build(Slice(0, 0, seq), table)
+            case "offset-table":
+                return build(Slice(1, 2, seq + 2), build(Reshape((1, CONTEXT + 2, WIDTH)), self._weight(CONTEXT + 2, WIDTH)))
+            case "counted":
+                ones = build(Expand((self.batch, seq)), build.constant(1, i64))
+                return build(Embedding(), table, build(Sub(), build(CumSum(1), ones), build.constant(1, i64)))
+            case "longer-iota":
+                return build(Embedding(), self._weight(CONTEXT + 1, WIDTH), build(Slice(0, 1, seq + 1), build(Iota(seq + 1))))
+            case "float-iota":
+                angles = build(Mul(), build(Reshape((seq, 1)), build(Iota(seq, f32))), self._weight(1, WIDTH // 2))
+                return build(Concat(1), build(Sin(), angles), build(Cos(), angles))
+            case _:
+                return build(Embedding(), table, build(Reshape((1, seq)), build(Iota(seq))))
 
     def _linear(self, value: Value, width: int) -> Value:
         weight = self.build(Transpose((1, 0)), self._weight(width, WIDTH))
@@ -113,7 +137,7 @@ class _Decoder:
             key, value = self._repeat(key, kv_heads), self._repeat(value, kv_heads)
         scores = build(MatMul(), query, build(Transpose((0, 1, 3, 2)), key))
         scores = build(Div(), scores, build.constant(2.0))
-        scores = self._masked(scores)
+        scores = self._masked(self._biased(scores))
         mixed = build(MatMul(), build(Softmax(3), scores), value)
         return self._linear(build(Reshape((self.batch, self.seq, WIDTH)), build(Transpose((0, 2, 1, 3)), mixed)), WIDTH)
 
@@ -122,6 +146,28 @@ class _Decoder:
         one = self.build(Reshape((self.batch, kv_heads, 1, self.seq, features)), value)
         wide = self.build(Expand((self.batch, kv_heads, groups, self.seq, features)), one)
         return self.build(Reshape((self.batch, HEADS, self.seq, features)), wide)
+
+    def _biased(self, scores: Value) -> Value:
+        build, seq = self.build, self.seq
+        rows = build(Reshape((seq, 1)), build(Iota(seq)))
+        columns = build(Reshape((1, seq)), build(Iota(seq)))
+        slopes = build.constant(np.array([0.5, 0.125], np.float32).reshape(HEADS, 1, 1))
+        match self.spelling.bias:
+            case "distance":
+                return build(Add(), scores, build(Mul(), slopes, build(Cast(f32), build(Sub(), columns, rows))))
+            case "keys":
+                return build(Add(), scores, build(Mul(), slopes, build(Cast(f32), columns)))
+            case "from-the-end":
+                last = build(Sub(), build(DimSize(seq)), build.constant(1, i64))
+                return build(Add(), scores, build(Mul(), slopes, build(Cast(f32), build(Sub(), columns, last))))
+            case "buckets":
+                ages = build(Minimum(), build(Maximum(), build(Sub(), rows, columns), build.constant(0, i64)), build.constant(3, i64))
+                return build(Add(), scores, build(Transpose((2, 0, 1)), build(Embedding(), self._weight(4, HEADS), ages)))
+            case "places":
+                places = build(Embedding(), self._weight(CONTEXT, HEADS), build(Iota(seq)))
+                return build(Add(), scores, build(Reshape((HEADS, 1, seq)), build(Transpose((1, 0)), places)))
+            case _:
+                return scores
 
     def _masked(self, scores: Value) -> Value:
         build, window = self.build, self.spelling.window

@@ -7,11 +7,24 @@ from tests.passes.test_fuse_attention import FUSION
 
 from cgptc.ir.builder import Builder
 from cgptc.ir.diagnostics import CompileError
-from cgptc.ir.dtypes import f32
+from cgptc.ir.dtypes import boolean, f32
 from cgptc.ir.graph import Graph
 from cgptc.ir.interpreter import evaluate_graph
 from cgptc.ir.op import Array
-from cgptc.ir.ops import Add, Cast, CumSum, DimSize, Expand, Iota, ReduceMean, Reshape, Slice
+from cgptc.ir.ops import (
+    Add,
+    Cast,
+    Concat,
+    DimSize,
+    Expand,
+    Flip,
+    Iota,
+    ReduceMean,
+    Reshape,
+    Slice,
+    Softmax,
+    Sub,
+)
 from cgptc.ir.verify import verify
 from cgptc.passes.manager import Pipeline
 from cgptc.testing.tolerances import assert_t1
@@ -55,6 +68,15 @@ SPELLINGS = [
     Spelling(padding="additive"),
     Spelling(positions="mask", padding="boolean"),
 ]
+POSITIONED = [
+    *(Spelling(positions=spelled) for spelled in ("table", "offset-table", "counted", "longer-iota", "float-iota")),
+    Spelling(bias="distance", layers=2),
+    Spelling(bias="distance", positions="table", padding="additive", groups=2),
+    Spelling(bias="keys", mask="additive"),
+    Spelling(bias="from-the-end", mask="buffer"),
+    Spelling(bias="buckets", window=3, padding="boolean"),
+    Spelling(bias="places"),
+]
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS, ids=str)
@@ -67,7 +89,12 @@ def test_prefill_and_decode_give_what_the_full_run_gives(spelling: Spelling, ste
     assert_t1(whole, stepped, depth=with_cache.node_count)
 
 
-@pytest.mark.parametrize("spelling", SPELLINGS, ids=str)
+@pytest.mark.parametrize("spelling", POSITIONED, ids=str)
+def test_positions_in_any_spelling_have_a_cached_form(spelling: Spelling) -> None:
+    test_prefill_and_decode_give_what_the_full_run_gives(spelling, [2, 4, 1])
+
+
+@pytest.mark.parametrize("spelling", [*SPELLINGS, *POSITIONED], ids=str)
 def test_a_left_padded_row_equals_the_row_alone(spelling: Spelling) -> None:
     _, with_cache = cached(spelling)
     ids = np.random.default_rng(3).integers(0, VOCABULARY, (2, 6))
@@ -104,22 +131,52 @@ def test_a_node_that_mixes_tokens_is_refused_by_name() -> None:
         Pipeline.parse(CACHED).run(graph)
 
 
-@pytest.mark.parametrize("kind", ["counted", "tail", "length"])
-def test_what_is_made_of_the_length_alone_is_refused(kind: str) -> None:
-    """Positions by cumsum of ones, by the end of a longer arange, and the length as a number would all start anew with each new token."""
+@pytest.mark.parametrize("kind", ["backwards", "flipped", "shifted", "end-of-table", "length", "odd-places"])
+def test_what_is_made_of_the_length_is_refused(kind: str) -> None:
+    """Each of these would start anew with each new token, or take another token's position."""
     graph = decoder(Spelling())
     logits = graph.output("logits")
     seq = logits.type.shape[1]
     build = Builder(graph)
+    iota = build(Iota(seq))
     match kind:
-        case "counted":
-            places = build(CumSum(0), build(Expand((seq,)), build.constant(1.0, f32)))
-        case "tail":
-            places = build(Cast(f32), build(Slice(0, 1, seq + 1), build(Iota(seq + 1))))
+        case "backwards":
+            places = build(Sub(), build(DimSize(seq)), iota)
+        case "flipped":
+            places = build(Flip((0,)), iota)
+        case "shifted":
+            places = build(Concat(0), build.constant(np.zeros(1, np.int64)), build(Slice(0, 0, seq - 1), iota))
+        case "end-of-table":
+            places = build(Slice(0, 12 - seq, 12), build.constant(np.arange(12)))
+        case "odd-places":
+            places = build(Slice(0, 0, 2 * seq, 2), build(Iota(2 * seq)))
         case _:
-            places = build(Expand((seq,)), build(Cast(f32), build(DimSize(seq))))
-    graph.set_outputs([("logits", build(Add(), logits, build(Reshape((seq, 1)), places)))])
-    with pytest.raises(CompileError, match="new tokens only"):
+            places = build(Expand((seq,)), build(DimSize(seq)))
+    graph.set_outputs([("logits", build(Add(), logits, build(Reshape((seq, 1)), build(Cast(f32), places))))])
+    with pytest.raises(CompileError, match=r"new tokens only|another's|one position per row"):
+        Pipeline.parse(CACHED).run(graph)
+
+
+@pytest.mark.parametrize("kind", ["learned", "later", "square-table"])
+def test_a_mask_that_has_no_cached_form_is_refused(kind: str) -> None:
+    """A bias of the tokens themselves, one that lets a query see what comes, and a square table, whose rows and columns padding moves."""
+    graph = decoder(Spelling(bias="distance"))
+    softmax = next(node for node in graph.nodes if isinstance(node.op, Softmax))
+    seq = softmax.result.type.shape[3]
+    scores, mask = softmax.inputs[0], softmax.inputs[0].producer
+    build = Builder(graph, before=softmax)
+    match kind:
+        case "learned":
+            ids = graph.inputs[0]
+            hidden = build(Reshape((ids.type.shape[0], 1, 1, seq)), build(Cast(f32), ids))
+            graph.set_operand(softmax, 0, build(Add(), scores, hidden))
+        case "later":
+            assert mask is not None
+            graph.set_operand(mask, 0, build.constant(True, boolean))
+        case _:
+            table = build.constant(np.random.default_rng(0).standard_normal((12, 12)).astype(np.float32))
+            graph.set_operand(softmax, 0, build(Add(), scores, build(Slice(1, 0, seq), build(Slice(0, 0, seq), table))))
+    with pytest.raises(CompileError, match=r"more than positions|not causal|length in a way"):
         Pipeline.parse(CACHED).run(graph)
 
 

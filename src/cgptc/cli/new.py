@@ -17,6 +17,7 @@ def new(
     preset: Annotated[str, typer.Option("--preset", help="A shape: 'cgptc list presets' shows them all.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Where to write: .pt, .safetensors, or a folder where it has no suffix.")],
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the random weights.")] = 0,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file if there is one.")] = False,
 ) -> None:
     """Write a preset's model with random weights; the preset 'demo' is a trained model."""
     from cgptc.frontend.new_model import write_model
@@ -24,7 +25,7 @@ def new(
 
     found = find(preset)
     with screen.progress(f"writing {output}"):
-        written = write_model(found, output, seed)
+        written = write_model(found, output, seed, force=force)
     if not found.trained:
         screen.note("note: the weights are random, so text that this model generates is noise")
     parameters = found.config.parameter_count

@@ -169,7 +169,7 @@ def write_artifact(
             options=options.to_json(target.options),
             versions=library_versions(),
             input={"format": model.format, "sha256": model.digest()},
-            interface=Interface.of(optimised.graph).to_json(),
+            interface=Interface.of(optimised.graph, model.result).to_json(),
             generation=_generation(model.text),
             backend=_json_object(emitted.facts),
         )

@@ -195,7 +195,7 @@ class Artifact:
 
         outputs = [port.name for port in self.interface.outputs]
         presents = {present for _, present in self.interface.pasts}
-        return CompiledModule([port.name for port in self.interface.inputs], outputs, presents, self.run)
+        return CompiledModule([port.name for port in self.interface.inputs], outputs, presents, self.run, self.interface.result)
 
     def engine(self, session: Session | None = None) -> DecoderEngine:
         """A decoder over this model, for the generation loop; on the session given instead of the artifact's own."""

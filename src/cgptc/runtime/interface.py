@@ -11,6 +11,9 @@ from cgptc.ir.diagnostics import CgptcError, MalformedError
 from cgptc.ir.dims import Symbol, symbols
 from cgptc.ir.graph import Graph
 from cgptc.ir.lexer import Lexer
+from cgptc.ir.result_tree import ResultTree
+from cgptc.ir.result_tree import from_json as result_from_json
+from cgptc.ir.result_tree import to_json as result_to_json
 from cgptc.ir.types import TensorType
 from cgptc.ir.value_parser import parse_type
 
@@ -31,16 +34,17 @@ class Port:
 
 @dataclass(frozen=True)
 class Interface:
-    """Inputs and outputs in order."""
+    """Inputs and outputs in order. ``result`` is how the original nests the outputs that do not continue a cache, where that is known."""
 
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
+    result: ResultTree | None = None
 
     @classmethod
-    def of(cls, graph: Graph) -> Interface:
+    def of(cls, graph: Graph, result: ResultTree | None = None) -> Interface:
         """A graph's interface."""
         inputs = tuple(Port(value.name, value.type) for value in graph.inputs)
-        return cls(inputs, tuple(Port(name, value.type) for name, value in graph.outputs))
+        return cls(inputs, tuple(Port(name, value.type) for name, value in graph.outputs), result)
 
     @property
     def symbols(self) -> dict[str, Symbol]:
@@ -69,6 +73,7 @@ class Interface:
             "symbols": {name: [symbol.low, symbol.high] for name, symbol in self.symbols.items()},
             "inputs": [{"name": port.name, "type": str(port.type)} for port in self.inputs],
             "outputs": [{"name": port.name, "type": str(port.type)} for port in self.outputs],
+            **({} if self.result is None else {"result": result_to_json(self.result)}),
         }
 
     @classmethod
@@ -81,7 +86,12 @@ class Interface:
                     known[name] = Symbol(name, low, high)
                 case _:
                     raise _malformed(file, f"gives the symbol '{name[:80]}' no bounds")
-        return cls(_ports(value.get("inputs"), known, file), _ports(value.get("outputs"), known, file))
+        outputs = _ports(value.get("outputs"), known, file)
+        try:
+            result = result_from_json(value["result"], len(outputs)) if "result" in value else None
+        except ValueError as error:
+            raise _malformed(file, f"gives a result that {error}") from None
+        return cls(_ports(value.get("inputs"), known, file), outputs, result)
 
 
 def _ports(value: Json, known: Mapping[str, Symbol], file: str) -> tuple[Port, ...]:

@@ -1,0 +1,102 @@
+"""What an additive mask surely hides, where it also holds a bias that no analysis knows.
+
+A linear bias on the distance (ALiBi), learned buckets of it, or any other finite numbers stay what they are; where the minus infinities
+stand can still be read off the additions and selections that put them there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from cgptc.ir.graph import Value
+from cgptc.ir.masks import VIEWS, describe_all, over_result
+from cgptc.ir.ops.binary import Add, Select
+from cgptc.ir.ops.elementwise import Cast
+from cgptc.ir.predicates import (
+    FALSE,
+    TRUE,
+    AllOf,
+    AtLeastZero,
+    Cases,
+    Element,
+    Predicate,
+    UnknownError,
+    all_of,
+    any_of,
+    negate,
+)
+from cgptc.ir.weights import EMPTY_STORE, WeightStore
+
+HIDDEN = -1e30
+"""What stays far below every score whatever bias is added to it."""
+
+QUERY, KEY = 2, 3
+
+
+def hides_later_keys(mask: Value, store: WeightStore) -> bool:
+    """Whether an additive mask ``[batch|1, heads|1, queries, keys]`` hides every key after its query, as far as can be proven."""
+    shown = _shown(mask, store)
+    parts = shown.parts if isinstance(shown, AllOf) else (shown,)
+    return any(_is_no_later(part) for part in parts)
+
+
+def _is_no_later(part: Predicate) -> bool:
+    """``key <= query``, or nearer to the start still."""
+    if not isinstance(part, AtLeastZero):
+        return False
+    constant = part.affine.constant
+    return dict(part.affine.coefficients) == {QUERY: 1, KEY: -1} and isinstance(constant, int) and constant <= 0
+
+
+def _shown(mask: Value, store: WeightStore) -> Predicate:
+    """A predicate over the mask's axes outside of which its numbers are at most `HIDDEN`."""
+    elements = describe_all(mask, store)
+    shown: dict[Value, Element | None] = {}
+    for value, element in elements.items():
+        shown[value] = _of_element(element) if isinstance(element, float | Cases) else _of_node(value, elements, shown)
+    found = shown.get(mask)
+    return found if isinstance(found, Predicate) else TRUE
+
+
+def _of_element(element: float | Cases) -> Predicate:
+    if isinstance(element, float):
+        return FALSE if element <= HIDDEN else TRUE
+    then, otherwise = _of_element(element.then), _of_element(element.otherwise)
+    return any_of([all_of([element.predicate, then]), all_of([negate(element.predicate), otherwise])])
+
+
+def _of_node(value: Value, elements: Mapping[Value, Element | None], shown: Mapping[Value, Element | None]) -> Predicate:
+    node = value.producer
+    if node is None:
+        return TRUE
+    try:
+        if type(node.op) in VIEWS:
+            moved = VIEWS[type(node.op)](value, shown, EMPTY_STORE)
+            return moved if isinstance(moved, Predicate) else TRUE
+        if isinstance(node.op, Cast):
+            return _predicate(shown, node.inputs[0])
+        if isinstance(node.op, Add):
+            operands = over_result(value, shown)
+            return all_of(operand for operand in operands or () if isinstance(operand, Predicate))
+        if isinstance(node.op, Select):
+            return _of_select(value, elements, shown)
+    except UnknownError:
+        pass
+    return TRUE
+
+
+def _of_select(value: Value, elements: Mapping[Value, Element | None], shown: Mapping[Value, Element | None]) -> Predicate:
+    assert value.producer is not None
+    condition, then, otherwise = value.producer.inputs
+    element = elements.get(condition)
+    if not isinstance(element, Predicate):
+        return TRUE
+    chosen = over_result(value, {condition: element, then: _predicate(shown, then), otherwise: _predicate(shown, otherwise)})
+    assert chosen is not None
+    where, kept, left = (part for part in chosen if isinstance(part, Predicate))
+    return any_of([all_of([where, kept]), all_of([negate(where), left])])
+
+
+def _predicate(shown: Mapping[Value, Element | None], value: Value) -> Predicate:
+    found = shown.get(value)
+    return found if isinstance(found, Predicate) else TRUE
