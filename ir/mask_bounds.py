@@ -6,15 +6,21 @@ stand can still be read off the additions and selections that put them there.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from typing import TypeAlias
+
+import numpy as np
 
 from cgptc.ir.graph import Value
 from cgptc.ir.masks import VIEWS, describe_all, over_result
 from cgptc.ir.ops.binary import Add, Select
+from cgptc.ir.ops.constant import Constant
 from cgptc.ir.ops.elementwise import Cast
 from cgptc.ir.predicates import (
     FALSE,
     TRUE,
+    Affine,
     AllOf,
     AtLeastZero,
     Cases,
@@ -25,10 +31,15 @@ from cgptc.ir.predicates import (
     any_of,
     negate,
 )
-from cgptc.ir.weights import EMPTY_STORE, WeightStore
+from cgptc.ir.weights import EMPTY_STORE, Weight, WeightStore
+
+Known: TypeAlias = Mapping[Value, Element | None]
 
 HIDDEN = -1e30
 """What stays far below every score whatever bias is added to it."""
+
+READ_SIZE = 1 << 24
+"""Elements of a buffer that may be read to see what it hides."""
 
 QUERY, KEY = 2, 3
 
@@ -53,7 +64,7 @@ def _shown(mask: Value, store: WeightStore) -> Predicate:
     elements = describe_all(mask, store)
     shown: dict[Value, Element | None] = {}
     for value, element in elements.items():
-        shown[value] = _of_element(element) if isinstance(element, float | Cases) else _of_node(value, elements, shown)
+        shown[value] = _of_element(element) if isinstance(element, float | Cases) else _of_node(value, elements, shown, store)
     found = shown.get(mask)
     return found if isinstance(found, Predicate) else TRUE
 
@@ -65,10 +76,12 @@ def _of_element(element: float | Cases) -> Predicate:
     return any_of([all_of([element.predicate, then]), all_of([negate(element.predicate), otherwise])])
 
 
-def _of_node(value: Value, elements: Mapping[Value, Element | None], shown: Mapping[Value, Element | None]) -> Predicate:
+def _of_node(value: Value, elements: Known, shown: Known, store: WeightStore) -> Predicate:
     node = value.producer
     if node is None:
         return TRUE
+    if isinstance(node.op, Constant):
+        return _of_table(node.op.weight, store)
     try:
         if type(node.op) in VIEWS:
             moved = VIEWS[type(node.op)](value, shown, EMPTY_STORE)
@@ -85,7 +98,20 @@ def _of_node(value: Value, elements: Mapping[Value, Element | None], shown: Mapp
     return TRUE
 
 
-def _of_select(value: Value, elements: Mapping[Value, Element | None], shown: Mapping[Value, Element | None]) -> Predicate:
+def _of_table(weight: Weight, store: WeightStore) -> Predicate:
+    """A buffer that hides all above its diagonal."""
+    rank = len(weight.shape)
+    if rank < 2 or weight.shape[-1] != weight.shape[-2] or not weight.dtype.is_float or math.prod(weight.shape) > READ_SIZE:
+        return TRUE
+    try:
+        array = weight.read(store).reshape(-1, *weight.shape[-2:])
+    except KeyError:
+        return TRUE
+    later = np.triu(np.ones(array.shape[1:], np.bool_), 1)
+    return AtLeastZero(Affine(((rank - 2, 1), (rank - 1, -1)), 0)) if later.any() and np.all(array[:, later] <= HIDDEN) else TRUE
+
+
+def _of_select(value: Value, elements: Known, shown: Known) -> Predicate:
     assert value.producer is not None
     condition, then, otherwise = value.producer.inputs
     element = elements.get(condition)
@@ -97,6 +123,6 @@ def _of_select(value: Value, elements: Mapping[Value, Element | None], shown: Ma
     return any_of([all_of([where, kept]), all_of([negate(where), left])])
 
 
-def _predicate(shown: Mapping[Value, Element | None], value: Value) -> Predicate:
+def _predicate(shown: Known, value: Value) -> Predicate:
     found = shown.get(value)
     return found if isinstance(found, Predicate) else TRUE

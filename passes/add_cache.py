@@ -235,15 +235,16 @@ def _replace_positions(graph: Graph, mask_input: Value | None, mask: Value, batc
     after = mask.producer._next if mask.producer is not None else next(graph.nodes, None)
     positions = Builder(graph, before=after)(Positions(batch, seq.dim, past.dim), mask)
     positions.name = "positions"
+    starts: dict[Value, Value] = {}
     for value, has_batch in found:
         dtype = value.type.dtype
         own = positions if dtype == i64 else Builder(graph, before=after)(Cast(dtype), positions)
         if has_batch:
             graph.replace_uses(value, own)
         else:
-            lift(graph, value, own, batch, seq.dim, _refusal)
-        if value.producer is not None:
-            erase_dead(graph, [value.producer])
+            starts[value] = own
+    lift(graph, starts, batch, seq.dim, _refusal)
+    erase_dead(graph, [value.producer for value, _ in found if value.producer is not None])
 
 
 def _cache(graph: Graph, node: Node, index: int, mask: Value, batch: Dim, past: Symbol) -> None:

@@ -111,21 +111,21 @@ class CachedMasks:
 
     def _by_position(self, whole: Value, total: Dim) -> Value:
         """With what each row's own tokens have for positions and length instead of their places in the batch."""
-        while True:
-            nodes = cone(whole)
-            source = next((node for node in nodes if self._counts(node, total)), None)
-            if source is None:
-                return whole
+        nodes = cone(whole)
+        starts: dict[Value, Value] = {}
+        for source in nodes:
+            if not self._counts(source, total):
+                continue
             place = Builder(self.graph, before=source, location=source.location, stage=source.stage)
             dtype = source.result.type.dtype
             if isinstance(source.op, Iota):
                 own = place(self._positions(total, 0), self.real)
             else:
                 own = place(ReduceSum((1,), keepdims=False), place(Cast(i64), self.real))
-            own = own if own.type.dtype == dtype else place(Cast(dtype), own)
-            replaced = lift(self.graph, source.result, own, self.batch, total, self.refuse, nodes)
-            erase_dead(self.graph, [source])
-            whole = replaced.get(whole, whole)
+            starts[source.result] = own if own.type.dtype == dtype else place(Cast(dtype), own)
+        replaced = lift(self.graph, starts, self.batch, total, self.refuse, nodes)
+        erase_dead(self.graph, [value.producer for value in starts if value.producer is not None])
+        return replaced.get(whole, whole)
 
     def _counts(self, node: Node, total: Dim) -> bool:
         return (isinstance(node.op, Iota) and node.op.size == total) or (isinstance(node.op, DimSize) and node.op.dim == total)

@@ -14,7 +14,8 @@ from cgptc.ir.ops.binary import Binary, Comparison, Select
 from cgptc.ir.ops.elementwise import Cast, Unary
 from cgptc.ir.ops.embedding import Embedding
 from cgptc.ir.ops.indexing import Gather
-from cgptc.ir.ops.matmul import MatMul
+from cgptc.ir.ops.matmul import Linear, MatMul
+from cgptc.ir.ops.norm import LayerNorm, RmsNorm
 from cgptc.ir.ops.shape import Concat, Expand, Pad, Reshape, Slice, Transpose
 
 ELEMENTWISE = (Unary, Binary, Comparison, Select)
@@ -22,20 +23,19 @@ ELEMENTWISE = (Unary, Binary, Comparison, Select)
 
 def lift(
     graph: Graph,
-    old: Value,
-    new: Value,
+    starts: Mapping[Value, Value],
     batch: Dim,
     length: Dim,
     refuse: Callable[[Node, str], Exception],
     among: Sequence[Node] | None = None,
 ) -> dict[Value, Value]:
-    """Replace ``old`` by ``new``, which has one more leading axis ``batch``, everywhere; gives what stands for each value changed.
+    """Replace each start by its value, which has one more leading axis ``batch``, everywhere; gives what stands for each value changed.
 
     What is computed from it gets the axis too, until it meets a value over the batch: there the axes fall together. ``among`` are the
     nodes to look at, operands first, if not all. Raises what ``refuse`` gives for a node that has no form with the axis, or that lets one
     of the ``length`` tokens see another.
     """
-    lifted: dict[Value, Value] = {old: new}
+    lifted = dict(starts)
     joined_ones: dict[Value, Value] = {}
     nodes = list(graph.nodes) if among is None else among
     same_in_rows = _same_in_rows(nodes)
@@ -55,7 +55,7 @@ def lift(
             raise refuse(node, "it uses the tokens' positions in a way that has no form with one position per row")
         lifted[node.result] = raised
     for value in reversed(lifted):
-        if value.producer is None or value is old:
+        if value.producer is None or value in starts:
             continue
         if value.is_output:
             raise refuse(value.producer, "the tokens' positions reach an output without a batch axis")
@@ -154,6 +154,8 @@ def _raise(build: Builder, node: Node, lifted: Mapping[Value, Value], batch: Dim
                 for original, value in zip(node.inputs, operands, strict=True)
             ]
             return build(Concat(op.axis + 1), *wide)
+        case Linear() | LayerNorm() | RmsNorm() if not any(value in lifted for value in node.inputs[1:]):
+            return build(op, operands[0], *node.operands[1:])
         case Embedding() if node.inputs[0] not in lifted:
             return build(op, *operands)
         case Gather() if op.axis == 0 and node.inputs[0] not in lifted:

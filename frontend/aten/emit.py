@@ -9,14 +9,16 @@ from cgptc.frontend.aten.exported import Unknown
 from cgptc.frontend.aten.promotion import number_type, result_type
 from cgptc.frontend.aten.table import Number, Operand, UnsupportedError
 from cgptc.ir.builder import Builder
-from cgptc.ir.dims import Dim, Expr, Shape, bounds, evaluate, floordiv, maximum, minimum, product
+from cgptc.ir.dims import Dim, Expr, Shape, bounds, evaluate, floordiv, maximum, minimum, product, symbols
 from cgptc.ir.dtypes import DType, f32
 from cgptc.ir.graph import Value
 from cgptc.ir.op import Array, Op
-from cgptc.ir.ops.constant import Constant, DimSize
+from cgptc.ir.ops.binary import Add
+from cgptc.ir.ops.constant import Constant, DimSize, Iota
 from cgptc.ir.ops.elementwise import Cast
 from cgptc.ir.ops.shape import Expand, Reshape, Slice, Transpose
 from cgptc.ir.weight_expressions import transposed
+from cgptc.ir.weights import EMPTY_STORE
 
 UNBOUNDED = 2**62
 """Slice ends beyond it mean 'to the end'."""
@@ -185,3 +187,35 @@ def clamp_index(index: Dim, size: Dim) -> Dim:
     if isinstance(size, int) and isinstance(index, Expr) and bounds(index)[1] > size >= bounds(index)[0]:
         raise DomainError(index, size)
     return maximum(0, minimum(index, size))
+
+
+def require_rows(indices: Value, rows: Dim) -> None:
+    """Raise `DomainError` where an arange over a symbolic size, as positions are, may run past a table of so many rows."""
+    start, value = 0, indices
+    while value.producer is not None:
+        match value.op:
+            case Iota(size):
+                end = size + start
+                if isinstance(rows, int) and isinstance(end, Expr) and len(symbols([end])) == 1 and bounds(end)[1] > rows:
+                    raise DomainError(end, rows)
+                return
+            case Cast() | Reshape() | Expand():
+                value = value.producer.inputs[0]
+            case Add():
+                left, right = value.producer.inputs
+                more = whole_number(right)
+                if more is None:
+                    return
+                start, value = start + more, left
+            case _:
+                return
+
+
+def whole_number(value: Value) -> int | None:
+    """The integer that a constant of the graph itself holds."""
+    if not isinstance(value.op, Constant) or value.type.rank or not value.type.dtype.is_integer:
+        return None
+    try:
+        return int(value.op.weight.read(EMPTY_STORE))
+    except KeyError:
+        return None

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cgptc.frontend.aten.emit import Emit
+from cgptc.frontend.aten.emit import Emit, require_rows
 from cgptc.frontend.aten.table import RefusedError, UnsupportedError, aten
 from cgptc.ir.dims import Dim, maximum, minimum
 from cgptc.ir.dtypes import boolean, i64
@@ -22,6 +22,7 @@ from cgptc.ir.weights import Dense
 
 @aten("embedding")
 def embedding(emit: Emit, weight: Value, indices: Value, padding_idx: int = -1, scale_grad_by_freq: bool = False) -> Value:
+    require_rows(indices, weight.type.shape[0])
     return emit(Embedding(), weight, indices)
 
 
@@ -33,6 +34,7 @@ def embedding_renorm(emit: Emit, self: Value, indices: Value, max_norm: float, n
 @aten("index_select")
 def index_select(emit: Emit, self: Value, dim: int, index: Value) -> Value:
     flat = index if index.type.rank else emit.reshape(index, [1])
+    require_rows(flat, self.type.shape[emit.axis(dim, self.type.rank)])
     return emit(Gather(emit.axis(dim, self.type.rank)), self, flat)
 
 
@@ -115,6 +117,7 @@ def index_(emit: Emit, self: Value, indices: Sequence[Value | None]) -> Value:
         turned = emit.transpose(self, [*(axes[k] for k in order), *rest])
         result = emit.reshape(turned, (*common, *(shape[axis] for axis in rest)))
     elif len(axes) == 1:
+        require_rows(present[0], self.type.shape[axes[0]])
         return emit(Gather(axes[0]), self, present[0])
     else:
         front = emit.transpose(self, [*axes, *rest])

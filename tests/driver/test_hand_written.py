@@ -1,0 +1,114 @@
+"""Language models as textbooks write them: their cached form generates what PyTorch computes from the whole text each time."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import cgptc
+from cgptc.ir.diagnostics import CompileError, UsageError
+
+VOCABULARY, WIDTH, HEADS, PLACES = 13, 16, 2, 20
+
+
+class Block(nn.Module):
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self.qkv = nn.Linear(WIDTH, 3 * WIDTH)
+        self.register_buffer("slopes", torch.tensor([0.5, 0.125]), persistent=False)
+        angles = torch.outer(torch.arange(PLACES).float(), torch.tensor([1.0, 0.3, 0.1, 0.03]))
+        self.register_buffer("cos", torch.cat([angles.cos(), angles.cos()], -1), persistent=False)
+        self.register_buffer("sin", torch.cat([angles.sin(), angles.sin()], -1), persistent=False)
+
+    def _turned(self, x: torch.Tensor) -> torch.Tensor:
+        first, second = x.chunk(2, -1)
+        length = x.shape[2]
+        return x * self.cos[:length] + torch.cat([-second, first], -1) * self.sin[:length]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        batch, length, _ = x.shape
+        q, k, v = (part.view(batch, length, HEADS, WIDTH // HEADS).transpose(1, 2) for part in self.qkv(x).chunk(3, -1))
+        if self.kind == "rotary":
+            q, k = self._turned(q), self._turned(k)
+        scores = q @ k.mT / 8**0.5
+        place = torch.arange(length)
+        ages = place[:, None] - place[None, :]
+        if self.kind == "alibi":
+            scores = scores - self.slopes.view(1, HEADS, 1, 1) * ages.abs()
+        weights = scores.masked_fill(ages < 0, float("-inf")).softmax(-1)
+        return (weights @ v).transpose(1, 2).reshape(batch, length, WIDTH)
+
+
+class Decoder(nn.Module):
+    """``kind``: a table of positions sliced to the length, batch or sequence first; by arange; rotary tables; or none, with ALiBi."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.kind = kind
+        self.embed = nn.Embedding(VOCABULARY, WIDTH)
+        self.places = nn.Embedding(PLACES, WIDTH)
+        self.register_buffer("table", torch.randn(1, PLACES + 2, WIDTH))
+        self.blocks = nn.ModuleList([Block(kind)])
+        self.norm = nn.LayerNorm(WIDTH)
+        self.head = nn.Linear(WIDTH, VOCABULARY)
+        for parameter in self.parameters():
+            if parameter.ndim > 1:
+                nn.init.normal_(parameter, 0, 0.4)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        x = self.embed(ids)
+        length = ids.shape[1]
+        if self.kind == "table":
+            x = x + self.table[:, 2 : length + 2]
+        elif self.kind == "sequence first":
+            x = (x.transpose(0, 1) + self.table[:, :PLACES].transpose(0, 1)[:length]).transpose(0, 1)
+        elif self.kind == "shifted":
+            x = x + self.places(torch.cat([torch.zeros(1, dtype=torch.int64), torch.arange(length)[:-1]]))
+        elif self.kind == "arange":
+            x = x + self.places(torch.arange(length))
+        for block in self.blocks:
+            x = x + block(x)
+        return self.head(self.norm(x))
+
+
+def greedy(module: nn.Module, prompt: list[int], count: int) -> list[int]:
+    row = list(prompt)
+    with torch.no_grad():
+        for _ in range(count):
+            row.append(int(module(torch.tensor([row]))[0, -1].argmax()))
+    return row[len(prompt) :]
+
+
+IDS = torch.tensor([[1, 2, 3, 4, 5], [6, 7, 8, 9, 10]])
+
+
+@pytest.mark.parametrize("kind", ["sequence first", "arange", "rotary", "alibi"])
+def test_tokens_are_those_of_the_whole_text(kind: str) -> None:
+    module = Decoder(kind).eval()
+    artifact = cgptc.compile(module, (IDS,))
+    assert artifact.interface.cached
+    assert not cgptc.verify(artifact, module, (IDS,), (IDS[:1, :1],)).failed
+    prompts = [[4, 2], [9, 8, 7, 6, 5, 4], [1]]
+    found = artifact.generate_batch(prompts, max_new_tokens=9)
+    assert [list(each.ids) for each in found] == [greedy(module, prompt, 9) for prompt in prompts]
+    if kind != "alibi":  # whose distances know no end
+        assert artifact.text_model.context == PLACES
+        with pytest.raises(UsageError, match="positions"):
+            artifact.generate([1] * 15, max_new_tokens=10)
+        with pytest.raises(UsageError, match=f"{PLACES}"):
+            artifact.run(input_ids=np.ones((1, PLACES + 1), np.int64))
+
+
+def test_tokens_on_a_wafer_are_those_of_the_whole_text() -> None:
+    module = Decoder("table").eval()
+    artifact = cgptc.compile(module, (IDS,), target="wafer")
+    assert list(artifact.generate([4, 2, 7], max_new_tokens=5).ids) == greedy(module, [4, 2, 7], 5)
+
+
+def test_a_position_that_is_another_tokens_is_refused_a_cache() -> None:
+    with pytest.raises(CompileError, match="makes one token's position of another's"):
+        cgptc.compile(Decoder("shifted").eval(), (IDS,))
