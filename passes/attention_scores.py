@@ -6,13 +6,15 @@ import math
 from dataclasses import dataclass, field
 
 from cgptc.ir.graph import Node, Value
+from cgptc.ir.masks import describe
 from cgptc.ir.ops.binary import Add, Div, Greater, Maximum, Mul, Pow, Select, Sub
 from cgptc.ir.ops.constant import Constant
 from cgptc.ir.ops.elementwise import Cast, IsInf, IsNan, Unary
 from cgptc.ir.ops.matmul import MatMul
 from cgptc.ir.ops.reduction import Softmax
 from cgptc.ir.ops.shape import Expand, Reshape, Slice
-from cgptc.ir.predicates import MASKED
+from cgptc.ir.predicates import MASKED, AllOf, AtLeastZero, Predicate, negate
+from cgptc.ir.weights import WeightStore
 from cgptc.passes.pattern import scalar_of
 
 FAR = 24
@@ -208,3 +210,20 @@ def _leads_to_product(value: Value) -> bool:
             return False
         value = candidates[0]
     return False
+
+
+def sees_itself(mask: Mask, store: WeightStore) -> bool:
+    """Whether a Boolean mask lets each query see the key at its own place, for what it says of positions alone."""
+    if mask.value.type.rank < 2 or mask.value.type.shape[-1] != mask.value.type.shape[-2]:
+        return False
+    element = describe(mask.value, store)
+    if not isinstance(element, Predicate):
+        return False
+    shown = negate(element) if mask.kind == "hide" else element
+    query, key = mask.value.type.rank - 2, mask.value.type.rank - 1
+    for part in shown.parts if isinstance(shown, AllOf) else (shown,):
+        if not isinstance(part, AtLeastZero) or dict(part.affine.coefficients) not in ({query: 1, key: -1}, {query: -1, key: 1}):
+            return False
+        if not isinstance(part.affine.constant, int) or part.affine.constant < 0:
+            return False
+    return True

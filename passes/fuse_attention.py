@@ -17,7 +17,7 @@ from cgptc.ir.ops.elementwise import Cast, Neg, Not
 from cgptc.ir.ops.matmul import MatMul
 from cgptc.ir.ops.reduction import ReduceAny, ReduceMean, Softmax
 from cgptc.ir.ops.shape import Expand, Reshape, Transpose
-from cgptc.passes.attention_scores import Mask, Probabilities, Scores, probabilities_of, scores_of
+from cgptc.passes.attention_scores import Mask, Probabilities, Scores, probabilities_of, scores_of, sees_itself
 from cgptc.passes.manager import Pass, PassContext
 from cgptc.passes.normalize_masks import MASK, understand
 from cgptc.passes.pattern import scalar_of
@@ -113,6 +113,8 @@ def _replacement(build: Builder, scores: Scores, value: Value, old: Value, hidde
     result, mask = attention.results[0], attention.operands[MASK]
     if value.type.rank < 4:
         result = build(Reshape(old.type.shape), result)
+    if hidden != "nothing" and all(sees_itself(each, build.graph.store) for each in scores.masks if each.kind != "add"):
+        hidden = "nothing"  # that query is not there
     if hidden != "nothing" and mask is not None and isinstance(understand(build.graph, attention, mask), str):
         if hidden == "other":
             return "its masks give a query that sees no key other numbers than attention does"
