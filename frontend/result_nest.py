@@ -17,6 +17,7 @@ from cgptc.ir.result_tree import MAXIMUM_DEPTH, Entries, Items, Output, Plain, R
 def result_of(program: torch.export.ExportedProgram) -> ResultTree | None:
     """The nest of what the module returns; None where it is made of other classes than tuples, lists, dictionaries and dataclasses."""
     results = next(node for node in program.graph.nodes if node.op == "output").args[0]
+    assert isinstance(results, (tuple, list))
     leaves: list[ResultTree] = []
     count = 0
     for result in results:

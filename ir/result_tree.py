@@ -91,10 +91,12 @@ def from_json(value: object, output_count: int, depth: int = 0) -> ResultTree:
             return Output(index)
         case {"plain": None | bool() | int() | float() | str() as plain}:
             return Plain(plain)
-        case {"tuple": list() as items} | {"list": list() as items}:
-            return Items("tuple" in value, tuple(from_json(item, output_count, depth + 1) for item in items))
+        case {"tuple": list() as items}:
+            return Items(True, tuple(from_json(item, output_count, depth + 1) for item in items))
+        case {"list": list() as items}:
+            return Items(False, tuple(from_json(item, output_count, depth + 1) for item in items))
         case {"dict": list() as items}:
-            entries = []
+            entries: list[tuple[str | int, ResultTree]] = []
             for item in items:
                 match item:
                     case [str() | int() as key, tree]:

@@ -14,6 +14,10 @@ VOCABULARY, WIDTH, HEADS, PLACES = 13, 16, 2, 20
 
 
 class Block(nn.Module):
+    slopes: torch.Tensor
+    cos: torch.Tensor
+    sin: torch.Tensor
+
     def __init__(self, kind: str) -> None:
         super().__init__()
         self.kind = kind
@@ -39,11 +43,14 @@ class Block(nn.Module):
         if self.kind == "alibi":
             scores = scores - self.slopes.view(1, HEADS, 1, 1) * ages.abs()
         weights = scores.masked_fill(ages < 0, float("-inf")).softmax(-1)
-        return (weights @ v).transpose(1, 2).reshape(batch, length, WIDTH)
+        mixed: torch.Tensor = (weights @ v).transpose(1, 2).reshape(batch, length, WIDTH)
+        return mixed
 
 
 class Decoder(nn.Module):
     """``kind``: a table of positions sliced to the length, batch or sequence first; by arange; rotary tables; or none, with ALiBi."""
+
+    table: torch.Tensor
 
     def __init__(self, kind: str) -> None:
         super().__init__()
@@ -72,7 +79,8 @@ class Decoder(nn.Module):
             x = x + self.places(torch.arange(length))
         for block in self.blocks:
             x = x + block(x)
-        return self.head(self.norm(x))
+        logits: torch.Tensor = self.head(self.norm(x))
+        return logits
 
 
 def greedy(module: nn.Module, prompt: list[int], count: int) -> list[int]:
