@@ -74,7 +74,7 @@ POSITIONED = [
     Spelling(bias="distance", positions="table", padding="additive", groups=2),
     Spelling(bias="keys", mask="additive"),
     Spelling(bias="from-the-end", mask="buffer"),
-    Spelling(bias="buckets", window=3, padding="boolean"),
+    Spelling(bias="buckets", window=3),
     Spelling(bias="places"),
 ]
 
