@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -69,7 +69,7 @@ def filled(tree: ResultTree, values: Sequence[Any]) -> Any:
             return {key: filled(item, values) for key, item in entries}
 
 
-def to_json(tree: ResultTree) -> Mapping[str, Any]:
+def to_json(tree: ResultTree) -> dict[str, Any]:
     """One key says the kind."""
     match tree:
         case Output(index):

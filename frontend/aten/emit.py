@@ -192,17 +192,17 @@ def clamp_index(index: Dim, size: Dim) -> Dim:
 def require_rows(indices: Value, rows: Dim) -> None:
     """Raise `DomainError` where an arange over a symbolic size, as positions are, may run past a table of so many rows."""
     start, value = 0, indices
-    while value.producer is not None:
-        match value.op:
+    while (node := value.producer) is not None:
+        match node.op:
             case Iota(size):
                 end = size + start
                 if isinstance(rows, int) and isinstance(end, Expr) and len(symbols([end])) == 1 and bounds(end)[1] > rows:
                     raise DomainError(end, rows)
                 return
             case Cast() | Reshape() | Expand():
-                value = value.producer.inputs[0]
+                value = node.inputs[0]
             case Add():
-                left, right = value.producer.inputs
+                left, right = node.inputs
                 more = whole_number(right)
                 if more is None:
                     return
