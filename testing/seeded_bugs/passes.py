@@ -6,11 +6,9 @@ _REWRITES = "tests/passes/test_rewrites.py::test_a_rewrite_fires_on_its_own_patt
 _FIRING = "tests/passes/test_firing.py::test_a_pass_fires_in_most_examples_and_keeps_what_it_promises"
 _ROTARY = "tests/passes/test_fuse_rotary.py::"
 _SPELLINGS = f"{_ROTARY}test_every_spelling_fuses_and_keeps_its_meaning"
-_SPELLING = "Spelling(mask='{mask}', padding='{padding}', positions='iota', window={window}, groups=1, flat_tokens=False, layers=1)"
 
 
-def _attention(mask: str = "compare", padding: str = "none", window: int | None = None) -> str:
-    spelling = _SPELLING.format(mask=mask, padding=padding, window=window)
+def _attention(spelling: str) -> str:
     return f"tests/passes/test_fuse_attention.py::test_every_spelling_fuses_and_keeps_its_meaning[{spelling}]"
 
 
@@ -27,28 +25,28 @@ PASS_BUGS = (
         where="cgptc.passes.fuse_attention:_explicit_mask",
         right='if kind == "hide":',
         wrong='if kind == "keep":',
-        killer=_attention(),
+        killer=_attention("plain"),
     ),
     SeededBug(
         name="causality-forgotten",
         where="cgptc.passes.normalize_masks:_apply",
         right="causal=node.op.causal or meaning.causal",
         wrong="causal=node.op.causal",
-        killer=_attention(),
+        killer=_attention("plain"),
     ),
     SeededBug(
         name="padding-forgotten",
         where="cgptc.passes.normalize_masks:_apply",
         right="graph.set_operand(node, MASK, padding)",
         wrong="graph.set_operand(node, MASK, None)",
-        killer=_attention(padding="boolean"),
+        killer=_attention("padding=boolean"),
     ),
     SeededBug(
         name="window-forgotten",
         where="cgptc.passes.normalize_masks:_apply",
         right="window=window",
         wrong="window=None",
-        killer=_attention(mask="buffer", window=3),
+        killer=_attention("mask=buffer window=3"),
     ),
     SeededBug(
         name="rotary-turned-backwards",

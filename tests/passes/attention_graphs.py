@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -57,6 +57,11 @@ class Spelling:
     groups: int = 1
     flat_tokens: bool = False
     layers: int = 1
+
+    def __str__(self) -> str:
+        """What differs from the first spelling: seeded bugs name tests by it."""
+        changed = [f"{field.name}={value}" for field in fields(self) if (value := getattr(self, field.name)) != field.default]
+        return " ".join(changed) or "plain"
 
 
 def decoder(spelling: Spelling, seed: int = 0) -> Graph:
