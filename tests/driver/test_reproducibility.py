@@ -6,6 +6,7 @@ import hashlib
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -57,18 +58,20 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(scope="module")
-def expected(model: Path) -> dict[str, str]:
+def expected(model: Path, targets: Sequence[str]) -> dict[str, str]:
     """As compiled in this process."""
-    place = model.with_name("out")
-    place.mkdir()
-    for target, options in TARGETS.items():
-        assert run(["compile", str(model), "--target", target, "-o", str(place / target), "-q", *options]) == 0
-    return content(place)
+    found: dict[str, str] = {}
+    for target in targets:
+        place = model.with_name(f"out-{target}") / target
+        if not place.exists():
+            place.parent.mkdir()
+            assert run(["compile", str(model), "--target", target, "-o", str(place), "-q", *TARGETS[target]]) == 0
+        found |= content(place.parent)
+    return found
 
 
-def compile_elsewhere(model: Path, folder: Path, number: int) -> Path:
-    """Compile a copy of the model for both targets in a process of its own, in the surroundings of that number."""
+def compile_elsewhere(model: Path, targets: Sequence[str], folder: Path, number: int) -> Path:
+    """Compile a copy of the model for the targets in a process of its own, in the surroundings of that number."""
     place = folder.joinpath(*["über", "a b", "x" * 60][: number % 4]) / f"{number}"
     place.mkdir(parents=True)
     copy = place / model.name
@@ -91,26 +94,25 @@ def compile_elsewhere(model: Path, folder: Path, number: int) -> Path:
     out = place / "out"
     out.mkdir()
     ahead = str(AHEAD_SECONDS[number % len(AHEAD_SECONDS)])
-    targets = [",".join((target, *options)) for target, options in TARGETS.items()]
-    command = [sys.executable, "-c", PROGRAM, ahead, threads, str(copy) if number % 2 else model.name, "out", *targets]
+    wanted = [",".join((target, *TARGETS[target])) for target in targets]
+    command = [sys.executable, "-c", PROGRAM, ahead, threads, str(copy) if number % 2 else model.name, "out", *wanted]
     subprocess.run(command, env=environment, cwd=place, check=True, umask=(0o022, 0o077)[number % 2], capture_output=True)
     return out
 
 
-def assert_reproduced(model: Path, expected: dict[str, str], folder: Path, number: int) -> None:
-    out = compile_elsewhere(model, folder, number)
-    assert content(out) == expected
+def assert_reproduced(model: Path, targets: Sequence[str], folder: Path, number: int) -> None:
+    out = compile_elsewhere(model, targets, folder, number)
+    assert content(out) == expected(model, targets)
     everything = b"".join(file.read_bytes() for file in out.rglob("*") if file.is_file())
     for named in (str(folder), str(Path.cwd()), str(SOURCE), "somebody"):
         assert named.encode() not in everything, named
 
 
-def test_equal_compiles_give_equal_bytes_whatever_the_surroundings(model: Path, expected: dict[str, str], tmp_path: Path) -> None:
-    assert {name.partition("/")[0] for name in expected} == set(TARGETS)
-    assert_reproduced(model, expected, tmp_path, 7)
+def test_equal_compiles_give_equal_bytes_whatever_the_surroundings(model: Path, tmp_path: Path) -> None:
+    assert_reproduced(model, ["onnx"], tmp_path, 7)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", range(20))
-def test_twenty_compiles_give_equal_bytes(model: Path, expected: dict[str, str], tmp_path: Path, number: int) -> None:
-    assert_reproduced(model, expected, tmp_path, number)
+def test_twenty_compiles_for_every_target_give_equal_bytes(model: Path, tmp_path: Path, number: int) -> None:
+    assert_reproduced(model, list(TARGETS), tmp_path, number)
