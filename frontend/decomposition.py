@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+import torch.fx.experimental._config as symbolic_shapes_config
 import torch.utils._pytree as pytree
 from torch import fx
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -56,6 +57,7 @@ def _trace(origin: fx.Node, function: Callable[..., Any], names: list[str]) -> f
         return function(*args, **kwargs)
 
     try:
-        return make_fx(call)(*(operands[name] for name in names)).graph
+        with symbolic_shapes_config.patch(backed_size_oblivious=True):  # sizes of 0 and 1 are not special, as in the export
+            return make_fx(call)(*(operands[name] for name in names)).graph
     except Exception:  # whatever a decomposition raises for operands that it does not take: the op stays unsupported
         return None

@@ -130,7 +130,10 @@ class _Importer:
         if region is None:
             raise reason or UnsupportedError("is not supported")
         known = len(self.failures)
-        result = self.region(region, [self.environment[name] for name in referenced_names(node, node.name)])
+        try:
+            result = self.region(region, [self.environment[name] for name in referenced_names(node, node.name)])
+        except VerifyError as error:  # it was spelled for the sizes of the example inputs
+            raise reason or UnsupportedError("is not supported: PyTorch spells it for fixed sizes only") from error
         if len(self.failures) > known:
             inner = dict.fromkeys(failure.what.partition(":")[0] for failure in self.failures[known:])
             del self.failures[known:]

@@ -28,6 +28,7 @@ CASES: dict[str, tuple[Callable[..., Any], tuple[torch.Tensor, ...]]] = {
     "squeeze one axis": (lambda x: x[:, :1].squeeze(1), (X,)),
     "squeeze an axis that is not 1": (lambda x: x.squeeze(1), (X,)),
     "transpose": (lambda x: x.transpose(-1, 0), (X,)),
+    "swapaxes": (lambda x: torch.cat([x.swapaxes(-1, 0), x.swapdims(0, -1)]), (X,)),
     "permute": (lambda x: x.permute(2, 0, 1), (X,)),
     "movedim": (lambda x: torch.movedim(x, 0, -1), (X,)),
     "t": (torch.t, (M,)),

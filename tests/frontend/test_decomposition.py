@@ -53,3 +53,9 @@ def test_what_has_no_decomposition_is_named() -> None:
     with pytest.raises(CompileError) as caught:
         capture(Call(torch.linalg.cholesky).eval(), (torch.eye(3),))
     assert "cholesky" in "\n".join(caught.value.details)
+
+
+def test_a_decomposition_for_the_example_sizes_alone_is_no_spelling() -> None:
+    with pytest.raises(CompileError) as caught:
+        capture(Call(lambda x: x.cumprod(1)).eval(), (torch.ones(2, 5, 3),), dynamic={"batch": None, "seq": None})
+    assert "cumprod: is not supported" in "\n".join(caught.value.details)

@@ -165,7 +165,7 @@ def squeeze(emit: Emit, self: Value, dim: int | Sequence[int] | None = None) -> 
     return emit.reshape(self, [size for axis, size in enumerate(shape) if axis not in axes or size != 1])
 
 
-@aten("transpose.int", "swapaxes", "swapdims", write=_swap_back)
+@aten("transpose.int", "swapdims", write=_swap_back)
 def transpose(emit: Emit, self: Value, dim0: int, dim1: int) -> Value:
     rank = self.type.rank
     permutation = list(range(rank))
@@ -173,6 +173,11 @@ def transpose(emit: Emit, self: Value, dim0: int, dim1: int) -> Value:
         first, second = emit.axis(dim0, rank), emit.axis(dim1, rank)
         permutation[first], permutation[second] = second, first
     return emit.transpose(self, permutation)
+
+
+@aten("swapaxes", write=lambda emit, base, new, axis0, axis1: transpose(emit, new, axis0, axis1))
+def swapaxes(emit: Emit, self: Value, axis0: int, axis1: int) -> Value:
+    return transpose(emit, self, axis0, axis1)
 
 
 @aten("permute", write=_transpose_back)
