@@ -14,6 +14,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from cgptc.frontend.aten.exported import ExportedNode, Region, referenced_names
 from cgptc.frontend.fx_program import FxView
+from cgptc.frontend.size_guards import SizeGuard
 from cgptc.ir.dims import Symbol
 
 
@@ -21,6 +22,7 @@ class Decomposer:
     """Decomposes nodes of one exported program, each on its own; ``symbols`` are its sizes by torch's names."""
 
     def __init__(self, symbols: Mapping[str, Symbol]) -> None:
+        self._symbols = symbols
         self._view = FxView({name: symbol.dim for name, symbol in symbols.items()})
         self._table: Mapping[Any, Callable[..., Any]] | None = None  # made when first needed: it takes a while
 
@@ -32,7 +34,7 @@ class Decomposer:
         function = self._decomposition(origin.target)
         if function is None:
             return None
-        graph = _trace(origin, function, referenced_names(node, origin.name))
+        graph = _trace(origin, function, referenced_names(node, origin.name), self._symbols)
         if graph is None or any(inner.target == origin.target for inner in graph.nodes):
             return None
         region = self._view.region(graph, f"{node.name}/")
@@ -45,8 +47,10 @@ class Decomposer:
         return found or (op.decompose if op._can_decompose() else None)
 
 
-def _trace(origin: fx.Node, function: Callable[..., Any], names: list[str]) -> fx.Graph | None:
-    """The decomposition traced on the node's own fake operands, with one placeholder for each of ``names``."""
+def _trace(origin: fx.Node, function: Callable[..., Any], names: list[str], symbols: Mapping[str, Symbol]) -> fx.Graph | None:
+    """The decomposition traced on the node's own fake operands, with one placeholder for each of ``names``; None where it holds for some of
+    the sizes only, such as those of the example inputs.
+    """
     operands = {node.name: node.meta.get("val") for node in origin.all_input_nodes}
     if any(name not in operands for name in names):
         return None
@@ -56,8 +60,20 @@ def _trace(origin: fx.Node, function: Callable[..., Any], names: list[str]) -> f
         args, kwargs = pytree.tree_map(lambda item: by_name[item.name] if isinstance(item, fx.Node) else item, (origin.args, origin.kwargs))
         return function(*args, **kwargs)
 
+    environment = next((size.node.shape_env for each in operands.values() for size in _sizes(each)), None)
+    known = len(environment.guards) if environment is not None else 0
+    kept = dict(environment.replacements) if environment is not None else {}
     try:
         with symbolic_shapes_config.patch(backed_size_oblivious=True):  # sizes of 0 and 1 are not special, as in the export
-            return make_fx(call)(*(operands[name] for name in names)).graph
+            graph = make_fx(call)(*(operands[name] for name in names)).graph
     except Exception:  # whatever a decomposition raises for operands that it does not take: the op stays unsupported
         return None
+    if environment is not None and any(SizeGuard(guard.expr, "", 0, by_model=False).fails(symbols) for guard in environment.guards[known:]):
+        environment.replacements.clear()
+        environment.replacements.update(kept)  # what it took for granted of sizes is not so
+        return None
+    return graph
+
+
+def _sizes(value: Any) -> list[Any]:
+    return [size for size in value.shape if isinstance(size, torch.SymInt)] if isinstance(value, torch.Tensor) else []
