@@ -7,7 +7,7 @@ import inspect
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import torch
 import torch.export
@@ -44,38 +44,23 @@ class Captured:
     result: ResultTree | None
 
 
-def capture(
-    module: torch.nn.Module,
-    args: Sequence[Any] = (),
-    kwargs: Mapping[str, Any] | None = None,
-    *,
-    dynamic: Mapping[str, Bounds | None] | None = None,
-    axes: Axes | None = None,
-    weights: Mapping[str, Weight] | None = None,
-    store: WeightStore | None = None,
-    output_names: Sequence[str] | None = None,
-    name: str = "main",
-    root: str = "",
-) -> Graph:
-    """The graph of a module for inputs like the examples.
+class CaptureOptions(TypedDict, total=False):
+    """See `capture_with_result`."""
 
-    ``dynamic`` names the sizes that stay symbolic, with inclusive bounds or None; ``axes`` says where they occur (by default axis 0
-    of every tensor is ``batch`` and axis 1 of every token-like one is ``seq``). Each is re-asserted: `CompileError` names the source
-    line that fixed a size. ``weights`` and ``store`` stand in for the module's own parameters, which may then be on the meta device.
-    ``root`` is the attribute of a wrapper module to leave out of module paths. Nothing is copied: the graph refers to the weights.
-    """
-    return capture_with_result(
-        module,
-        args,
-        kwargs,
-        dynamic=dynamic,
-        axes=axes,
-        weights=weights,
-        store=store,
-        output_names=output_names,
-        name=name,
-        root=root,
-    ).graph
+    dynamic: Mapping[str, Bounds | None] | None
+    axes: Axes | None
+    weights: Mapping[str, Weight] | None
+    store: WeightStore | None
+    output_names: Sequence[str] | None
+    name: str
+    root: str
+
+
+def capture(
+    module: torch.nn.Module, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Unpack[CaptureOptions]
+) -> Graph:
+    """The graph alone of `capture_with_result`."""
+    return capture_with_result(module, args, kwargs, **options).graph
 
 
 def capture_with_result(
@@ -91,7 +76,13 @@ def capture_with_result(
     name: str = "main",
     root: str = "",
 ) -> Captured:
-    """`capture`, and how the outputs belong together."""
+    """The graph of a module for inputs like the examples, and how its outputs belong together.
+
+    ``dynamic`` names the sizes that stay symbolic, with inclusive bounds or None; ``axes`` says where they occur (by default axis 0
+    of every tensor is ``batch`` and axis 1 of every token-like one is ``seq``). Each is re-asserted: `CompileError` names the source
+    line that fixed a size. ``weights`` and ``store`` stand in for the module's own parameters, which may then be on the meta device.
+    ``root`` is the attribute of a wrapper module to leave out of module paths. Nothing is copied: the graph refers to the weights.
+    """
     requested = dict(dynamic or {})
     bound_inputs(module, args, kwargs or {})  # says what does not fit
     args, kwargs = _distinct((tuple(args), dict(kwargs or {})))

@@ -126,6 +126,8 @@ def replace_match(graph: Graph, node: Node, root: Value, found: Match, rule: Rew
     replacement = rule.build(build, *arguments)
     created = inserted_between(graph, previous, node)
     if isinstance(replacement, Value) and replacement.type != root.type:
+        if replacement.type.dtype != root.type.dtype:
+            raise TypeError(f"rewrite '{rule.name}' changes a result's type from {root.type} to {replacement.type}")
         # Broadcasting against what the pattern takes for a mere number grew the result.
         replacement = Decline(f"the result would be {replacement.type} instead of {root.type}")
     if replacement is None or isinstance(replacement, Decline):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Literal
@@ -16,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cgptc.backends.wafer.arithmetic.formats import format_of
+from cgptc.backends.wafer.arithmetic.formats import Format, format_of
 from cgptc.backends.wafer.faults import ProgramError
 from cgptc.backends.wafer.layout import Layout
 from cgptc.backends.wafer.machine import Machine
@@ -166,3 +167,23 @@ def checked_words(parcel: Parcel, dtype: str, tensor: NDArray[Any]) -> Integers:
     if found != parcel.nonzeros:
         raise ProgramError("inflow-nonzeros", f"'{parcel.tensor}' has {found}, the program was made for {parcel.nonzeros}")
     return words
+
+
+def given_tensor(weights: Mapping[str, NDArray[Any]], name: str) -> NDArray[Any]:
+    """A weight that a program needs. Raises ProgramError where it is missing."""
+    if name not in weights:
+        raise ProgramError("weight-missing", f"the program needs weight '{name}'")
+    return weights[name]
+
+
+def given_parcels(program: Program, weights: Mapping[str, NDArray[Any]]) -> Iterator[tuple[Parcel, Format, NDArray[Any], Integers]]:
+    """Every parcel with the format it is sent in, its tensor rounded to that, and the words for each PE. Raises ProgramError for a missing
+    weight, or one whose non-zeros are not those that the program says.
+    """
+    inflow = program.inflow
+    if inflow is None:
+        return
+    form = format_of(inflow.dtype)
+    for parcel in inflow.parcels:
+        tensor = form.round(np.asarray(given_tensor(weights, parcel.tensor)).astype(form.carrier, copy=False))
+        yield parcel, form, tensor, checked_words(parcel, inflow.dtype, tensor)

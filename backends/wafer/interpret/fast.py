@@ -25,7 +25,7 @@ from cgptc.backends.wafer.arithmetic.sparse import absorb
 from cgptc.backends.wafer.clock import Pricer, timeline
 from cgptc.backends.wafer.collectives import Combiner, Pattern
 from cgptc.backends.wafer.faults import ExecutionError, ProgramError
-from cgptc.backends.wafer.inflow import checked_words, link_words
+from cgptc.backends.wafer.inflow import given_parcels, given_tensor, link_words
 from cgptc.backends.wafer.interpret.account import Account, Run
 from cgptc.backends.wafer.interpret.planes import Planes
 from cgptc.backends.wafer.interpret.transfer import tile_map
@@ -60,18 +60,10 @@ class FastEngine:
         """Scatter logical weights. Raises ProgramError for a missing one."""
         for binding in self.program.bindings:
             if binding.role == "weight":
-                if binding.tensor not in weights:
-                    raise ProgramError("weight-missing", f"the program needs weight '{binding.tensor}'")
-                self._write(binding, weights[binding.tensor])
-        inflow = self.program.inflow
-        for parcel in inflow.parcels if inflow is not None else ():
-            if parcel.tensor not in weights:
-                raise ProgramError("weight-missing", f"the program needs weight '{parcel.tensor}'")
-            assert inflow is not None
-            form = format_of(inflow.dtype)
-            tensor = form.round(np.asarray(weights[parcel.tensor]).astype(form.carrier, copy=False))
-            words = checked_words(parcel, inflow.dtype, tensor)
-            self._ways[parcel.tensor] = link_words(parcel.layout, words, self.program.region(inflow.region).rectangle)
+                self._write(binding, given_tensor(weights, binding.tensor))
+        for parcel, form, tensor, words in given_parcels(self.program, weights):
+            assert self.program.inflow is not None
+            self._ways[parcel.tensor] = link_words(parcel.layout, words, self.program.region(self.program.inflow.region).rectangle)
             self._parcels[parcel.tensor] = _spread(parcel.layout, form, tensor)
 
     def run(self, entry: str, inputs: Mapping[str, Array], scalars: Mapping[str, int]) -> Run:

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cgptc.backends.wafer.arithmetic.formats import format_of
-from cgptc.backends.wafer.faults import ExecutionError, ProgramError
-from cgptc.backends.wafer.inflow import checked_words
+from cgptc.backends.wafer.faults import ExecutionError
+from cgptc.backends.wafer.inflow import given_parcels, given_tensor
 from cgptc.backends.wafer.interpret.memory import Memory
 from cgptc.backends.wafer.program import Binding, Program, Region
 from cgptc.backends.wafer.resolve import Block, Placed
@@ -68,17 +68,8 @@ class Mesh:
         """Scatter logical weights. Raises ProgramError for a missing one."""
         for binding in self.program.bindings:
             if binding.role == "weight":
-                if binding.tensor not in weights:
-                    raise ProgramError("weight-missing", f"the program needs weight '{binding.tensor}'")
-                self.write(binding, weights[binding.tensor])
-        inflow = self.program.inflow
-        for parcel in inflow.parcels if inflow is not None else ():
-            if parcel.tensor not in weights:
-                raise ProgramError("weight-missing", f"the program needs weight '{parcel.tensor}'")
-            assert inflow is not None
-            form = format_of(inflow.dtype)
-            tensor = form.round(np.asarray(weights[parcel.tensor]).astype(form.carrier, copy=False))
-            checked_words(parcel, inflow.dtype, tensor)
+                self.write(binding, given_tensor(weights, binding.tensor))
+        for parcel, form, tensor, _ in given_parcels(self.program, weights):
             self.parcels[parcel.tensor] = form.stored(parcel.layout.scatter(tensor))
 
     def of(self, region: Region) -> Iterator[Element]:
