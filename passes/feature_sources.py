@@ -18,7 +18,7 @@ from cgptc.ir.graph import Node, Value
 from cgptc.ir.ops.binary import Add, Mul, Sub
 from cgptc.ir.ops.elementwise import Neg
 from cgptc.ir.ops.shape import Concat, Reshape, Slice, Split, Transpose
-from cgptc.passes.table_entries import Tables
+from cgptc.passes.table_entries import Tables, of_positions
 
 LEAD = 3
 """Axes before the features."""
@@ -144,9 +144,13 @@ class Walk:
 
     def _product(self, node: Node, value: Value, depth: int) -> Terms:
         left, right = node.inputs
-        table, rotated = (left, right) if right.type == value.type and left.type != value.type else (right, left)
-        if rotated.type != value.type or table.type == value.type:
-            raise UnknownError("a product of two tensors of the same shape is no rotation")
+        sides = [(table, rotated) for table, rotated in ((left, right), (right, left)) if rotated.type == value.type]
+        if len(sides) > 1:
+            # Of one head alone the features have the shape of a table that has the batch's axis.
+            sides = [(table, rotated) for table, rotated in sides if of_positions(table) and not of_positions(rotated)]
+        if len(sides) != 1:
+            raise UnknownError("a product of two tensors of the same shape, neither or both a table by position, is no rotation")
+        ((table, rotated),) = sides
         found = self.features(rotated, depth - 1)
         entry, sign = self.tables.entries(table, found.index.shape)
         return Terms(found.leaf, found.index[None], (found.sign * sign)[None], entry[None])

@@ -19,16 +19,38 @@ from cgptc.ir.ops.constant import Constant
 from cgptc.ir.ops.elementwise import Cast, Cos, Neg, Sin, Unary
 from cgptc.ir.ops.embedding import Embedding
 from cgptc.ir.ops.indexing import Gather
+from cgptc.ir.ops.matmul import MatMul
 from cgptc.ir.ops.shape import Concat, Expand, Reshape, Slice, Split, Transpose
 from cgptc.ir.weights import WeightStore
 
 DEPTH = 16
 """Nodes that are looked at above a table."""
 
+NODE_LIMIT = 64
+"""Nodes that are looked at to tell a table from features."""
+
 READ_SIZE = 1 << 20
 """Elements of a constant table that may be read to compare its columns."""
 
+MADE_OF = (Unary, Cast, Binary, Concat, Slice, Split, Transpose, Reshape, Expand, MatMul, Embedding, Gather)
+"""What turns positions into a table."""
+
 Ints = NDArray[np.int64]
+
+
+def of_positions(value: Value) -> bool:
+    """Whether a value is computed from constants and whole numbers alone, by what tables are made with."""
+    seen: set[Value] = set()
+    stack = [value]
+    while stack:
+        current = stack.pop()
+        if current in seen or not current.type.dtype.is_float or isinstance(current.op, Constant):
+            continue
+        if current.producer is None or not isinstance(current.op, MADE_OF) or len(seen) > NODE_LIMIT:
+            return False
+        seen.add(current)
+        stack += current.producer.inputs
+    return True
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ HEADS, CONTEXT = 3, 16
 class Spelling:
     """How a rotation is written. ``form``: of halves "rotate" or "parts", of pairs "rotate-pairs", "pairs" or "stacked"; ``table``: each
     angle "once" or "twice", "whole" in one tensor with the heads' axis missing, or read from a "stored" one; ``tokens_first``: heads lie
-    behind the positions; ``reverse``: it turns the other way; ``twice``: a second tensor is rotated too.
+    behind the positions; ``reverse``: it turns the other way; ``twice``: a second tensor is rotated too; ``heads`` may be one.
     """
 
     form: str = "rotate"
@@ -33,6 +33,7 @@ class Spelling:
     reverse: bool = False
     packed: bool = False
     twice: bool = False
+    heads: int = HEADS
 
     @property
     def interleaved(self) -> bool:
@@ -55,9 +56,9 @@ class _Rotation:
         self.build = Builder(self.graph)
         self.batch, self.seq = Symbol("batch", 1, 4).dim, Symbol("seq", 1, CONTEXT).dim
         size = spelling.width + spelling.rest
-        self.lead: tuple[Dim, Dim, Dim] = (self.batch, HEADS, self.seq)
+        self.lead: tuple[Dim, Dim, Dim] = (self.batch, spelling.heads, self.seq)
         if spelling.tokens_first:
-            self.lead = (self.batch, self.seq, HEADS)
+            self.lead = (self.batch, self.seq, spelling.heads)
         x = self.graph.add_input("x", TensorType(f32, (*self.lead, 2 * size if spelling.packed else size)))
         self.positions = self.graph.add_input("positions", TensorType(i64, (self.batch, self.seq)))
         if spelling.packed:

@@ -27,6 +27,7 @@ spellings = st.builds(
     split=st.booleans(),
     reverse=st.booleans(),
     packed=st.booleans(),
+    heads=st.sampled_from([1, HEADS]),
 )
 
 
@@ -49,7 +50,7 @@ def test_every_spelling_fuses_and_keeps_its_meaning(spelling: Spelling, batch: i
     (node,) = rotaries(fused)
     assert node.op == Rotary(spelling.interleaved and spelling.width > 2)
     assert node.operands[0] is not None
-    assert node.operands[0].type.shape[1] == HEADS
+    assert node.operands[0].type.shape[1] == spelling.heads
     assert not any(isinstance(each.op, Mul) and each.result.type.rank == 4 for each in fused.nodes)
     arrays = inputs(graph, batch, length, seed)
     before, after = (evaluate_graph(each, arrays, wide=True)["y"] for each in (graph, fused))
