@@ -16,10 +16,8 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
-from marked_text import write_between_marks
-from page import table
+from kept_runs import KeptRuns, add_flags, publish
 
 from cgptc import __version__
 from cgptc.frontend.presets import PRESETS
@@ -85,25 +83,19 @@ def main() -> None:
     parser.add_argument("--objective", default="throughput")
     sizes = [name for name in PRESETS if name.startswith("cerebras-gpt-") and not name.endswith("-mup")]
     parser.add_argument("--presets", nargs="+", default=sizes)
-    parser.add_argument("--results", type=Path, help="a file that keeps the runs from call to call")
+    add_flags(parser)
     parser.add_argument("--known", action="store_true", help="the table of what --results holds; nothing is planned")
-    parser.add_argument("--note", default="", help="a remark on the machine for the table")
-    parser.add_argument("--write", type=Path, help="a page with the marks of this table")
     given = parser.parse_args()
-    known: dict[str, Run] = {}
-    if given.results is not None and given.results.exists():
-        known = {name: Run(**one) for name, one in json.loads(given.results.read_text()).items()}
+    known = KeptRuns(given.results)
     rows = []
     for preset in given.presets:
         for strategy in given.strategies:
             key = f"{preset} {given.machine} {given.dtype} {strategy} {given.objective}"
             if key not in known and given.known:
                 continue
-            if key not in known:
-                known[key] = run(preset, given.machine, given.dtype, strategy, given.objective)
-                if given.results is not None:
-                    given.results.write_text(json.dumps({name: asdict(one) for name, one in known.items()}))
-            rows.append([preset.removeprefix("cerebras-gpt-"), strategy, *cells(known[key])])
+            arguments = (preset, given.machine, given.dtype, strategy, given.objective)
+            found = Run(**known.of(key, lambda arguments=arguments: asdict(run(*arguments))))
+            rows.append([preset.removeprefix("cerebras-gpt-"), strategy, *cells(found)])
             print(" | ".join(rows[-1]), flush=True)
     header = (
         "preset",
@@ -117,9 +109,7 @@ def main() -> None:
         "missed",
     )
     what = f"`cgptc plan` on {given.machine} in {given.dtype}, objective {given.objective}; {os.cpu_count()} cores, cgptc {__version__}."
-    text = f"{what} {given.note}".strip() + "\n\n" + table(header, rows)
-    if given.write is not None:
-        write_between_marks(given.write, "plans", text)
+    publish(given, "plans", what, header, rows)
 
 
 if __name__ == "__main__":

@@ -21,8 +21,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from marked_text import write_between_marks
-from page import table
+from kept_runs import KeptRuns, add_flags, publish
 
 from cgptc import __version__
 
@@ -71,6 +70,13 @@ def compiled(given: argparse.Namespace, folder: Path, strategy: str) -> Path:
     return place
 
 
+def in_own_process(given: argparse.Namespace, folder: Path, strategy: str) -> dict[str, object]:
+    """What `read` prints of a strategy's artifact."""
+    command = [sys.executable, __file__, READ, str(compiled(given, folder, strategy)), "--length", str(given.length)]
+    found: dict[str, object] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", default="cerebras-gpt-111m")
@@ -79,27 +85,20 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=128)
     parser.add_argument("--strategies", nargs="+", default=["pipeline", "resident"])
     parser.add_argument("--folder", type=Path, help="where artifacts are kept from call to call")
-    parser.add_argument("--results", type=Path, help="a file that keeps the runs from call to call")
-    parser.add_argument("--note", default="", help="a remark on the machine for the table")
-    parser.add_argument("--write", type=Path, help="a page with the marks of this table")
+    add_flags(parser)
     parser.add_argument(READ, type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.read is not None:
         read(given.read, given.length)
         return
-    known = json.loads(given.results.read_text()) if given.results is not None and given.results.exists() else {}
+    known = KeptRuns(given.results)
     rows = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = given.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
         for strategy in given.strategies:
             key = f"{given.preset} {given.machine} {given.dtype} {strategy} {given.length}"
-            if key not in known:
-                command = [sys.executable, __file__, READ, str(compiled(given, folder, strategy)), "--length", str(given.length)]
-                known[key] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
-                if given.results is not None:
-                    given.results.write_text(json.dumps(known))
-            found = known[key]
+            found = known.of(key, lambda strategy=strategy: in_own_process(given, folder, strategy))
             times = (f"{found[name]:.1f} s" for name in ("open", "first token", "row", "row on processor"))
             size = (f"{found['peak'] / 1e9:.2f} GB", f"{found['sram']:,} B", f"{found['cycles'] / given.length:,.0f}")
             rows.append([strategy, str(found["regions"]), *times, *size])
@@ -107,9 +106,7 @@ def main() -> None:
     row = f"{given.length} tokens"
     header = ("strategy", "regions", "open", "first token", row, "on processors", "peak memory", "most SRAM of a PE", "cycles per token")
     what = f"{given.preset} in {given.dtype} on all of {given.machine}, fast engine; {os.cpu_count()} cores, cgptc {__version__}."
-    text = f"{what} {given.note}".strip() + "\n\n" + table(header, rows)
-    if given.write is not None:
-        write_between_marks(given.write, "forward", text)
+    publish(given, "forward", what, header, rows)
 
 
 if __name__ == "__main__":

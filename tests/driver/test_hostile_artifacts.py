@@ -6,17 +6,16 @@ profile's: 50 in ``dev``, 5,000 in ``soak``. ``model.onnx`` is left to onnxrunti
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from tests.driver.test_compilation import perceptron
 from tests.file_mutations import EDITS, Edits, mutate
+from tests.hostile_artifacts import assert_said_in_one_line, copied, damage, with_right_digests
 
 import cgptc
 from cgptc.artifact.canonical import canonical_json, parse_json
@@ -30,6 +29,7 @@ from cgptc.runtime.tokenizer import Tokenizer
 
 DEMO = Path(__file__).parents[2] / "src" / "cgptc" / "models" / "demo"
 DEEP = 20_000
+FILES = ("manifest.json", "graph.cgir", "report.json")
 
 
 @pytest.fixture(scope="module")
@@ -41,18 +41,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def copy(original: Path) -> Path:
-    place = original.with_name("copy")
-    shutil.copytree(original, place)
-    return place
-
-
-def with_right_digests(artifact: Path) -> None:
-    """Make the manifest say what the files are."""
-    manifest = json.loads((artifact / "manifest.json").read_text())
-    for name in manifest["files"]:
-        data = (artifact / name).read_bytes()
-        manifest["files"][name] = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
-    (artifact / "manifest.json").write_text(canonical_json(sealed(manifest)))
+    return copied(original)
 
 
 def edited_manifest(artifact: Path) -> str | None:
@@ -72,26 +61,14 @@ def read_all(place: Path) -> None:
     assert artifact.load_target().backend.name
 
 
-def assert_said_in_one_line(read: Callable[[], object]) -> None:
-    """Reading works or raises an error of ours, whose line is fit for a terminal."""
-    line = "read"
-    try:
-        read()
-    except CgptcError as error:
-        line = error.line()
-    assert line.isprintable()
-
-
 def test_the_original_is_read(original: Path) -> None:
     read_all(original)
 
 
-@pytest.mark.parametrize("name", ["manifest.json", "graph.cgir", "report.json"])
+@pytest.mark.parametrize("name", FILES)
 @given(edits=EDITS)
 def test_a_mutated_file_is_read_or_refused(original: Path, copy: Path, name: str, edits: Edits) -> None:
-    for file in ("manifest.json", "graph.cgir", "report.json"):
-        shutil.copyfile(original / file, copy / file)
-    (copy / name).write_bytes(mutate((original / name).read_bytes(), edits))
+    damage(original, copy, FILES, name, edits)
     if name != "manifest.json":
         with_right_digests(copy)
     elif (changed := edited_manifest(copy)) is not None:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
-from tests.driver.test_hostile_artifacts import assert_said_in_one_line, with_right_digests
 from tests.driver.test_reproducibility import SMALL
-from tests.file_mutations import EDITS, Edits, mutate
+from tests.file_mutations import EDITS, Edits
+from tests.hostile_artifacts import assert_said_in_one_line, copied, damage, with_right_digests
 
 import cgptc
 from cgptc.frontend.new_model import write_model
@@ -30,9 +29,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def copy(original: Path) -> Path:
-    place = original.with_name("copy")
-    shutil.copytree(original, place)
-    return place
+    return copied(original)
 
 
 def load_and_run(place: Path) -> None:
@@ -48,8 +45,6 @@ def test_the_original_runs(original: Path) -> None:
 @settings(max_examples=FEW)
 @given(edits=EDITS)
 def test_a_mutated_file_runs_or_is_refused(original: Path, copy: Path, name: str, edits: Edits) -> None:
-    for file in FILES:
-        shutil.copyfile(original / file, copy / file)
-    (copy / name).write_bytes(mutate((original / name).read_bytes(), edits))
+    damage(original, copy, FILES, name, edits)
     with_right_digests(copy)
     assert_said_in_one_line(lambda: load_and_run(copy))

@@ -1,0 +1,48 @@
+"""Artifacts of which a file is damaged, with digests that are right again, so that what lies behind the first check is tried."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from tests.file_mutations import Edits, mutate
+
+from cgptc.artifact.canonical import canonical_json
+from cgptc.artifact.manifest import sealed
+from cgptc.ir.diagnostics import CgptcError
+
+
+def copied(original: Path) -> Path:
+    """A copy beside the original, to be damaged."""
+    place = original.with_name("copy")
+    shutil.copytree(original, place)
+    return place
+
+
+def damage(original: Path, copy: Path, files: Sequence[str], name: str, edits: Edits) -> None:
+    """Make ``files`` of the copy those of the original, but for the one that is edited."""
+    for file in files:
+        shutil.copyfile(original / file, copy / file)
+    (copy / name).write_bytes(mutate((original / name).read_bytes(), edits))
+
+
+def with_right_digests(artifact: Path) -> None:
+    """Make the manifest say what the files are."""
+    manifest = json.loads((artifact / "manifest.json").read_text())
+    for name in manifest["files"]:
+        data = (artifact / name).read_bytes()
+        manifest["files"][name] = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
+    (artifact / "manifest.json").write_text(canonical_json(sealed(manifest)))
+
+
+def assert_said_in_one_line(read: Callable[[], object]) -> None:
+    """Reading works or raises an error of ours, whose line is fit for a terminal."""
+    line = "read"
+    try:
+        read()
+    except CgptcError as error:
+        line = error.line()
+    assert line.isprintable()
