@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -10,8 +11,8 @@ from cgptc.cli.demo import PROMPT, WAFER_TOKENS
 from cgptc.cli.entry import run
 
 
-def test_the_demo_compiles_verifies_and_writes_words(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["demo", "--json"]) == 0
+def test_the_demo_compiles_verifies_and_writes_words(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert run(["demo", "--json", "-o", str(tmp_path / "kept")]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["checks"] > 10
     assert found["prompt"] == PROMPT
@@ -20,3 +21,4 @@ def test_the_demo_compiles_verifies_and_writes_words(capsys: pytest.CaptureFixtu
     # Where the program is placed its sums are in another order, so that a draw at a tie may fall the other way: not in these.
     assert found["same_tokens"] == WAFER_TOKENS
     assert found["wafer"]["pe_count"] > 0
+    assert (tmp_path / "kept" / "demo.wafer.cgptc" / "floorplan.svg").is_file()
