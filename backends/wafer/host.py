@@ -19,7 +19,7 @@ MAX_HOST_BYTES = 1 << 24
 class HostInput:
     """The model's input ``name`` is the program's ``tensor`` item by item: indices, or vectors of features, or numbers where not ``exact``.
 
-    ``axes`` are the kinds of its axes (`cgptc.backends.wafer.plan.held`), a space between them. An item that is a whole row has ``rows``
+    ``axes`` are the kinds of its axes (`cgptc.backends.wafer.axis_kinds`), a space between them. An item that is a whole row has ``rows``
     tokens from token ``start`` of the row on, of which those that the row lacks are ``filler``.
     """
 

@@ -145,10 +145,6 @@ class Machine:
     def seconds(self, cycles: float) -> float:
         return cycles / self.clock_hz
 
-    def resized(self, width: int, height: int) -> Machine:
-        """The same machine with another largest rectangle."""
-        return replace(self, name=f"{self.name}-{width}x{height}", width=width, height=height)
-
 
 WSE2 = Machine("wse2", 750, 994, 0.85e9)
 WSE3 = Machine(

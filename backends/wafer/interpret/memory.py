@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from cgptc.backends.wafer.arithmetic.formats import Format, format_of
 from cgptc.backends.wafer.faults import ExecutionError
 from cgptc.backends.wafer.machine import Machine
-from cgptc.backends.wafer.program import Buffer
 from cgptc.backends.wafer.resolve import Placed
 
 Array = NDArray[Any]
@@ -36,10 +35,6 @@ class Memory:
         form, start, stop, indices = self._area(placed)
         self._bytes[start:stop].view(form.storage)[indices] = stored
         self._written[start:stop].reshape(-1, form.bytes)[indices] = True
-
-    def forget(self, buffer: Buffer) -> None:
-        """Mark a buffer as never written."""
-        self._written[buffer.address : buffer.address + buffer.bytes] = False
 
     def _area(self, placed: Placed) -> tuple[Format, int, int, Array]:
         buffer = placed.buffer

@@ -275,7 +275,3 @@ class Lift:
         first = dims[0] == self.batch
         kind = self.times.get(dims[1 if first else 0])
         return None if kind is None else (BATCH, kind) if first else (kind, BATCH)
-
-    def is_rows(self, dims: Sequence[Dim]) -> bool:
-        """Whether dimensions are those of batch and time."""
-        return self.tokens_of(dims) == (BATCH, TIME)

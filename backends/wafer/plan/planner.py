@@ -29,8 +29,6 @@ MOST_ROWS = 1 << 16
 """Whole rows that one run takes."""
 
 STREAMING = "weight-streaming"
-STRATEGIES = ("auto", "pipeline", "resident", STREAMING)
-OBJECTIVES = ("throughput", "latency", "area")
 
 
 @dataclass(frozen=True)

@@ -60,9 +60,10 @@ def _copies(one: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
         return f"kept twice: they lie differently in region '{one['regions'][0]}'"
     first, second = one["regions"]
     alone, streamed = facts["latency_cycles"], facts["cycles_per_token"]
+    machine_bytes = facts["pe_count"] / facts["pe_share"] * facts["sram_limit_bytes"]
     return (
-        f"kept twice, in regions '{first}' and '{second}': a region that did both would finish each {facts['item']} before it began the"
-        f" next, {alone:,} cycles for each instead of {streamed:,}"
+        f"kept twice, in regions '{first}' and '{second}', the second time in {one['bytes'] / machine_bytes:.2%} of the machine's SRAM: a"
+        f" region that did both would finish each {facts['item']} before it began the next, {alone:,} cycles for each, not {streamed:,}"
     )
 
 
