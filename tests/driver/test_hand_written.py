@@ -111,9 +111,10 @@ def test_tokens_are_those_of_the_whole_text(kind: str) -> None:
             artifact.run(input_ids=np.ones((1, PLACES + 1), np.int64))
 
 
-def test_tokens_on_a_wafer_are_those_of_the_whole_text() -> None:
-    module = Decoder("table").eval()
-    artifact = cgptc.compile(module, (IDS,), target="wafer")
+@pytest.mark.parametrize("kind", ["table", "alibi"])
+def test_tokens_on_a_wafer_are_those_of_the_whole_text(kind: str) -> None:
+    module = Decoder(kind).eval()
+    artifact = cgptc.compile(module, (IDS,), target="wafer", context=PLACES)
     assert list(artifact.generate([4, 2, 7], max_new_tokens=5).ids) == greedy(module, [4, 2, 7], 5)
 
 

@@ -42,7 +42,8 @@ class CachedAttention:
     sees no token its row of y is 0. Keys and values are forgotten after the item where they are not ``kept``. ``reduction`` is along the
     tokens' direction, ``head_reduction`` along the lines of a head.
 
-    ``biased`` adds a weight ``bias`` to the scores, 1: the same for all heads, else of each head; minus infinity hides a key from a query.
+    ``biased`` adds a weight ``bias [1 or heads, queries, context]`` to the scores, 1: the same for all heads, else of each head; minus
+    infinity hides a key from a query. Beside a cache it has a row for each of ``context`` positions, of which an item adds its own.
     """
 
     m: int
@@ -77,8 +78,8 @@ class CachedAttention:
             raise ProgramError("kernel", f"{self.m} queries and {self.new} new keys have no common numbering for causality")
         if not self.kept and (self.position != Affine() or self.context != self.new):
             raise ProgramError("kernel", "attention without a cache begins at position 0 and ends with the item")
-        if self.biased and (self.kept or self.biased not in (1, self.heads)):
-            raise ProgramError("kernel", f"biases of {self.biased} of {self.heads} heads, or beside a cache")
+        if self.biased not in (0, 1, self.heads):
+            raise ProgramError("kernel", f"biases of {self.biased} of {self.heads} heads")
 
     @property
     def new(self) -> int:
@@ -166,11 +167,12 @@ class CachedAttention:
 
     @property
     def bias_layout(self) -> Layout:
-        """That of ``bias [heads, m, context]`` with heads as in `bias_order`, or of one for all of them."""
+        """That of ``bias [heads, queries, context]`` with heads as in `bias_order`, or of one for all of them."""
         tokens = Cut("rows" if self.along == "x" else "columns")
         heads = Cut("columns" if self.along == "x" else "rows", self.heads_per_line * self.group)
         rows, cut = (1, None) if self.biased == 1 else (self.heads * self.segment, heads)
-        return Layout(self.grid.height, self.grid.width, (rows, self.m, self.context), (cut, None, tokens))
+        queries = self.context if self.kept else self.m
+        return Layout(self.grid.height, self.grid.width, (rows, queries, self.context), (cut, None, tokens))
 
     def bias_order(self) -> tuple[int, ...]:
         """The heads whose biases the lines hold, one line after the other: a head's on each of its lines."""
@@ -207,7 +209,8 @@ class CachedAttention:
         steps.append(run("mul", shown, shown, self.scale, form=form))
         bias = buffer(f"{prefix}.bias", self.dtype, *self.bias_layout.local_shape)
         if self.biased:
-            added = View(bias.name, (heads, m, now), (m * self.slots if self.biased > 1 else 0, self.slots, 1))
+            of_head = bias.shape[1] * self.slots if self.biased > 1 else 0
+            added = View(bias.name, (heads, m, now), (of_head, self.slots, 1), self.position * self.slots)
             steps.append(run("add", shown, shown, added, form=form))
         steps += [
             Local("keep", shown, (shown, float("-inf")), form, (("where", self._seen()),)),

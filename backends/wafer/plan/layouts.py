@@ -142,6 +142,7 @@ def attention_of(
         dtype,
         window=window,
         unit=unit,
+        biased=work.biased,
     )
 
 

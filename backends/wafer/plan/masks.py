@@ -19,13 +19,10 @@ from cgptc.ir.ops.elementwise import Cast, Not
 from cgptc.ir.ops.embedding import Positions
 from cgptc.ir.ops.reduction import CumSum
 from cgptc.ir.ops.shape import Expand
+from cgptc.ir.predicates import MASKED
 from cgptc.ir.weights import Dense, Weight
 
 Results = tuple[Item, ...]
-
-MASKED = -1e4
-"""A score lowered by at least this much counts as masked: its exponential is 0 in every type beside an unmasked score."""
-
 
 Understood = tuple[Attention, Weight | None, Padding | None]
 
@@ -33,7 +30,7 @@ Understood = tuple[Attention, Weight | None, Padding | None]
 def related(lift: Lift, op: Attention, mask: Relation | Table, operands: tuple[Features, Features]) -> Understood:
     """The attention causal or with a window as a mask by positions says, what else the mask adds to its scores, and padding beside it.
 
-    What is added is a weight ``[1 or heads, queries, keys]``. RefusedError where it differs between rows, or where rows are not whole.
+    What is added is a weight ``[1 or heads, queries, keys]`` of all positions. RefusedError where it differs between rows.
     """
     q, k = operands
     heads, tokens = len(q.columns), lift.tokens(q.sequence)
@@ -47,12 +44,12 @@ def related(lift: Lift, op: Attention, mask: Relation | Table, operands: tuple[F
     array = np.broadcast_to(array[0], (array.shape[1], tokens, tokens))
     array = array[:1] if (array == array[:1]).all() else array
     seen = array if array.dtype == np.bool_ else array > MASKED
+    if op.causal:  # what is said of later keys is of no matter
+        seen = seen & np.tril(np.ones((tokens, tokens), np.bool_))
     if len(array) == 1 and (array.dtype == np.bool_ or not array[seen].any()):
         found = _banded(op, seen[0])
         if found is not None:
             return found, None, padding
-    if not lift.whole:
-        raise RefusedError("its mask by positions is neither causal nor a window, which whole rows alone may have")
     numbers = np.where(seen, 0.0 if array.dtype == np.bool_ else array, -np.inf)
     if array.dtype != np.bool_ and not seen.any(axis=-1).all():
         # A query that sees nothing attends to all keys alike where what hides them is a number.
@@ -87,9 +84,9 @@ def both(left: Item, right: Item) -> Relation | None:
 
 @lifts(And)
 def _and(lift: Lift, op: And, node: Node) -> Results:
-    combined = both(lift.operand(node, 0), lift.operand(node, 1)) if lift.whole else None
+    combined = both(lift.operand(node, 0), lift.operand(node, 1))
     if combined is None:
-        raise RefusedError("the wafer combines a mask of padding with nothing but a mask by positions, where rows are whole")
+        raise RefusedError("the wafer combines a mask of padding with nothing but a mask by positions")
     return (combined,)
 
 
@@ -133,7 +130,7 @@ def _select(lift: Lift, op: Select, node: Node) -> Results:
 
 def _hidden_besides(lift: Lift, condition: Item, kept: Item, low: Item, *, inverts: bool) -> Relation | None:
     """A mask by positions and one of padding, of which one chooses the other or what hides a key; None where they are not these."""
-    number = _one_number(lift, low) if lift.whole and isinstance(condition, (Padding, Relation)) else None
+    number = _one_number(lift, low) if isinstance(condition, (Padding, Relation)) else None
     if number is None or number > MASKED:
         return None
     if isinstance(condition, Padding) and isinstance(kept, (Relation, Table)) and _one_number(lift, kept) is None:

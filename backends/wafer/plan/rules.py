@@ -236,7 +236,7 @@ def _counted(lift: Lift, op: Op, left: Item, right: Item) -> Item:
             return replace(place, offset=place.offset + int(number if isinstance(op, Add) else -number))
         if isinstance(place, Places) and isinstance(op, Add) and number.is_integer():
             return replace(place, offset=place.offset + int(number))
-    if isinstance(op, Add) and lift.whole:
+    if isinstance(op, Add):
         combined = both(left, right)
         if combined is not None:
             return combined

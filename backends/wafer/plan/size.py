@@ -18,7 +18,7 @@ from cgptc.backends.wafer.machine import Machine
 from cgptc.backends.wafer.plan.layouts import Directed, arrange
 from cgptc.backends.wafer.plan.select import Ground, buffer_of, fragment_of, kernel_of, ordered_weights
 from cgptc.backends.wafer.plan.stages import Group
-from cgptc.backends.wafer.plan.tasks import AnglesWork, LinearWork, LookupWork, Task
+from cgptc.backends.wafer.plan.tasks import AnglesWork, AttendWork, LinearWork, LookupWork, Task
 from cgptc.backends.wafer.plan.ties import one_copy, ties
 from cgptc.backends.wafer.program import Nonzeros, Parcel, Rectangle
 from cgptc.ir.weights import Weight
@@ -132,9 +132,11 @@ class Sizer:
 
     def _arrives(self, task: Task, fragment: Fragment) -> bool:
         """Whether a streamed task's weights come when they are needed: of a table an item needs a row, so that tables stay on the wafer."""
+        if isinstance(task.work, (LookupWork, AnglesWork)) or (isinstance(task.work, AttendWork) and not self.whole):
+            return False
         weights = {slot.buffer for slot in fragment.weights}
         kinds = {one.dtype for one in fragment.buffers if one.name in weights}
-        return not isinstance(task.work, (LookupWork, AnglesWork)) and kinds <= {self.dtype}
+        return kinds <= {self.dtype}
 
     def _thin(self, task: Task, kernel: Kernel, fragment: Fragment, ground: Ground, counted: Counted | None) -> dict[str, Nonzeros]:
         """The matrix of a linear layer, where its non-zeros alone come and are absorbed in less time than all of it."""

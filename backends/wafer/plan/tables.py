@@ -61,7 +61,10 @@ def tabulate(lift: Lift, node: Node) -> tuple[Item, ...] | None:
     _require_same(node, sizes, time, operands, arrays)
     for value, array in zip(node.results, arrays, strict=True):
         if array.size > LARGEST:
-            raise RefusedError("what it makes of all positions together is too large to be worked out")
+            rows = f"rows of {lift.tokens(sequence)} tokens"
+            raise RefusedError(
+                f"what it makes of all positions together is too large to be worked out for {rows}: give a smaller --context"
+            )
         axes = [axis for axis, dim in enumerate(value.type.shape) if time in symbols([dim])]
         if len(axes) > 1:
             found.append(Relation(_dense(array), sequence))
@@ -116,7 +119,8 @@ def _array(lift: Lift, type_: TensorType, item: Item) -> Array:
         case Places(offset, sequence):
             count = lift.tokens(sequence)
             row = np.arange(count, dtype=type_.dtype.numpy) + type_.dtype.numpy.type(offset)
-            shape = [count if isinstance(dim, Expr) and dim == lift.length(sequence) else 1 for dim in type_.shape]
+            length = lift.length(sequence)
+            shape = [count if isinstance(dim, Expr) and dim in (length, lift.past + length) else 1 for dim in type_.shape]
             return np.asarray(row.reshape(shape))
         case Table(weight, axis, offset, sequence):
             count = lift.tokens(sequence)

@@ -79,7 +79,7 @@ class AttendWork:
 
     Those are ``keys``, for ``queries`` of them. ``rotated`` is the number of features of each head that rotary positions turn, 0 where
     there are none; ``interleaved`` how they pair. ``biased``: a weight ``bias [biased, queries, keys]`` is added to the scores, that of all
-    heads where it is 1.
+    heads where it is 1; queries and keys are a whole row's, or all positions where the region keeps keys.
     """
 
     heads: int
@@ -349,7 +349,7 @@ def _shortened(task: Task, context: int) -> Task:
             work = AnglesWork(_shortened_attention(attend, context), rows)
         case AttendWork() as attend:
             within = _shortened_attention(attend, context)
-            biases = tuple((role, sliced(sliced(one, 1, 0, within.queries), 2, 0, within.keys)) for role, one in task.weights)
+            biases = tuple((role, _shortened_table(one, context)) for role, one in task.weights)
             return replace(task, work=within, weights=biases)
         case RotateWork(attend) | HeadNormWork(attend):
             return replace(task, work=replace(task.work, attend=_shortened_attention(attend, context)))
@@ -358,6 +358,12 @@ def _shortened(task: Task, context: int) -> Task:
         case _:
             return task
     return replace(task, work=work, weights=tuple((role, sliced(weight, 0, 0, rows)) for role, weight in task.weights))
+
+
+def _shortened_table(weight: Weight, context: int) -> Weight:
+    """The part of ``[…, queries, keys]`` for rows of at most ``context`` tokens."""
+    queries, keys = (min(context, size) for size in weight.shape[1:])
+    return sliced(sliced(weight, 1, 0, queries), 2, 0, keys)
 
 
 def _shortened_attention(work: AttendWork, context: int) -> AttendWork:

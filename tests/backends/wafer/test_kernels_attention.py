@@ -73,7 +73,9 @@ def test_learned_positions_follow_the_scalar() -> None:
     check_cycles(kernel, run, {"past": 7})
 
 
-def _reference(kernel: CachedAttention, q: np.ndarray, k: np.ndarray, v: np.ndarray, start: int, first: int) -> np.ndarray:
+def _reference(
+    kernel: CachedAttention, q: np.ndarray, k: np.ndarray, v: np.ndarray, bias: np.ndarray, start: int, first: int
+) -> np.ndarray:
     """Float64 attention of queries at positions ``start …`` over all tokens given so far."""
     d, result = kernel.head_dim, np.zeros(q.shape)
     for head in range(kernel.heads):
@@ -84,7 +86,8 @@ def _reference(kernel: CachedAttention, q: np.ndarray, k: np.ndarray, v: np.ndar
             seen = slice(low, last + 1)
             if low <= last:
                 scores = k[seen, kv * d : kv * d + d] @ q[i, head * d : head * d + d] * kernel.scale
-                result[i, head * d : head * d + d] = _softmax(scores) @ v[seen, kv * d : kv * d + d]
+                weights = _softmax(scores + bias[head % len(bias), start + i, seen])
+                result[i, head * d : head * d + d] = weights @ v[seen, kv * d : kv * d + d]
     return result
 
 
@@ -96,6 +99,8 @@ CASES = {
     "a window": {"heads": 2, "kv_heads": 2, "head_dim": 2, "grid": Grid(2, 3), "window": 3},
     "padding": {"heads": 2, "kv_heads": 2, "head_dim": 2, "grid": Grid(2, 3), "first": var("first")},
     "no causality": {"heads": 2, "kv_heads": 2, "head_dim": 2, "grid": Grid(2, 3), "causal": False},
+    "biases of each head": {"heads": 4, "kv_heads": 2, "head_dim": 4, "grid": Grid(5, 3), "biased": 4},
+    "biases of all heads": {"heads": 2, "kv_heads": 1, "head_dim": 4, "grid": Grid(3, 2), "along": "x", "biased": 1},
 }
 
 
@@ -114,7 +119,10 @@ def test_attention_over_chunks_equals_attention_over_all_tokens(name: str, dtype
     width, narrow = kernel.heads * kernel.head_dim, kernel.kv_heads * kernel.head_dim
     q, k, v = (random.normal(size=(context, size)).astype(storage) for size in (width, narrow, narrow))
     order = list(kernel.query_order())
+    bias = random.normal(size=(max(1, kernel.biased), context, context)).astype(storage) * bool(kernel.biased)
     fast, slow = FastEngine(program), PeEngine(program)
+    for engine in (fast, slow):
+        engine.load({"a.bias": bias[list(kernel.bias_order())] if kernel.biased > 1 else bias} if kernel.biased else {})
     unit = {"f32": 2.0**-24, "f16": 2.0**-11, "f64": 2.0**-53}[dtype]
     spent = []
     for past in range(0, context, m):
@@ -127,7 +135,7 @@ def test_attention_over_chunks_equals_attention_over_all_tokens(name: str, dtype
         check_cycles(kernel, run, values)
         spent.append(run.account.timeline.cycles)
         wide = [one.astype(float) for one in (q[now], k[: past + m], v[: past + m])]
-        expected = _reference(kernel, *wide, start=past, first=values.get("first", 0))[:, order]
+        expected = _reference(kernel, *wide, bias.astype(float), start=past, first=values.get("first", 0))[:, order]
         assert np.abs(run.outputs["a.y"] - expected).max() <= 64 * unit * np.abs(v).max()
     assert spent == sorted(spent)
     assert spent[0] < spent[-1], "cycles are those of the tokens so far"

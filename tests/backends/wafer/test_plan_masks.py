@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from tests.backends.wafer.drawn_graphs import BATCH, HEADS, SEQ, Drawing
-from tests.backends.wafer.planned import planned
+from tests.backends.wafer.planned import continued, planned, token_inputs
 
 from cgptc.backends.wafer.plan.lifting import lift
 from cgptc.backends.wafer.plan.tasks import AttendWork, shortened
@@ -20,6 +20,7 @@ from cgptc.ir.ops.constant import Constant, Iota
 from cgptc.ir.ops.elementwise import Abs, Cast
 from cgptc.ir.ops.shape import Expand, Flip, Reshape, Slice
 from cgptc.ir.weights import MemoryStore, Stored
+from cgptc.passes.manager import Pipeline
 from cgptc.testing.tolerances import assert_t1, assert_t3, noise_floor
 
 Maker = Callable[[Drawing], Value]
@@ -157,3 +158,54 @@ def test_a_mask_that_depends_on_how_many_tokens_a_row_has_is_refused() -> None:
     here.graph.add_output("y", here.attention(x, x, mask, causal=False))
     _, refused = lift(here.graph)
     assert [one.reason for one in refused] == ["what it makes of a row's positions depends on how many there are"]
+
+
+# Beside a cache
+
+
+def _sinks(here: Drawing) -> Value:
+    """Every query sees the first token and the two before its own."""
+    query, key = _places(here)
+    near = here.build(Less(), here.build(Sub(), query, key), here.build.constant(2, i64))
+    return _added(here, here.build(And(), here.build(LessEqual(), key, query), here.build(Or(), near, _first_of(here, key))))
+
+
+def _first_of(here: Drawing, key: Value) -> Value:
+    return here.build(Less(), key, here.build.constant(1, i64))
+
+
+CACHED: dict[str, Maker] = {"sinks": _sinks, "distances": _distances, "blocks": _blocks}
+"""Masks and biases of which the attention's own causality hides what comes later, but for the first, which does so itself."""
+
+
+def _cached_graph(name: str) -> Graph:
+    here = Drawing(4)
+    x = here.start(crosses=False)
+    here.layer(0)
+    here.graph.add_output("y", here.build(Add(), x, here.attention(x, x, CACHED[name](here), causal=name != "sinks")))
+    return Pipeline.parse("add-cache,canonicalize,cse,dead-code").run(here.graph)
+
+
+@pytest.mark.parametrize(
+    ("name", "grid", "strategy", "chunk"),
+    [("sinks", (3, 2), "resident", 1), ("distances", (5, 7), "pipeline", 2), ("blocks", (4, 4), "weight-streaming", 1)],
+)
+def test_a_mask_by_positions_goes_with_a_cache(name: str, grid: tuple[int, int], strategy: str, chunk: int) -> None:
+    graph = _cached_graph(name)
+    session = planned(graph, grid, strategy, chunk=chunk).session
+    depth = graph_depth(graph)
+    inputs, found = token_inputs(graph, 2, 3, vocabulary=11), {}
+    inputs["attention_mask"][1, 0] = 0
+    for count in (0, 2, 1):
+        inputs = continued(inputs, found, np.full((2, count), 7)) if count else inputs
+        found = session.run(inputs)
+        real = inputs["attention_mask"][:, -inputs["input_ids"].shape[1] :].astype(np.bool_)
+        expected = evaluate_graph(graph, inputs, wide=True)
+        assert_t1(expected["y"][real], found["y"][real], depth=depth, where=f"{count} more tokens")
+
+
+def test_a_table_beside_a_cache_is_as_long_as_the_context() -> None:
+    tasks, _ = lift(_cached_graph("distances"))
+    assert tasks is not None
+    (task,) = (task for task in shortened(tasks, 4).tasks if isinstance(task.work, AttendWork))
+    assert [weight.shape for _, weight in task.weights] == [(HEADS, 4, 4)]
