@@ -8,6 +8,7 @@ functions at the end: they simplify, so that repeated rewriting does not nest de
 from __future__ import annotations
 
 import dataclasses
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -49,9 +50,9 @@ class Expression(Weight):
         require(self.depth <= MAX_DEPTH, f"'{self.name}' nests more than {MAX_DEPTH} levels of weight expressions")
         require(all(size >= 0 for size in self._type.static_shape), f"'{self.name}' would have the shape {list(self._type.shape)}")
 
+    @abstractmethod
     def infer(self) -> TensorType:
         """The type; raises `OpTypeError` for operands or attributes that do not fit."""
-        raise NotImplementedError
 
     @property
     def type(self) -> TensorType:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -43,22 +44,22 @@ EMPTY_STORE: WeightStore = _EmptyStore()
 
 
 @dataclass(frozen=True)
-class Weight:
+class Weight(ABC):
     """Base of all weight expressions. ``shape`` is static."""
 
     @property
+    @abstractmethod
     def type(self) -> TensorType:
         """Element type and shape."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def key(self) -> str:
         """Content key: a hash of the expression and its operands' keys, equal for equal content by construction."""
-        raise NotImplementedError
 
+    @abstractmethod
     def rows(self, store: WeightStore, start: int, stop: int) -> Array:
         """Rows ``start`` to ``stop`` along axis 0 (all of a rank-0 weight), as numpy has them."""
-        raise NotImplementedError
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import json
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol, get_args, get_origin, get_type_hints
@@ -103,7 +104,7 @@ class PassContext:
 
 
 @dataclass(frozen=True)
-class Pass:
+class Pass(ABC):
     """Base of all passes. ``optional`` passes may run in any order and subset without changing meaning; ``lossy`` ones trade some of the
     model's numbers for speed or size, and are measured rather than checked.
     """
@@ -124,9 +125,9 @@ class Pass:
         cls.lossy = lossy
         PASSES[name] = cls
 
+    @abstractmethod
     def run(self, graph: Graph, context: PassContext) -> bool:
         """Change the graph in place and tell whether anything changed."""
-        raise NotImplementedError
 
     def __str__(self) -> str:
         options = " ".join(
