@@ -34,12 +34,13 @@ are counted from the family's configuration. `cgptc explain MODEL fusions` gives
 TAIL = """
 ## Written by hand
 
-Attention fuses with a scale as product or quotient on queries, keys, both or the scores; masked by selection or addition, before or
-behind the scale; softmax in another type, by exponentials, or cleaned by `nan_to_num`; as `einsum`, from rows or columns; with shared
-heads repeated by `repeat_interleave`, `expand` or an index; of rank 2, 3 or 4. Norms fuse with their weight anywhere in the product, and
-with roots as powers. `explain` names the place and the reason for what does not: probabilities that something else reads, scores scaled
-by a tensor, capped by `tanh` or seen through a `view` of other axes; a norm whose `eps` lies outside of the root, whose variance divides
-by n - 1 or is a difference of means; GELU with rounded constants, and `x * sigmoid(1.702 * x)`, which is another function.
+Attention fuses with a scale as product or quotient on queries, keys, both or the scores; masked by selection or addition, before or behind
+the scale; softmax in another type, by exponentials or `logsumexp`, or cleaned by `nan_to_num`; as `einsum`, from rows or columns; with
+shared heads repeated by `repeat_interleave`, `expand` or an index; of rank 2, 3 or 4. Norms fuse with their weight anywhere in the product,
+and with roots as powers. `explain` names the place and the reason for what does not: probabilities that something else reads, scores scaled
+by a tensor, capped by `tanh` or seen through a `view` of other axes; a norm whose `eps` lies outside of the root, as by `x.norm()`, whose
+variance divides by n - 1 or is a difference of means; GELU with rounded constants or a half of more axes, and `x * sigmoid(1.702 * x)`,
+which is another function.
 
 `MultiheadAttention` puts the sequence first and the heads beside the batch; `merge-views` leaves one split and the transposes of the heads.
 

@@ -36,14 +36,9 @@ _QUICK = op(Sigmoid, op(Mul, Scalar("factor"), x, shared=True))
 
 
 def _half_of(inner: Pattern) -> OneOf:
-    """``0.5 * x * (1 + inner)`` in each of its associations."""
-    return OneOf(
-        (
-            op(Mul, op(Mul, x, half), op(Add, inner, one)),
-            op(Mul, half, op(Mul, x, op(Add, inner, one))),
-            op(Mul, x, op(Mul, half, op(Add, inner, one))),
-        )
-    )
+    """``0.5 * x * (1 + inner)`` in each of its associations, what tells it from other products first: then a miss names the rest."""
+    bent = op(Add, inner, one)
+    return OneOf((op(Mul, bent, op(Mul, x, half)), op(Mul, op(Mul, bent, x), half), op(Mul, op(Mul, bent, half), x)))
 
 
 def _alternatives(pattern: Pattern) -> tuple[Pattern, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from cgptc.ir.builder import Builder
@@ -12,7 +13,7 @@ from cgptc.ir.ops.constant import Constant
 from cgptc.ir.ops.elementwise import Cast, Rsqrt, Sqrt
 from cgptc.ir.ops.norm import LayerNorm, RmsNorm
 from cgptc.ir.ops.reduction import ReduceMean, ReduceSum
-from cgptc.ir.ops.shape import Reshape
+from cgptc.ir.ops.shape import Expand, Reshape
 from cgptc.passes.manager import Pass, PassContext
 from cgptc.passes.pattern import OneOf, Pattern, Scalar, Var, op, scalar_of
 from cgptc.passes.rewrite import Rewrite, apply_rewrites, rewrite
@@ -40,8 +41,8 @@ def _square(value: Pattern) -> Pattern:
     return OneOf((op(Pow, value, Scalar(value=2.0)), op(Mul, value, value)))
 
 
-def _mean(value: Pattern, shared: bool = False) -> Pattern:
-    return op(ReduceMean, value, keepdims=True, shared=shared, bind="mean")
+def _mean(value: Pattern) -> Pattern:
+    return op(ReduceMean, value, keepdims=True, bind="mean")
 
 
 def _over_last(node: Node) -> bool:
@@ -177,7 +178,7 @@ def _left_over(root: Node) -> tuple[str, str] | None:
     if total is not None and isinstance(total.op, Div | Mul):
         divisor = next((number for value in total.inputs if (number := scalar_of(value)) is not None), None)
         total = next((value.producer for value in total.inputs if isinstance(value.op, ReduceSum)), None)
-    if total is None or not isinstance(total.op, ReduceMean | ReduceSum) or (isinstance(total.op, ReduceSum) and divisor is None):
+    if total is None or not isinstance(total.op, ReduceMean | ReduceSum):
         return None
     squares = total.inputs[0].producer
     if squares is None or not (isinstance(squares.op, Pow) or (isinstance(squares.op, Mul) and squares.inputs[0] is squares.inputs[1])):
@@ -188,6 +189,9 @@ def _left_over(root: Node) -> tuple[str, str] | None:
     centred = isinstance(source.op, Sub) and source.producer is not None and isinstance(source.producer.inputs[1].op, ReduceMean)
     subject = "layer-norm" if centred else "rms-norm"
     users = [user.op.name for user in root.result.users]
+    if isinstance(total.op, ReduceSum) and divisor is None:
+        reason = _by_length(root, source) if total.op.axes == (rank - 1,) else None
+        return ("rms-norm", reason) if reason is not None else None
     if total.op.axes != (rank - 1,):
         return subject, f"its mean runs over axis {total.op.axes[0]} of {rank}, not the last"
     if divisor is not None:
@@ -197,3 +201,32 @@ def _left_over(root: Node) -> tuple[str, str] | None:
     if scalar_of(added) is None or added.type.rank > below.type.rank:
         return subject, f"what is added below the root is {added.type}, not a number that the graph holds"
     return subject, f"its root goes to {', '.join(map(repr, users))}, not to a product or a quotient with what was squared"
+
+
+def _by_length(root: Node, x: Value) -> str | None:
+    """Why ``x / (|x| / sqrt(n) + eps)`` or ``x / max(|x|, eps) * sqrt(n)``, an RMS norm by the length of a vector of n features, stays what
+    it is; None for anything else that is made of the length.
+    """
+    value, factor, eps = root.result, 1.0, "no 'eps' below the root"
+    divided = False
+    while value.use_count == 1 and (node := value.uses[0].user) is not None:
+        number = next((found for operand in node.inputs if (found := scalar_of(operand)) is not None), None)
+        match node.op:
+            case Mul() if number is not None:
+                factor *= number
+            case Div() if number is not None and node.inputs[0] is value:
+                factor /= number
+            case Add() if number is not None and not divided:
+                eps = f"{number:g} is added to it, not to the mean of squares"
+            case Maximum() if number is not None and not divided:
+                eps = f"it is at least {number:g}, where a norm adds 'eps' to the mean of squares"
+            case Div() if node.inputs[0] is x and not divided:
+                factor, divided = 1 / factor, True
+            case Expand() | Reshape():
+                pass
+            case _:
+                break
+        value = node.result
+    width = x.type.shape[-1]
+    is_norm = divided and isinstance(width, int) and math.isclose(factor, math.sqrt(width), rel_tol=1e-3)
+    return f"it divides by the length of the vector: {eps}" if is_norm else None

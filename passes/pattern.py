@@ -7,7 +7,7 @@ which predicate failed and where, so that ``explain`` can report near misses.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -52,8 +52,9 @@ class Scalar:
 class OpPattern:
     """A node of class ``op`` whose operands match.
 
-    ``attributes`` are required field values, or predicates on them. The node is bound to ``bind``. An interior node must have no use
-    outside the match, unless ``shared``. Where ``operands`` are fewer than the node's, the rest must be absent.
+    ``attributes`` are required field values, or predicates on them. The node is bound to ``bind``; where a pattern has that name twice,
+    both nodes must be of equal operations. An interior node must have no use outside the match, unless ``shared``. Where ``operands`` are
+    fewer than the node's, the rest must be absent.
     """
 
     op: type[Op]
@@ -81,24 +82,36 @@ def op(cls: type[Op], *operands: Pattern | None, bind: str = "", shared: bool = 
 
 @dataclass(frozen=True)
 class Miss:
-    """Why a pattern did not match: how many predicates had held before, what failed, and on which value."""
+    """Why a pattern did not match: how many nodes and operands had matched before, what failed, and on which value."""
 
     depth: int
     reason: str
     value: Value | None = None
+    held: int = 0
+
+    def nearer(self, other: Miss | None) -> Miss:
+        """The one of two that came further, the other one where both came as far."""
+        return self if other is None or (self.depth, self.held) > (other.depth, other.held) else other
 
 
 @dataclass
 class Match:
-    """Variables by name, and the nodes that operation patterns matched, root first; whether some constant was one only as rounded."""
+    """Variables by name, and the nodes that operation patterns matched, root first; whether some constant was one only as rounded; how many
+    operands matched.
+    """
 
     values: dict[str, Any] = field(default_factory=dict)
     nodes: list[Node] = field(default_factory=list)
     shared: set[Node] = field(default_factory=set)
     rounded: bool = False
+    held: int = 0
 
     def copy(self) -> Match:
-        return Match(dict(self.values), list(self.nodes), set(self.shared), self.rounded)
+        return Match(dict(self.values), list(self.nodes), set(self.shared), self.rounded, self.held)
+
+    def miss(self, reason: str, value: Value | None = None, more: int = 0) -> Miss:
+        """What is missing beyond this much of a match and ``more`` nodes."""
+        return Miss(len(self.nodes) + more, reason, value, self.held)
 
 
 def match(pattern: Pattern, value: Value) -> Match | Miss:
@@ -165,15 +178,15 @@ def _match(pattern: Pattern, value: Value, state: Match) -> Match | Miss:
         case Scalar():
             number = scalar_of(value)
             if number is None:
-                return Miss(len(state.nodes), "expected a scalar constant", value)
+                return state.miss("expected a scalar constant", value)
             if pattern.value is not None and not same_number(number, pattern.value, value.type.dtype, pattern.ulps):
-                return Miss(len(state.nodes), f"expected the constant {pattern.value:.10g}, got {number:.10g}", value)
+                return state.miss(f"expected the constant {pattern.value:.10g}, got {number:.10g}", value)
             if pattern.value is not None and not same_number(number, pattern.value, f64):
                 state.rounded = True
             if pattern.name:
                 bound = state.values.setdefault(pattern.name, number)
                 if bound != number:
-                    return Miss(len(state.nodes), f"'{pattern.name}' is {bound:g} and {number:g}", value)
+                    return state.miss(f"'{pattern.name}' is {bound:g} and {number:g}", value)
             return state
         case OneOf():
             best: Miss | None = None
@@ -181,8 +194,7 @@ def _match(pattern: Pattern, value: Value, state: Match) -> Match | Miss:
                 found = _match(alternative, value, state.copy())
                 if isinstance(found, Match):
                     return found
-                if best is None or found.depth > best.depth:
-                    best = found
+                best = found.nearer(best)
             assert best is not None
             return best
         case OpPattern():
@@ -192,58 +204,58 @@ def _match(pattern: Pattern, value: Value, state: Match) -> Match | Miss:
 def _match_var(pattern: Var, value: Value, state: Match) -> Match | Miss:
     bound = state.values.setdefault(pattern.name, value)
     if bound is not value:
-        return Miss(len(state.nodes), f"'{pattern.name}' is two different values", value)
+        return state.miss(f"'{pattern.name}' is two different values", value)
     if pattern.where is not None and not pattern.where(value):
-        return Miss(len(state.nodes), f"'{pattern.name}' must be {pattern.meaning or 'as the pattern asks'}, got {value.type}", value)
+        return state.miss(f"'{pattern.name}' must be {pattern.meaning or 'as the pattern asks'}, got {value.type}", value)
     return state
 
 
 def _match_op(pattern: OpPattern, value: Value, state: Match) -> Match | Miss:
     node = value.producer
-    depth = len(state.nodes)
     if node is None or type(node.op) is not pattern.op:
         came = "a graph input" if node is None else f"'{node.op.name}'"
-        return Miss(depth, f"expected '{pattern.op.name}', got {came}", value)
+        return state.miss(f"expected '{pattern.op.name}', got {came}", value)
     if value.result_index != pattern.result:
-        return Miss(depth, f"expected result {pattern.result} of '{node.op.name}', got {value.result_index}", value)
+        return state.miss(f"expected result {pattern.result} of '{node.op.name}', got {value.result_index}", value)
     for name, wanted in pattern.attributes:
         actual = getattr(node.op, name)
         if not (wanted(actual) if callable(wanted) else wanted == actual):
             shown = "otherwise" if callable(wanted) else f"{wanted}"
-            return Miss(depth + 1, f"'{node.op.name}' has {name}={actual}, expected {shown}", value)
+            return state.miss(f"'{node.op.name}' has {name}={actual}, expected {shown}", value, more=1)
     if any(operand is not None for operand in node.operands[len(pattern.operands) :]) or len(node.operands) < sum(
         part is not None for part in pattern.operands
     ):
-        return Miss(depth + 1, f"'{node.op.name}' has other operands than expected", value)
-    orders = [pattern.operands]
+        return state.miss(f"'{node.op.name}' has other operands than expected", value, more=1)
+    orders: list[Sequence[int]] = [range(len(pattern.operands))]
     if pattern.op.commutative and len(pattern.operands) == 2:
-        orders.append((pattern.operands[1], pattern.operands[0]))
+        orders.append((1, 0))
     best: Miss | None = None
     for order in orders:
         found = _match_operands(pattern, order, node, state.copy())
         if isinstance(found, Match):
             return found
-        if best is None or found.depth > best.depth:
-            best = found
+        best = found.nearer(best)
     assert best is not None
     return best
 
 
-def _match_operands(pattern: OpPattern, order: tuple[Pattern | None, ...], node: Node, state: Match) -> Match | Miss:
+def _match_operands(pattern: OpPattern, order: Sequence[int], node: Node, state: Match) -> Match | Miss:
+    """Match the node's operands, taken in that order, against the pattern's, the first of which are met first either way."""
     if node not in state.nodes:
         state.nodes.append(node)
         if pattern.shared:
             state.shared.add(node)
-    if pattern.bind:
-        state.values[pattern.bind] = node
-    for index, part in enumerate(order):
+    if pattern.bind and (bound := state.values.setdefault(pattern.bind, node)).op != node.op:
+        return state.miss(f"'{pattern.bind}' is {bound.op} and {node.op}", node.result)
+    for index, part in zip(order, pattern.operands, strict=True):
         operand = node.operands[index] if index < len(node.operands) else None
         if part is None or operand is None:
             if part is not None or operand is not None:
-                return Miss(len(state.nodes), f"operand {index} of '{node.op.name}' is {'absent' if operand is None else 'present'}")
+                return state.miss(f"operand {index} of '{node.op.name}' is {'absent' if operand is None else 'present'}")
             continue
         found = _match(part, operand, state)
         if isinstance(found, Miss):
             return found
         state = found
+        state.held += 1
     return state

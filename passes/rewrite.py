@@ -27,7 +27,7 @@ class Decline:
 class Rewrite:
     """``pattern`` becomes what ``build`` gives. ``subject`` groups rewrites in reports, such as "attention".
 
-    A near miss, one in which at least ``near`` nodes matched, is reported under the subject.
+    A near miss, one in which at least ``near`` nodes matched, is reported under the subject; of several at a node the nearest.
     """
 
     name: str
@@ -71,7 +71,7 @@ def apply_rewrites(graph: Graph, rewrites: Sequence[Rewrite], context: PassConte
         by_root.setdefault(rule.pattern.op, []).append(rule)
     queue = deque(graph.nodes)
     queued = set(queue)
-    misses: dict[tuple[Node, str], tuple[Rewrite, Miss]] = {}
+    misses: dict[Node, dict[str, tuple[Rewrite, Miss]]] = {}
     applied: list[str] = []
     limit = 64 * len(queue) + 1024
     while queue:
@@ -80,16 +80,19 @@ def apply_rewrites(graph: Graph, rewrites: Sequence[Rewrite], context: PassConte
         if not node.alive:
             continue
         context.count("nodes visited")
+        misses.pop(node, None)
         for rule in by_root.get(type(node.op), ()):
             context.count("patterns tried")
             outcome = _try(graph, node, rule, context)
             if isinstance(outcome, Miss):
                 if rule.subject and outcome.depth >= rule.near and not rule.extends:
-                    misses[node, rule.subject] = (rule, outcome)
+                    nearest = misses.setdefault(node, {})
+                    if rule.subject not in nearest or outcome.depth >= nearest[rule.subject][1].depth:
+                        nearest[rule.subject] = (rule, outcome)
                 continue
             if outcome is None:
                 continue
-            misses.pop((node, rule.subject), None)
+            misses.pop(node, None)
             applied.append(rule.name)
             if len(applied) > limit:
                 raise RuntimeError(f"rewrites do not end; the last were {', '.join(dict.fromkeys(applied[-16:]))}")
@@ -98,8 +101,8 @@ def apply_rewrites(graph: Graph, rewrites: Sequence[Rewrite], context: PassConte
                     queue.append(changed)
                     queued.add(changed)
             break
-    for (node, subject), (rule, miss) in misses.items():
-        if node.alive:
+    for node, nearest in misses.items():
+        for subject, (rule, miss) in nearest.items() if node.alive else ():
             context.missed(subject, node.location, f"{rule.name}: {miss.reason}", node=node)
     return bool(applied)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -59,6 +60,15 @@ def exponentials(written: Written) -> Value:
     return build(ops.Div(), powers, build(ops.ReduceSum((3,), True), powers))
 
 
+def log_sum_exp(written: Written) -> Value:
+    """As ``exp(scores - torch.logsumexp(scores, -1, keepdim=True))`` is imported."""
+    build, scores = written.build, written.filled(written.product(), -math.inf)
+    highest = build(ops.ReduceMax((3,), True), scores)
+    shift = build(ops.Select(), build(ops.IsInf(), highest), written.number(0.0), highest)
+    total = build(ops.Log(), build(ops.ReduceSum((3,), True), build(ops.Exp(), build(ops.Sub(), scores, shift))))
+    return without_nan(written, build(ops.Exp(), build(ops.Sub(), scores, build(ops.Add(), total, shift))))
+
+
 def without_nan(written: Written, probabilities: Value) -> Value:
     build = written.build
     return build(ops.Select(), build(ops.IsNan(), probabilities), written.number(0.0), probabilities)
@@ -101,6 +111,7 @@ EXACT: dict[str, Spelling] = {
         w.build(ops.Transpose((0, 1, 3, 2)), w.build(ops.MatMul(), w.k, w.build(ops.Transpose((0, 1, 3, 2)), w.q)))
     ),
     "with a softmax of exponentials": lambda w: w.build(ops.MatMul(), exponentials(w), w.v),
+    "with a softmax by logsumexp": lambda w: w.build(ops.MatMul(), log_sum_exp(w), w.v),
     "without NaN": lambda w: w.build(ops.MatMul(), without_nan(w, w.build(ops.Softmax(3), w.filled(w.product(), -1e9))), w.v),
     "scaled by a root": lambda w: w.attend(w.build(ops.Div(), w.product(), w.build(ops.Sqrt(), w.number(5.0)))),
     "floored": lambda w: w.attend(w.build(ops.Maximum(), w.build(ops.Add(), w.product(), w.bias), w.number(-1e30))),

@@ -16,7 +16,7 @@ from cgptc.ir.graph import Graph, Value
 from cgptc.ir.types import TensorType
 from cgptc.passes.manager import PassContext, Pipeline
 
-PIPELINE = "canonicalize,cse,fuse-activations,fuse-norms"
+PIPELINE = "canonicalize,cse,fuse-activations,fuse-norms,fuse-softmax,dead-code"
 
 
 def written(spelling: Callable[[Builder, Value], Value], dtype: DType = f32) -> tuple[Graph, PassContext]:
@@ -40,8 +40,8 @@ def near(build: Builder, value: Value, number: float = 1e-5) -> Value:
     return build(ops.Add(), value, build.constant(number, value.type.dtype))
 
 
-def centred(build: Builder, x: Value) -> Value:
-    return build(ops.Sub(), x, mean(build, x))
+def centred(build: Builder, x: Value, axis: int = 2) -> Value:
+    return build(ops.Sub(), x, mean(build, x, axis))
 
 
 def spread(build: Builder, x: Value, count: float) -> Value:
@@ -51,6 +51,25 @@ def spread(build: Builder, x: Value, count: float) -> Value:
 
 def difference_of_means(build: Builder, x: Value) -> Value:
     return build(ops.Sub(), mean(build, squares(build, x)), squares(build, mean(build, x)))
+
+
+def length(build: Builder, x: Value) -> Value:
+    """As ``x.norm(dim=-1, keepdim=True)`` is imported."""
+    return build(ops.Sqrt(), build(ops.ReduceSum((2,), True), squares(build, x)))
+
+
+def unit(build: Builder, x: Value) -> Value:
+    """As ``normalize(x, dim=-1)`` is imported."""
+    return build(ops.Div(), x, build(ops.Expand(x.type.shape), build(ops.Maximum(), length(build, x), build.constant(1e-12))))
+
+
+def times(build: Builder, value: Value, number: float) -> Value:
+    return build(ops.Mul(), value, build.constant(number))
+
+
+def erf_gelu(build: Builder, x: Value, half: Value) -> Value:
+    bent = build(ops.Erf(), times(build, x, 2**-0.5))
+    return build(ops.Mul(), build(ops.Mul(), half, x), build(ops.Add(), bent, build.constant(1.0)))
 
 
 LEFT: dict[str, tuple[str, Callable[[Builder, Value], Value], str]] = {
@@ -84,6 +103,31 @@ LEFT: dict[str, tuple[str, Callable[[Builder, Value], Value], str]] = {
         lambda b, x: b(ops.Mul(), centred(b, x), b(ops.Rsqrt(), near(b, difference_of_means(b, x), 1.0))),
         "its variance is a difference of means",
     ),
+    "a length, with eps added to it": (
+        "rms-norm",
+        lambda b, x: b(ops.Div(), x, near(b, times(b, length(b, x), 8**-0.5))),
+        "it divides by the length of the vector: 1e-05 is added to it, not to the mean of squares",
+    ),
+    "a length with a floor": (
+        "rms-norm",
+        lambda b, x: times(b, unit(b, x), 8**0.5),
+        "it divides by the length of the vector: it is at least 1e-12, where a norm adds 'eps'",
+    ),
+    "a length alone": (
+        "rms-norm",
+        lambda b, x: b(ops.Div(), x, times(b, length(b, x), 8**-0.5)),
+        "it divides by the length of the vector: no 'eps' below the root",
+    ),
+    "a gelu with a half of higher rank": (
+        "gelu",
+        lambda b, x: erf_gelu(b, x, b.constant(np.full((1, 1, 1, 1), 0.5, np.float32))),
+        "the result would be f32[2, 3, 8] instead of f32[1, 2, 3, 8]",
+    ),
+    "a gelu with halves of its own": (
+        "gelu",
+        lambda b, x: erf_gelu(b, x, b.constant(np.linspace(0.4, 0.6, 8, dtype=np.float32))),
+        "expected a scalar constant",
+    ),
     "a quick gelu": (
         "gelu",
         lambda b, x: b(ops.Mul(), x, b(ops.Sigmoid(), b(ops.Mul(), b.constant(1.702), x))),
@@ -100,6 +144,56 @@ def test_what_is_left_of_a_norm_or_an_activation_says_why(name: str) -> None:
     (event,) = context.findings("missed")
     assert event.subject == subject
     assert reason in event.reason
+
+
+def test_a_vector_of_length_one_is_no_norm_that_was_missed() -> None:
+    _, context = written(unit)
+    assert not context.events
+
+
+def shifted(build: Builder, x: Value, axis: int) -> Value:
+    return build(ops.Sub(), x, build(ops.ReduceMax((axis,), True), x))
+
+
+def total(build: Builder, value: Value) -> Value:
+    return build(ops.ReduceSum((2,), True), build(ops.Exp(), value))
+
+
+def log_sum_exp(build: Builder, x: Value, axis: int = 2) -> Value:
+    """As ``torch.logsumexp`` is imported, but that the maximum added may be another one than that taken off."""
+    shifts: list[Value] = []
+    for each in (2, axis):
+        highest = build(ops.ReduceMax((each,), True), x)
+        shifts.append(build(ops.Select(), build(ops.IsInf(), highest), build.constant(0.0), highest))
+    return build(ops.Add(), build(ops.Log(), total(build, build(ops.Sub(), x, shifts[0]))), shifts[1])
+
+
+LOGARITHMS: dict[str, Callable[[Builder, Value], Value]] = {
+    "by logsumexp": lambda b, x: b(ops.Sub(), x, log_sum_exp(b, x)),
+    "by its maximum": lambda b, x: b(ops.Sub(), shifted(b, x, 2), b(ops.Log(), total(b, shifted(b, x, 2)))),
+    "plain": lambda b, x: b(ops.Sub(), x, b(ops.Log(), total(b, x))),
+}
+
+
+@pytest.mark.parametrize("name", LOGARITHMS)
+def test_the_exponential_of_a_log_softmax_in_any_spelling_is_a_softmax(name: str) -> None:
+    graph, _ = written(lambda b, x: b(ops.Exp(), LOGARITHMS[name](b, x)))
+    assert [type(node.op) for node in graph.nodes if not isinstance(node.op, ops.Constant)] == [ops.Softmax]
+
+
+SPLIT: dict[str, Callable[[Builder, Value], Value]] = {
+    "layer norm": lambda b, x: b(ops.Mul(), centred(b, x), b(ops.Rsqrt(), near(b, mean(b, squares(b, centred(b, x, 1)))))),
+    "softmax": lambda b, x: b(ops.Div(), b(ops.Exp(), shifted(b, x, 2)), total(b, shifted(b, x, 1))),
+    "log softmax": lambda b, x: b(ops.Sub(), x, log_sum_exp(b, x, 1)),
+}
+
+
+@pytest.mark.parametrize("name", SPLIT)
+def test_what_takes_off_something_else_than_it_divides_by_stays(name: str) -> None:
+    """The pattern has the mean, or the maximum, in two places; here they run over different axes."""
+    graph, context = written(SPLIT[name])
+    assert not any(isinstance(node.op, ops.LayerNorm | ops.Softmax | ops.LogSoftmax) for node in graph.nodes)
+    assert not [event for event in context.events if event.kind == "done"]
 
 
 def test_a_variance_that_divides_by_all_is_a_norms() -> None:

@@ -166,9 +166,9 @@ def logsumexp(emit: Emit, self: Value, dim: Axes, keepdim: bool = False) -> Valu
         return value
     highest = emit(ReduceMax(axes, True), value)
     shift = emit(Select(), emit(IsInf(), highest), emit.number(0.0, value.type.dtype), highest)
-    total = emit(Log(), emit(ReduceSum(axes, keepdim), emit(Exp(), emit(Sub(), value, shift))))
+    total = emit(Log(), emit(ReduceSum(axes, True), emit(Exp(), emit(Sub(), value, shift))))
     kept = [dim for axis, dim in enumerate(shift.type.shape) if keepdim or axis not in axes]
-    return emit(Add(), total, emit.reshape(shift, kept))
+    return emit.reshape(emit(Add(), total, shift), kept)
 
 
 @aten("linalg_vector_norm", "norm.ScalarOpt_dim", "norm.Scalar", "norm.ScalarOpt_dim_dtype")
