@@ -18,9 +18,10 @@ from cgptc.ir.ops.elementwise import Cast
 from cgptc.ir.ops.embedding import Positions
 from cgptc.ir.ops.shape import Expand
 from cgptc.ir.types import TensorType
-from cgptc.passes.cached_masks import MASK, CachedMasks, cone, explicit_mask, is_causal
+from cgptc.passes.cached_masks import CachedMasks, cone, explicit_mask, is_causal
 from cgptc.passes.lift import lift
 from cgptc.passes.manager import Pass, PassContext
+from cgptc.passes.normalize_masks import MASK
 from cgptc.passes.position_tables import spell_positions_as_iota
 from cgptc.passes.positions import find_positions
 from cgptc.passes.rewrite import erase_dead

@@ -23,11 +23,9 @@ from cgptc.ir.ops.embedding import Positions
 from cgptc.ir.ops.reduction import ReduceSum
 from cgptc.ir.ops.shape import Expand, Reshape, Slice
 from cgptc.passes.lift import lift
+from cgptc.passes.normalize_masks import MASK
 from cgptc.passes.rewrite import erase_dead
 from cgptc.passes.sink_slices import sink
-
-MASK = 3
-"""Index of the mask among the attention operation's operands."""
 
 
 def explicit_mask(node: Node) -> Value | None:
@@ -83,7 +81,7 @@ class CachedMasks:
         rows = build.node(Slice(2, self.past.dim, total), whole)
         shown = build(Reshape((self.batch, 1, 1, total)), self.real)
         padded = build(Select(), shown, rows.result, build.constant(float("-inf"), whole.type.dtype))
-        sink(self.graph, [rows])
+        sink(self.graph, [rows], (node for node in cone(whole) if isinstance(node.op, Slice)))
         for node in cone(padded):
             if isinstance(node.op, Slice) and isinstance(node.inputs[0].op, Positions):
                 place = Builder(self.graph, before=node, location=node.location, stage=node.stage)

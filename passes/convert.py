@@ -10,7 +10,7 @@ import numpy as np
 from cgptc.ir.builder import Builder
 from cgptc.ir.diagnostics import CompileError, UsageError
 from cgptc.ir.dtypes import DTYPES, DType, bf16, f16, f32
-from cgptc.ir.graph import Graph, Node, Use, Value
+from cgptc.ir.graph import Graph, Node, Use
 from cgptc.ir.ops.binary import Binary
 from cgptc.ir.ops.constant import Constant
 from cgptc.ir.ops.elementwise import Cast, Cos, Sin, Unary
@@ -101,26 +101,15 @@ class Convert(Pass, name="convert", optional=False, lossy=True):
 
 def _angle_nodes(graph: Graph) -> set[Node]:
     """Sines and cosines, and what computes their angles from integers and constants alone."""
-    found: set[Node] = set()
+    made: set[Node] = set()
     for node in graph.nodes:
-        if isinstance(node.op, Sin | Cos):
-            inside: set[Node] = set()
-            pending: list[Value] = [node.inputs[0]]
-            while pending:
-                producer = pending.pop().producer
-                if producer is None:
-                    inside.clear()
-                    break
-                if producer in inside or not producer.results[0].type.dtype.is_float:
-                    continue
-                if isinstance(producer.op, ANGLES):
-                    inside.add(producer)
-                    pending += producer.inputs
-                else:
-                    inside.clear()
-                    break
-            if inside:
-                found |= inside | {node}
+        if isinstance(node.op, ANGLES) and all(value.producer in made or not value.type.dtype.is_float for value in node.inputs):
+            made.add(node)
+    found: set[Node] = set()
+    for node in graph.reversed_nodes:
+        ends = isinstance(node.op, Sin | Cos) or any(user in found for value in node.results for user in value.users)
+        if node in made and ends and node.result.type.dtype.is_float:
+            found.add(node)
     return found
 
 

@@ -6,6 +6,7 @@ one head) as it treats the others.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -72,7 +73,7 @@ def source_of(value: Value) -> Source | None:
     if node is None:
         return None
     if _is_layer(node):
-        return Source(node, value, 0, _last(value))
+        return Source(node, value, 0, width_of(value))
     last = node.inputs[0].type.rank - 1 if isinstance(node.op, Split) else -1
     if isinstance(node.op, Split) and node.op.axis == last:
         (whole,) = node.inputs
@@ -83,27 +84,32 @@ def source_of(value: Value) -> Source | None:
     return None
 
 
-def find_neurons(down: Node) -> Neurons | str:
-    """The neurons that a layer reads, or why there are none that could be removed."""
+def find_neurons(down: Node) -> Neurons | None:
+    """The neurons that a layer reads; None where there are none that could be removed.
+
+    A node is walked over once all its users are, so that no walk goes beyond what something else uses too, and no two meet.
+    """
     if not _is_layer(down):
-        return "its weight is not constant"
-    width = _last(down.inputs[0])
-    region: dict[Node, None] = {}
-    sources: dict[Value, Source] = {}
+        return None
+    width = width_of(down.inputs[0])
+    region: list[Node] = []
+    sources: list[Source] = []
     vectors: list[tuple[Node, int]] = []
+    uses_seen: Counter[Value] = Counter()
     pending = [down.inputs[0]]
     while pending:
         value = pending.pop()
-        if value in sources or value.producer in region:
+        uses_seen[value] += 1
+        if uses_seen[value] < value.use_count:
             continue
         source = source_of(value)
         if source is not None:
-            sources[value] = source
+            sources.append(source)
             continue
         node = value.producer
         if node is None or not isinstance(node.op, Unary | Binary | Cast):
-            return f"its features come from {repr(node.op.name) if node is not None else 'an input'}, not from a layer"
-        region[node] = None
+            return None
+        region.append(node)
         for index, operand in enumerate(node.inputs):
             if isinstance(operand.op, Constant) and (not operand.type.shape or operand.type.shape[-1] == 1):
                 continue
@@ -112,25 +118,10 @@ def find_neurons(down: Node) -> Neurons | str:
             elif operand.type.shape == value.type.shape:
                 pending.append(operand)
             else:
-                return f"'{node.op.name}' on the way mixes shapes"
-    for value in (*sources, *(node.result for node in region)):
-        if any(use.user is None or (use.user not in region and use.user is not down) for use in value.uses):
-            return "its features are used elsewhere too"
-    if len({source.linear for source in sources.values()}) == 1 and next(iter(sources.values())).linear is down:
-        return "it reads its own outputs"
-    order = {node: number for number, node in enumerate(_in_order(region))}
-    return Neurons(down, width, tuple(sources.values()), tuple(sorted(region, key=order.__getitem__)), tuple(vectors))
-
-
-def _in_order(nodes: dict[Node, None]) -> list[Node]:
-    """Producers before users, among a few nodes."""
-    left, done = dict(nodes), list[Node]()
-    while left:
-        ready = [node for node in left if not any(operand.producer in left for operand in node.inputs)]
-        for node in ready:
-            del left[node]
-        done += ready
-    return done
+                return None
+    if any(seen < value.use_count for value, seen in uses_seen.items()):
+        return None
+    return Neurons(down, width, tuple(sources), tuple(reversed(region)), tuple(vectors))
 
 
 @dataclass
@@ -175,7 +166,7 @@ def find_heads(attention: Node) -> Heads | str:
 
 def _backwards(value: Value, count: int, walk: _Walk) -> Source | str:
     """From an operand ``[b, count, s, d]`` to the layer that gives it; every node on the way keeps heads apart."""
-    depth, axis, split = _last(value), 1, False
+    depth, axis, split = width_of(value), 1, False
     path: list[Node] = []
     while True:
         if value.use_count != 1:
@@ -216,7 +207,7 @@ def _backwards(value: Value, count: int, walk: _Walk) -> Source | str:
 
 def _forwards(value: Value, count: int, walk: _Walk) -> Node | str:
     """From the result ``[b, count, s, d]`` to the layer that reads it."""
-    depth, axis, merged = _last(value), 1, False
+    depth, axis, merged = width_of(value), 1, False
     while True:
         node = value.uses[0].user if value.use_count == 1 else None
         if node is None:
@@ -242,7 +233,8 @@ def _is_layer(node: Node) -> bool:
     return isinstance(node.op, Linear) and weight_of(node, 1) is not None
 
 
-def _last(value: Value) -> int:
+def width_of(value: Value) -> int:
+    """The size of the last axis, which is never symbolic here: a weight has it too."""
     size = value.type.shape[-1]
     assert isinstance(size, int)
     return size
@@ -250,13 +242,12 @@ def _last(value: Value) -> int:
 
 def all_neurons(graph: Graph) -> list[Neurons]:
     """Every set of neurons, in order."""
-    found = [find_neurons(node) for node in graph.nodes if isinstance(node.op, Linear)]
-    return [each for each in found if isinstance(each, Neurons)]
+    return [found for node in graph.nodes if isinstance(node.op, Linear) and (found := find_neurons(node)) is not None]
 
 
-def all_heads(graph: Graph) -> list[Heads | str]:
+def all_heads(graph: Graph) -> dict[Node, Heads | str]:
     """What is found at every attention, in order."""
-    return [find_heads(node) for node in graph.nodes if isinstance(node.op, Attention)]
+    return {node: find_heads(node) for node in graph.nodes if isinstance(node.op, Attention)}
 
 
 def spread(kept: Sequence[int], width: int) -> list[int]:

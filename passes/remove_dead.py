@@ -15,7 +15,7 @@ from cgptc.ir.ops.shape import Reshape, Split
 from cgptc.ir.sparsity import sparsity_of
 from cgptc.ir.weight_expressions import taken
 from cgptc.ir.weights import EMPTY_STORE, Dense, WeightStore
-from cgptc.passes.hidden_features import Heads, Neurons, Source, all_heads, all_neurons, spread
+from cgptc.passes.hidden_features import Heads, Neurons, Source, all_heads, all_neurons, spread, width_of
 from cgptc.passes.manager import Pass, PassContext
 from cgptc.passes.rewrite import erase_dead
 from cgptc.passes.weight_names import weight_of
@@ -37,7 +37,7 @@ class RemoveDead(Pass, name="remove-dead", optional=False):
                 _remove_neurons(graph, neurons, alive or [0])
                 context.done("neurons", neurons.down.location, f"{len(alive)} of {neurons.width} are left")
                 changed = True
-        for found in all_heads(graph):
+        for found in all_heads(graph).values():
             context.count("nodes visited")
             if isinstance(found, str):
                 continue
@@ -64,7 +64,7 @@ def living_groups(heads: Heads, store: WeightStore) -> list[int] | None:
     rows = living_rows(heads.projection, store)
     if rows is None:
         return None
-    width = _last(heads.projection.inputs[0]) // heads.key_heads
+    width = width_of(heads.projection.inputs[0]) // heads.key_heads
     return sorted({row // width for row in rows})
 
 
@@ -121,7 +121,7 @@ def _shrink_sources(graph: Graph, kept: Mapping[Source, Sequence[int]]) -> None:
         sizes: list[int] = []
         start = 0
         for value in split.results if split is not None else layer.results:
-            width = _last(value)
+            width = width_of(value)
             features = parts[value][1] if value in parts else range(width)
             columns += [start + feature for feature in features]
             sizes.append(len(features))
@@ -149,9 +149,3 @@ def _take(graph: Graph, node: Node, index: int, axis: int, kept: Sequence[int]) 
     graph.set_operand(node, index, new)
     if old.producer is not None:
         erase_dead(graph, [old.producer])
-
-
-def _last(value: Value) -> int:
-    size = value.type.shape[-1]
-    assert isinstance(size, int)
-    return size

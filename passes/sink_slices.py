@@ -6,11 +6,12 @@ import dataclasses
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from cgptc.ir.builder import Builder
 from cgptc.ir.graph import Graph, Node, Value
 from cgptc.ir.loc import union
-from cgptc.ir.op import Axis, Role
+from cgptc.ir.op import Axis, Op, Role
 from cgptc.ir.ops.binary import Binary, Comparison, Select
 from cgptc.ir.ops.elementwise import Cast, Unary
 from cgptc.ir.ops.embedding import Embedding
@@ -38,33 +39,45 @@ class SinkSlices(Pass, name="sink-slices"):
         return changed
 
 
-def sink(graph: Graph, slices: Iterable[Node]) -> tuple[int, bool]:
-    """Move slices as far as they go; how many nodes were looked at, and whether any moved."""
+Slices: TypeAlias = dict[tuple[Value, Op, int | None], Node]
+"""A slice by what it cuts, how, and its stage."""
+
+
+def sink(graph: Graph, slices: Iterable[Node], others: Iterable[Node] = ()) -> tuple[int, bool]:
+    """Move slices as far as they go; how many nodes were looked at, and whether anything changed. ``others`` stay, but where one equals
+    one of the slices both are one.
+    """
     queue = deque(slices)
+    known: Slices = {_key(node): node for node in others}
     visited, changed = 0, False
     while queue:
         node = queue.popleft()
         if not node.alive:
             continue
         visited += 1
-        created = _sink(graph, _merged(graph, node))
-        if created:
-            changed = True
-            queue.extend(created)
+        one = _merged(graph, node, known)
+        created = _sink(graph, one)
+        queue.extend(created)
+        changed = changed or bool(created) or one is not node
     return visited, changed
 
 
-def _merged(graph: Graph, node: Node) -> Node:
-    """One node for all equal slices of the same value: the earliest stands before every use."""
-    (source,) = node.inputs
-    twins = [user for user in source.users if user.op == node.op and user.stage == node.stage]
-    if len(twins) == 1:
+def _key(node: Node) -> tuple[Value, Op, int | None]:
+    return node.inputs[0], node.op, node.stage
+
+
+def _merged(graph: Graph, node: Node, known: Slices) -> Node:
+    """The node, or one for it and an equal slice that was met before, right behind what they cut, so that it stands before every use."""
+    twin = known.get(_key(node))
+    if twin is None or twin is node or not twin.alive:
+        known[_key(node)] = node
         return node
-    build = Builder(graph, before=_next(graph, source), location=union(twin.location for twin in twins), stage=node.stage)
-    one = build.node(node.op, source)
-    for twin in twins:
-        graph.replace_uses(twin.result, one.result)
-        graph.erase(twin)
+    (source,) = node.inputs
+    build = Builder(graph, before=_next(graph, source), location=union((twin.location, node.location)), stage=node.stage)
+    known[_key(node)] = one = build.node(node.op, source)
+    for old in (twin, node):
+        graph.replace_uses(old.result, one.result)
+        graph.erase(old)
     return one
 
 

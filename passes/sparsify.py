@@ -19,7 +19,7 @@ from cgptc.ir.ops.matmul import Linear
 from cgptc.ir.sparsity import sparsity_of
 from cgptc.ir.weight_expressions import Expression, leaves, sliced
 from cgptc.ir.weights import EMPTY_STORE, Stored, Weight, WeightStore, dense
-from cgptc.passes.hidden_features import Heads, Neurons, all_heads, all_neurons
+from cgptc.passes.hidden_features import Heads, Neurons, all_heads, all_neurons, width_of
 from cgptc.passes.manager import Pass, PassContext
 from cgptc.passes.rewrite import erase_dead
 from cgptc.passes.weight_names import chosen, weight_of
@@ -111,7 +111,7 @@ class PruneHeads(Pass, name="prune-heads", optional=False, lossy=True):
 
     def run(self, graph: Graph, context: PassContext) -> bool:
         everything = all_heads(graph)
-        found = {each.projection: each for each in everything if isinstance(each, Heads)}
+        found = {each.projection: each for each in everything.values() if isinstance(each, Heads)}
         changed = False
         for projection in chosen(graph, found, self.only, self.keep, "attention"):
             heads = found[projection]
@@ -119,13 +119,12 @@ class PruneHeads(Pass, name="prune-heads", optional=False, lossy=True):
             if self.count and (self.count % heads.group or self.count >= heads.heads):
                 what = f"{self.count} of {heads.heads} heads cannot go"
                 raise UsageError("bad-value", what, fix=f"take a multiple of {heads.group} below {heads.heads}")
-            width = heads.projection.inputs[0].type.shape[-1]
-            assert isinstance(width, int)
+            width = width_of(heads.projection.inputs[0])
             scores = _head_scores(heads, graph.store)
             changed |= _zero_rows(graph, projection, scores, min(wanted, heads.key_heads - 1), width // heads.key_heads)
-        for each in everything:
+        for attention, each in everything.items():
             if isinstance(each, str):
-                context.count("attentions whose heads stay")
+                context.missed("heads", attention.location, each, node=attention)
         return changed
 
 

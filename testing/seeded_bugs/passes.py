@@ -105,6 +105,27 @@ PASS_BUGS = (
         killer=f"{_REWRITES}[add-bias-to-linear]",
     ),
     SeededBug(
+        name="two-means-of-different-axes-taken-for-one",
+        where="cgptc.passes.pattern:_match_operands",
+        right=".op != node.op",
+        wrong=".op.name != node.op.name",
+        killer="tests/passes/test_written_out.py::test_what_takes_off_something_else_than_it_divides_by_stays[layer norm]",
+    ),
+    SeededBug(
+        name="log-softmax-without-its-logarithm",
+        where="cgptc.passes.fuse_softmax:difference_to_log_sum_exp.build",
+        right="build(LogSoftmax(axis), x)",
+        wrong="build(Softmax(axis), x)",
+        killer=f"{_REWRITES}[difference-to-log-sum-exp]",
+    ),
+    SeededBug(
+        name="neurons-that-something-else-reads-too",
+        where="cgptc.passes.hidden_features:find_neurons",
+        right="any(seen < value.use_count",
+        wrong="any(seen > value.use_count",
+        killer="tests/passes/test_sparsity.py::test_neurons_that_something_else_reads_stay",
+    ),
+    SeededBug(
         name="softmax-over-the-axis-of-its-maximum",
         where="cgptc.passes.fuse_softmax:plain_softmax.build",
         right="build(Softmax(axis), x)",

@@ -4,9 +4,14 @@ import pytest
 from tests.passes.attention_graphs import Spelling, decoder, token_inputs
 from tests.passes.test_fuse_attention import FUSION
 
+from cgptc.ir.builder import Builder
+from cgptc.ir.dtypes import f32
+from cgptc.ir.graph import Graph
 from cgptc.ir.interpreter import evaluate_graph
-from cgptc.ir.ops import LayerNorm, Linear, Slice
+from cgptc.ir.ops import LayerNorm, Linear, Neg, Slice
+from cgptc.ir.types import TensorType
 from cgptc.ir.verify import verify
+from cgptc.passes.instruments import HonestyCheck, VerifyEach
 from cgptc.passes.manager import Pipeline
 from cgptc.testing.tolerances import assert_t1
 
@@ -42,6 +47,16 @@ def test_a_slice_stays_where_the_whole_is_used_too() -> None:
     before = str(graph)
     assert str(Pipeline.parse("sink-slices").run(graph)) == before
     assert sum(isinstance(node.op, Slice) for node in graph.nodes) == 1
+
+
+def test_equal_slices_become_one_where_they_cannot_move_too() -> None:
+    graph = Graph()
+    build = Builder(graph)
+    x = graph.add_input("x", TensorType(f32, (4, 2)))
+    for number in range(3):
+        graph.add_output(f"y{number}", build(Neg(), build(Slice(0, 1, 3), x)))
+    Pipeline.parse("sink-slices").run(graph, instruments=[VerifyEach(), HonestyCheck()])
+    assert [type(node.op) for node in graph.nodes] == [Slice, Neg, Neg, Neg]
 
 
 def test_equal_slices_of_one_value_become_one() -> None:

@@ -186,6 +186,15 @@ def test_neurons_that_something_else_reads_stay() -> None:
     assert not Pipeline.parse("prune-neurons").passes[0].run(graph, PassContext())
 
 
+def test_heads_that_cannot_go_say_why() -> None:
+    graph, context = TinyGpt(cached=False).graph(), PassContext()
+    first, *_ = (node for node in graph.nodes if isinstance(node.op, Attention))
+    graph.add_output("keys", first.inputs[1])
+    Pipeline.parse("prune-heads").run(graph, context)
+    (event,) = context.findings("missed")
+    assert (event.subject, event.reason, event.node) == ("heads", "queries, keys or values are used elsewhere too", first)
+
+
 def test_zeros_of_a_checkpoint_are_found_with_their_pattern() -> None:
     graph = gated(False)
     tensors = graph.store.tensors  # type: ignore[attr-defined]
