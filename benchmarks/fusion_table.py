@@ -45,8 +45,8 @@ which is another function.
 `MultiheadAttention` puts the sequence first and the heads beside the batch; `merge-views` leaves one split and the transposes of the heads.
 
 **Queries that see no key.** Attention gives them 0, where PyTorch gives NaN after a fill with -inf. After a fill with a finite number
-PyTorch gives the mean of all values: so does the fused graph, but for masks that hide only padding and later tokens. There such a query
-is padding itself, and its row has no meaning.
+PyTorch gives the mean of all values: so does the fused graph, but for masks that hide only padding and later tokens, with a bias (ALiBi)
+beside them or not. There such a query is padding itself, and its row has no meaning.
 """
 
 

@@ -14,6 +14,7 @@ import torch.utils._pytree as pytree
 from torch.overrides import TorchFunctionMode
 
 from cgptc.frontend.torch_dtypes import to_numpy, to_torch
+from cgptc.ir.diagnostics import CompileError
 from cgptc.ir.op import Array
 
 _NARROW = (torch.float32, torch.float16, torch.bfloat16)
@@ -74,6 +75,7 @@ def evaluate_module(
     Where a name is not a parameter's, since the graph's inputs were named for runtimes, all inputs go in their order.
     ``wide`` computes in float64 what the module would compute if no float type were narrower, casts in its code included; pass a
     `wide_copy`. Outputs that are no tensors are left out; they are named ``output`` where there is one and no name is given.
+    Raises `CompileError` where the module itself does not take the inputs.
     """
     module.eval()
     tensors = {name: to_torch(array) for name, array in inputs.items()}
@@ -82,7 +84,16 @@ def evaluate_module(
     accepted = getattr(module, "input_names", None) or inspect.signature(module.forward).parameters
     by_name = tensors.keys() <= set(accepted)
     with torch.no_grad(), _every_row_computed(), wide_by_default() if wide else contextlib.nullcontext():
-        result = module(**tensors) if by_name else module(*tensors.values())
+        try:
+            result = module(**tensors) if by_name else module(*tensors.values())
+        except Exception as error:  # whatever the user's code raises
+            first = next(iter(str(error).splitlines()), "")
+            raise CompileError(
+                "reference-failed",
+                f"{type(module).__name__}{' in float64' if wide else ''} fails on drawn inputs: {type(error).__name__}: {first}",
+                fix="in Python, cgptc.verify(artifact, module, inputs) compares on inputs of your own",
+                details=[f"  {name}: {array.dtype} {list(array.shape)}" for name, array in inputs.items()],
+            ) from error
     found = [value for value in pytree.tree_leaves(result) if isinstance(value, torch.Tensor)]
     names = output_names or (["output"] if len(found) == 1 else [f"output_{index}" for index in range(len(found))])
     return {name: to_numpy(value) for name, value in zip(names, found, strict=True)}

@@ -13,12 +13,32 @@ from typing import TypeAlias
 import numpy as np
 
 from cgptc.ir.graph import Value
-from cgptc.ir.masks import VIEWS, describe_all, over_result
-from cgptc.ir.ops.binary import Add, Select
-from cgptc.ir.ops.constant import Constant
-from cgptc.ir.ops.elementwise import Cast
+from cgptc.ir.masks import NODE_LIMIT, VIEWS, describe_all, over_result
+from cgptc.ir.ops.binary import (
+    Add,
+    And,
+    Equal,
+    Greater,
+    GreaterEqual,
+    Less,
+    LessEqual,
+    Maximum,
+    Minimum,
+    Mul,
+    NotEqual,
+    Or,
+    Select,
+    Sub,
+)
+from cgptc.ir.ops.constant import Constant, DimSize, Iota
+from cgptc.ir.ops.elementwise import Abs, Cast, Neg, Not
+from cgptc.ir.ops.embedding import Embedding
+from cgptc.ir.ops.indexing import Gather
+from cgptc.ir.ops.reduction import CumSum
+from cgptc.ir.ops.shape import Concat, Expand, Flip, Pad, Reshape, Slice, Transpose
 from cgptc.ir.predicates import (
     FALSE,
+    MASKED,
     TRUE,
     Affine,
     AllOf,
@@ -49,6 +69,50 @@ def hides_later_keys(mask: Value, store: WeightStore) -> bool:
     shown = _shown(mask, store)
     parts = shown.parts if isinstance(shown, AllOf) else (shown,)
     return any(_is_no_later(part) for part in parts)
+
+
+_SUMS_AND_PRODUCTS = (
+    Abs, Add, And, Cast, Concat, CumSum, DimSize, Equal, Expand, Flip, Greater, GreaterEqual, Iota, Less, LessEqual, Maximum, Minimum, Mul,
+    Neg, Not, NotEqual, Or, Pad, Reshape, Select, Slice, Sub, Transpose,
+)  # fmt: skip
+"""Ops that give no infinity of moderate numbers."""
+
+
+def hides_nothing(mask: Value, store: WeightStore) -> bool:
+    """Whether an additive mask is surely a bias: made by sums and products of positions, padding and numbers none of which is `MASKED` or
+    beyond it, or read from a table of such numbers.
+    """
+    pending, seen = [mask], {mask}
+    while pending:
+        value = pending.pop()
+        node = value.producer
+        if node is None:
+            if value.type.dtype.is_float:
+                return False
+            continue
+        if isinstance(node.op, Constant):
+            if not _is_moderate(node.op.weight, store):
+                return False
+            continue
+        if not isinstance(node.op, (*_SUMS_AND_PRODUCTS, Embedding, Gather)) or len(seen) > NODE_LIMIT:
+            return False
+        if isinstance(node.op, Pad) and abs(node.op.value) >= -MASKED:
+            return False
+        # Which row of a table is read does not matter.
+        operands = node.inputs[:1] if isinstance(node.op, Embedding | Gather) else node.inputs
+        pending += [operand for operand in operands if operand not in seen]
+        seen.update(operands)
+    return True
+
+
+def _is_moderate(weight: Weight, store: WeightStore) -> bool:
+    if math.prod(weight.shape) > READ_SIZE:
+        return False
+    try:
+        array = weight.read(store).astype(np.float64)
+    except KeyError:
+        return False
+    return bool(np.all(np.abs(array) < -MASKED))
 
 
 def _is_no_later(part: Predicate) -> bool:

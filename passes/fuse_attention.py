@@ -10,6 +10,7 @@ from cgptc.ir.dims import Dim
 from cgptc.ir.dtypes import DType
 from cgptc.ir.graph import Graph, Node, Value
 from cgptc.ir.loc import union
+from cgptc.ir.mask_bounds import hides_nothing
 from cgptc.ir.ops.attention import Attention
 from cgptc.ir.ops.binary import Add, And, Mul, Select
 from cgptc.ir.ops.constant import Constant
@@ -115,13 +116,31 @@ def _replacement(build: Builder, scores: Scores, value: Value, old: Value, hidde
         result = build(Reshape(old.type.shape), result)
     if hidden != "nothing" and all(sees_itself(each, build.graph.store) for each in scores.masks if each.kind != "add"):
         hidden = "nothing"  # that query is not there
-    if hidden != "nothing" and mask is not None and isinstance(understand(build.graph, attention, mask), str):
+    if hidden != "nothing" and mask is not None and not _hides_padding_alone(build, attention, mask, scores.masks, value.type.rank):
         if hidden == "other":
             return "its masks give a query that sees no key other numbers than attention does"
         result = _or_mean(build, scores.masks, result, value)
     if result.type.dtype != old.type.dtype:
         result = build(Cast(old.type.dtype), result)
     return result if result.type == old.type else build(Reshape(old.type.shape), result)
+
+
+def _hides_padding_alone(build: Builder, attention: Node, mask: Value, masks: list[Mask], rank: int) -> bool:
+    """Whether a query that the masks hide from every key is padding: they are causality, a window and padding, but for a bias that hides
+    nothing.
+    """
+    if not isinstance(understand(build.graph, attention, mask), str):
+        return True
+    hiding = [each for each in masks if each.kind != "add" or not hides_nothing(each.value, build.graph.store)]
+    if len(hiding) == len(masks):
+        return False
+    query, key = attention.inputs[:2]
+    without_bias = _explicit_mask(build, hiding, rank, query.type.shape[2], key.type.shape[2])
+    assert without_bias is not None
+    meaning = understand(build.graph, attention, without_bias)
+    if without_bias.producer is not None:
+        erase_dead(build.graph, [without_bias.producer])
+    return not isinstance(meaning, str)
 
 
 def _or_mean(build: Builder, masks: list[Mask], result: Value, value: Value) -> Value:

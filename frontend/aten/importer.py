@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any
 
 import cgptc.frontend.aten.ops  # noqa: F401 - fills the table
@@ -23,7 +25,7 @@ from cgptc.frontend.aten.memory import Tensor, View
 from cgptc.frontend.aten.size_arithmetic import SIZE_OPS
 from cgptc.frontend.aten.table import INERT, Entry, RefusedError, UnsupportedError, lookup
 from cgptc.ir.builder import Builder
-from cgptc.ir.diagnostics import CompileError, OpTypeError, VerifyError
+from cgptc.ir.diagnostics import CompileError, OpTypeError
 from cgptc.ir.dims import Dim, Expr, substitute, symbols
 from cgptc.ir.dtypes import DType, f32
 from cgptc.ir.graph import Graph, Value
@@ -46,6 +48,7 @@ _POISON = _Poison()
 class _Failure:
     what: str
     location: Location
+    of_types: bool = False  # it was imported, but not to what PyTorch gives
 
 
 @dataclass
@@ -82,14 +85,15 @@ class _Importer:
                 continue
             try:
                 self.environment[node.name] = self.call(node)
-                self.check(node)
-            except UnsupportedError as error:
-                self.fail(node, f"{_short(node.target)}: {error}")
-            except OpTypeError as error:
-                self.fail(node, f"{_short(node.target)}: {error}")
+                wrong = self.difference(node)
+            except (UnsupportedError, OpTypeError) as error:
+                self.fail(node, str(error))
+            else:
+                if wrong:
+                    self.fail(node, f"would be {wrong}", of_types=True)
 
-    def fail(self, node: ExportedNode, what: str) -> None:
-        self.failures.append(_Failure(what, node.location))
+    def fail(self, node: ExportedNode, what: str, *, of_types: bool = False) -> None:
+        self.failures.append(_Failure(f"{_short(node.target)}: {what}", node.location, of_types))
         self.environment[node.name] = _POISON
 
     def call(self, node: ExportedNode) -> Any:
@@ -97,7 +101,8 @@ class _Importer:
             container, index = node.arguments["container"], node.arguments["index"]
             assert isinstance(container, Reference)
             assert isinstance(index, int)
-            return self.environment[container.name][index]
+            found = self.environment[container.name]
+            return found[index] if isinstance(found, tuple) else found  # the only result of a region
         if node.target == "region":
             return self.inline(node)
         if node.target in SIZE_OPS:
@@ -130,19 +135,22 @@ class _Importer:
         if region is None:
             raise reason or UnsupportedError("is not supported")
         known = len(self.failures)
-        try:
-            result = self.region(region, [self.environment[name] for name in referenced_names(node, node.name)])
-        except VerifyError as error:  # it was spelled for the sizes of the example inputs
-            raise reason or UnsupportedError("is not supported: PyTorch spells it for fixed sizes only") from error
-        if len(self.failures) > known:
-            inner = dict.fromkeys(failure.what.partition(":")[0] for failure in self.failures[known:])
+        result = self.region(region, [self.environment[name] for name in referenced_names(node, node.name)])
+        if failures := self.failures[known:]:
             del self.failures[known:]
+            if any(failure.of_types for failure in failures):  # it was spelled for the sizes of the example inputs
+                raise reason or UnsupportedError("is not supported: PyTorch spells it for fixed sizes only")
+            inner = dict.fromkeys(failure.what.partition(":")[0] for failure in failures)
             raise reason or UnsupportedError(f"is not supported (PyTorch spells it with {', '.join(inner)})")
         return result
 
     def apply(self, entry: Entry, arguments: Mapping[str, Argument], is_view: bool = False) -> Any:
         """Call an importer function; for a view, remember how to read and write it."""
         resolved = {_keyword(name): self.resolve(value) for name, value in arguments.items()}
+        try:
+            _signature(entry.function).bind(self.emit, **resolved)
+        except TypeError as error:
+            raise UnsupportedError(f"is called in another form: {error}") from None
         result = entry.function(self.emit, **resolved)
         first = next(iter(arguments), "")
         if entry.passes_through and result is resolved[_keyword(first)]:
@@ -185,13 +193,14 @@ class _Importer:
         results = tuple(self.environment[item.name] if isinstance(item, Reference) else item for item in region.outputs)
         return results if len(results) != 1 else results[0]
 
-    def check(self, node: ExportedNode) -> None:
-        """The exporter's types are the importer's own: a difference is a bug in the table."""
+    def difference(self, node: ExportedNode) -> str:
+        """How the types of what was imported differ from the exporter's, which a bug in the table shows by; "" where they do not."""
         result = _values(self.environment[node.name])
         values = result if isinstance(result, tuple) else (result,)
         for value, expected in zip(values, node.types, strict=False):
             if isinstance(value, Value) and expected is not None and not _same_type(value.type, expected):
-                raise VerifyError(f"importing {node.target} at {node.location} gave {value.type}, exported as {expected}")
+                return f"{value.type}, where PyTorch gives {expected}"
+        return ""
 
     # Inputs and outputs
 
@@ -297,6 +306,11 @@ def _functional(target: str) -> Entry | None:
             if entry is not None:
                 return entry
     return None
+
+
+@cache
+def _signature(function: Callable[..., Any]) -> inspect.Signature:
+    return inspect.signature(function)
 
 
 def _keyword(name: str) -> str:

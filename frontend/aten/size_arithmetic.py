@@ -18,8 +18,6 @@ def _integers(*numbers: Number) -> bool:
 
 def _binary(on_sizes: Callable[[Any, Any], Dim], on_floats: Callable[[Any, Any], Any]) -> Callable[..., Number]:
     def apply(emit: Emit, left: Number, right: Number) -> Number:
-        if isinstance(left, Value) or isinstance(right, Value):
-            raise UnsupportedError("computes a size from data")
         if _integers(left, right):
             return on_sizes(left, right)
         if isinstance(left, Expr) or isinstance(right, Expr):
@@ -67,7 +65,16 @@ def _check(emit: Emit, *values: Any) -> None:
     """A condition on sizes, which only assertions use: the symbols' bounds, taken from the exporter, hold them already."""
 
 
-SIZE_OPS: dict[str, Callable[..., Any]] = {
+def _of_sizes(function: Callable[..., Any]) -> Callable[..., Any]:
+    def apply(emit: Emit, *numbers: Any) -> Any:
+        if any(isinstance(number, Value) for number in numbers):
+            raise UnsupportedError("computes a size from data")
+        return function(emit, *numbers)
+
+    return apply
+
+
+_ARITHMETIC: dict[str, Callable[..., Any]] = {
     "sym.add": _binary(lambda a, b: a + b, lambda a, b: a + b),
     "sym.sub": _binary(lambda a, b: a - b, lambda a, b: a - b),
     "sym.mul": _binary(lambda a, b: a * b, lambda a, b: a * b),
@@ -81,6 +88,10 @@ SIZE_OPS: dict[str, Callable[..., Any]] = {
     "sym.float": _to_float,
     "sym.int": lambda emit, number: number if isinstance(number, Expr) else int(number),
     "sym.sqrt": _square_root,
+}
+
+SIZE_OPS: dict[str, Callable[..., Any]] = {
+    **{name: _of_sizes(function) for name, function in _ARITHMETIC.items()},
     **{f"sym.{name}": _check for name in ("ge", "gt", "le", "lt", "eq", "ne", "and", "or", "not", "check")},
 }
 """By target: what it gives for sizes and Python numbers."""

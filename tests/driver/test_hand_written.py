@@ -11,6 +11,7 @@ import cgptc
 from cgptc.ir.diagnostics import CompileError, UsageError
 
 VOCABULARY, WIDTH, HEADS, PLACES = 13, 16, 2, 20
+BIASED = ("alibi", "alibi before the mask")
 
 
 class Block(nn.Module):
@@ -32,7 +33,7 @@ class Block(nn.Module):
         length = x.shape[2]
         return x * self.cos[:length] + torch.cat([-second, first], -1) * self.sin[:length]
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         batch, length, _ = x.shape
         q, k, v = (part.view(batch, length, HEADS, WIDTH // HEADS).transpose(1, 2) for part in self.qkv(x).chunk(3, -1))
         if self.kind == "rotary":
@@ -40,9 +41,15 @@ class Block(nn.Module):
         scores = q @ k.mT / 8**0.5
         place = torch.arange(length)
         ages = place[:, None] - place[None, :]
-        if self.kind == "alibi":
+        if self.kind in BIASED:
             scores = scores - self.slopes.view(1, HEADS, 1, 1) * ages.abs()
-        weights = scores.masked_fill(ages < 0, float("-inf")).softmax(-1)
+        if mask is None:
+            scores = scores.masked_fill(ages < 0, float("-inf"))
+        else:
+            scores = scores.masked_fill((ages < 0) | (mask == 0)[:, None, None, :], torch.finfo(scores.dtype).min)
+        if self.kind == "alibi behind the mask":
+            scores = scores - self.slopes.view(1, HEADS, 1, 1) * ages.abs()
+        weights = scores.softmax(-1)
         mixed: torch.Tensor = (weights @ v).transpose(1, 2).reshape(batch, length, WIDTH)
         return mixed
 
@@ -66,7 +73,7 @@ class Decoder(nn.Module):
             if parameter.ndim > 1:
                 nn.init.normal_(parameter, 0, 0.4)
 
-    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+    def forward(self, ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
         x = self.embed(ids)
         length = ids.shape[1]
         if self.kind == "table":
@@ -78,7 +85,7 @@ class Decoder(nn.Module):
         elif self.kind == "arange":
             x = x + self.places(torch.arange(length))
         for block in self.blocks:
-            x = x + block(x)
+            x = x + block(x, attention_mask)
         logits: torch.Tensor = self.head(self.norm(x))
         return logits
 
@@ -109,6 +116,16 @@ def test_tokens_are_those_of_the_whole_text(kind: str) -> None:
             artifact.generate([1] * 15, max_new_tokens=10)
         with pytest.raises(UsageError, match=f"{PLACES}"):
             artifact.run(input_ids=np.ones((1, PLACES + 1), np.int64))
+
+
+@pytest.mark.parametrize("kind", ["alibi before the mask", "alibi behind the mask"])
+def test_a_bias_beside_padding_that_is_filled_with_a_finite_number_takes_a_cache(kind: str) -> None:
+    module = Decoder(kind).eval()
+    artifact = cgptc.compile(module, (IDS, torch.ones_like(IDS)))
+    assert artifact.interface.cached
+    prompts = [[4, 2], [9, 8, 7, 6, 5, 4], [1]]
+    found = artifact.generate_batch(prompts, max_new_tokens=9)
+    assert [list(each.ids) for each in found] == [greedy(module, prompt, 9) for prompt in prompts]
 
 
 @pytest.mark.parametrize("kind", ["table", "alibi"])

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from torch.nn import functional
 
 from cgptc.backends.onnx import lowering
 from cgptc.backends.onnx.emit import Emit, OnnxValue
@@ -19,6 +21,7 @@ from cgptc.driver.options import CompileOptions
 from cgptc.driver.verification import verify_model
 from cgptc.driver.verification.orders import shuffled
 from cgptc.driver.verification.text import choose_lengths
+from cgptc.frontend.live_module import capture_module
 from cgptc.frontend.new_model import write_model
 from cgptc.frontend.presets import preset
 from cgptc.frontend.source import CapturedModel, open_model
@@ -141,6 +144,39 @@ def test_another_model_is_a_mismatch_that_says_so(artifact: Path, tmp_path: Path
     write_model(preset("tiny"), tmp_path / "other.pt", seed=4)
     with open_model(str(tmp_path / "other.pt")) as other:
         assert "is not the file that the artifact was compiled from" in mismatch(artifact, other)
+
+
+class NextTokenLoss(torch.nn.Module):
+    """Logits and a loss, with labels shifted as transformers does it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.head = torch.nn.Embedding(11, 8), torch.nn.Linear(8, 7)
+
+    def forward(self, ids: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        logits = self.head(self.embed(ids))
+        shifted = functional.pad(labels, (0, 1), value=-100)[:, 1:]
+        return logits, functional.cross_entropy(logits.flatten(0, 1), shifted.flatten())
+
+
+def test_a_model_with_a_loss_is_verified_on_labels_that_it_has(tmp_path: Path) -> None:
+    ids = torch.zeros(2, 5, dtype=torch.int64)
+    captured = capture_module(NextTokenLoss(), (ids, ids))
+    found = verify_model(compile_captured(captured, tmp_path / "out"), captured, LENGTHS)
+    assert {check.what for check in found.checks} >= {"output 'output_0'", "output 'output_1'"}
+
+
+def test_a_model_that_does_not_take_drawn_inputs_is_an_error_that_says_so(tmp_path: Path) -> None:
+    class Fussy(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if not torch.compiler.is_compiling() and x.shape[0] != 2:
+                raise ValueError("two rows, please")
+            return x * 2
+
+    captured = capture_module(Fussy(), (torch.ones(2, 5, 3),))
+    with pytest.raises(CgptcError, match="Fussy in float64 fails on drawn inputs: ValueError: two rows, please") as caught:
+        verify_model(compile_captured(captured, tmp_path / "out"), captured, LENGTHS)
+    assert caught.value.exit is Exit.UNSUPPORTED
 
 
 def test_a_model_without_text_is_verified_too(captured: CapturedModel, tmp_path: Path) -> None:

@@ -18,6 +18,8 @@ INTEGERS = torch.tensor([-7, -3, 0, 2, 5, 9])
 DIVISORS = torch.tensor([2, -2, 3, -4, 5, 1])
 BOOLS = torch.tensor([True, False, True, False])
 SPECIAL = torch.tensor([float("nan"), float("inf"), -float("inf"), 0.0, -1.5])
+HUGE = torch.tensor([1e200, 1e-200, 0.0, -3e300, float("inf"), float("nan"), 2.0], dtype=torch.float64)
+ZEROS = torch.tensor([0.0, -0.0, 1.5, -1.5, float("inf"), -float("inf")])
 
 UNARY = [
     torch.neg, torch.abs, torch.exp, torch.sin, torch.cos, torch.tan, torch.tanh, torch.sigmoid, torch.erf, torch.floor,
@@ -86,6 +88,14 @@ CASES: dict[str, tuple[Callable[..., Any], tuple[torch.Tensor, ...]]] = {
     "atan2": (torch.atan2, (X, Y)),
     "atan": (torch.atan, (X,)),
     "asin and acos": (lambda x: (torch.asin(x), torch.acos(x)), (torch.linspace(-1, 1, 9),)),
+    "hypot": (torch.hypot, (X, Y)),
+    "hypot of what has no square": (torch.hypot, (HUGE, HUGE.flip(0))),
+    "signbit": (torch.signbit, (ZEROS,)),
+    "signbit of integers and bools": (lambda x: (torch.signbit(x), torch.signbit(x > 0)), (INTEGERS,)),
+    "copysign": (torch.copysign, (ZEROS.abs() + 1, ZEROS)),
+    "copysign of integers": (lambda x: torch.copysign(x, -2.0), (INTEGERS,)),
+    "round to decimals": (lambda x: torch.round(x, decimals=1), (X,)),
+    "round to tens": (lambda x: torch.round(x * 100, decimals=-1), (X,)),
     "bitwise and of integers": (lambda x: x & 6, (INTEGERS,)),
     "bitwise or": (torch.bitwise_or, (BOOLS, ~BOOLS)),
     "xor": (lambda x, y: x ^ y, (BOOLS, BOOLS)),

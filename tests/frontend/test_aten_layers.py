@@ -54,6 +54,14 @@ CASES: dict[str, tuple[Callable[..., Any], tuple[torch.Tensor, ...]]] = {
     "outer einsum": (lambda x, y: torch.einsum("i,j->ij", x, y), (V, draw(3))),
     "conv1d": (lambda x, w, b: functional.conv1d(x, w, b, stride=2, padding=1), (draw(2, 4, 7), draw(6, 4, 3), draw(6))),
     "conv1d in groups": (lambda x, w: functional.conv1d(x, w, dilation=2, groups=2), (draw(2, 4, 9), draw(6, 2, 3))),
+    "conv_transpose1d": (
+        lambda x, w, b: functional.conv_transpose1d(x, w, b, stride=3, padding=1, output_padding=2), (draw(2, 4, 5), draw(4, 6, 3), draw(6))
+    ),
+    "conv_transpose1d in groups": (
+        lambda x, w: functional.conv_transpose1d(x, w, padding=4, dilation=2, groups=2), (draw(2, 4, 9), draw(4, 3, 2)),
+    ),
+    "adaptive_avg_pool1d": (lambda x: functional.adaptive_avg_pool1d(x, 3), (draw(2, 4, 7),)),
+    "adaptive_avg_pool1d of equal parts": (lambda x: functional.adaptive_avg_pool1d(x, 3), (draw(4, 6),)),
     "layer_norm": (lambda x, w, b: functional.layer_norm(x, (4,), w, b), (BATCH, V, V)),
     "layer_norm without weights": (lambda x: functional.layer_norm(x, (4,), eps=1e-3), (BATCH,)),
     "layer_norm over two axes": (lambda x, w: functional.layer_norm(x, (3, 4), w), (BATCH, A)),
@@ -72,12 +80,18 @@ CASES: dict[str, tuple[Callable[..., Any], tuple[torch.Tensor, ...]]] = {
     "cross_entropy that smooths": (lambda x, y: functional.cross_entropy(x, y, label_smoothing=0.1), (A, LABELS)),
     "cross_entropy of each": (lambda x, y: functional.cross_entropy(x, y, reduction="none"), (A, LABELS)),
     "cross_entropy of probabilities": (lambda x, y: functional.cross_entropy(x, y.softmax(-1)), (A, draw(3, 4, seed=4))),
+    "cross_entropy of probabilities, weighed and smoothed": (
+        lambda x, y, w: functional.cross_entropy(x.mT, y.softmax(-1).mT, w, label_smoothing=0.2), (BATCH, draw(2, 3, 4, seed=4), V.abs()),
+    ),
     "nll_loss": (lambda x, y: functional.nll_loss(x.log_softmax(-1), y, ignore_index=0), (A, LABELS)),
     "mse_loss": (functional.mse_loss, (A, draw(3, 4, seed=5))),
     "mse_loss summed": (lambda x, y: functional.mse_loss(x, y, reduction="sum"), (A, draw(3, 4, seed=5))),
     "l1_loss": (functional.l1_loss, (A, draw(3, 4, seed=5))),
     "smooth_l1_loss": (lambda x, y: functional.smooth_l1_loss(x, y, beta=0.5), (A, draw(3, 4, seed=5))),
     "binary cross entropy": (functional.binary_cross_entropy_with_logits, (A, draw(3, 4, seed=5).sigmoid())),
+    "binary cross entropy, weighed": (
+        lambda x, y, w: functional.binary_cross_entropy_with_logits(x, y, w.exp(), pos_weight=w.abs()), (A, draw(3, 4, seed=5).sigmoid(), V)
+    ),
 }  # fmt: skip
 
 
@@ -85,6 +99,14 @@ CASES: dict[str, tuple[Callable[..., Any], tuple[torch.Tensor, ...]]] = {
 def test_a_layer_is_what_torch_computes(name: str) -> None:
     function, inputs = CASES[name]
     assert_imports(function, *inputs)
+
+
+def test_a_transposed_convolution_keeps_a_symbolic_length_and_turns_its_weight_unread() -> None:
+    layer = nn.ConvTranspose1d(4, 6, 4, stride=2, padding=1)
+    axes = {"input": {0: "batch", 2: "seq"}}
+    graph = assert_imports(layer, draw(2, 4, 5), dynamic=TOKENS, axes=axes, also=[[draw(1, 4, 1)], [draw(1, 4, 8)]])
+    assert str(graph.output("output").type) == "f32[batch, 6, 2*seq]"
+    assert {node.op.name for node in graph.nodes} == {"constant", "reshape", "pad", "slice", "conv1d"}
 
 
 def test_batch_norm_uses_its_running_statistics() -> None:

@@ -115,6 +115,9 @@ CASES: dict[str, tuple[Callable[..., Any], tuple[torch.Tensor, ...]]] = {
     "norm of order 3": (lambda x: torch.linalg.vector_norm(x, 3.0, dim=0), (X,)),
     "largest magnitude": (lambda x: torch.linalg.vector_norm(x, float("inf")), (X,)),
     "normalize": (lambda x: functional.normalize(x, dim=-1), (X,)),
+    "one part of several": (lambda x: torch.unsafe_split(x, 9)[0], (X,)),
+    "gradient along an axis": (lambda x: torch.gradient(x, dim=1)[0], (X,)),
+    "pieces of a number": (lambda x: (x[0, 0].unfold(0, 1, 1), x[0, 0].index_select(0, torch.tensor([0]))), (X,)),
     "topk": (lambda x: tuple(torch.topk(x, 2, dim=-1)), (INTEGERS,)),
     "topk smallest": (lambda x: tuple(torch.topk(x, 2, dim=-1, largest=False)), (INTEGERS,)),
     "sort": (lambda x: tuple(torch.sort(x, dim=1)), (INTEGERS,)),
@@ -165,6 +168,9 @@ SYMBOLIC: dict[str, Callable[..., Any]] = {
     "one row per sample": lambda x: x.new_zeros(x.shape[0], 2),
     "scores": lambda x: (x @ x.transpose(1, 2)).softmax(-1) @ x,
     "argmax over tokens": lambda x: x.argmax(1),
+    "largest half": lambda x: x.topk((x.shape[1] + 1) // 2, dim=1)[0],
+    "median": lambda x: x.median(1)[0],
+    "mean of all": lambda x: functional.adaptive_avg_pool1d(x.transpose(1, 2), 1),
 }
 
 
@@ -173,6 +179,22 @@ def test_an_op_on_symbolic_sizes_is_valid_for_every_size(name: str) -> None:
     others = [[torch.linspace(0, 1, b * s * 6).reshape(b, s, 6)] for b, s in ((1, 1), (3, 2), (1, 7))]
     graph = assert_imports(SYMBOLIC[name], torch.linspace(-1, 1, 2 * 5 * 6).reshape(2, 5, 6), dynamic=TOKENS, also=others)
     assert graph.symbols["seq"].low == 1
+
+
+BOUNDED: dict[str, tuple[Callable[..., Any], int]] = {
+    "chunks": (lambda x: x.chunk(3, 1), 5),
+    "windows": (lambda x: x.unfold(1, 4, 2), 4),
+}
+
+
+@pytest.mark.parametrize("name", BOUNDED)
+def test_pieces_that_a_short_axis_does_not_have_need_a_bound(name: str) -> None:
+    function, least = BOUNDED[name]
+    x = torch.linspace(-1, 1, 2 * 11 * 6).reshape(2, 11, 6)
+    assert_imports(function, x, dynamic={"batch": None, "seq": (least, 64)}, also=[[x[:, :length]] for length in range(least, 11)])
+    with pytest.raises(CompileError) as caught:
+        assert_imports(function, x, dynamic={"batch": None, "seq": None})
+    assert "bound the size from below" in str(caught.value)
 
 
 def test_a_symbolic_number_of_pieces_is_refused() -> None:

@@ -60,7 +60,7 @@ def test_what_has_no_decomposition_is_named() -> None:
     [
         ("cumprod", lambda x: x.cumprod(1)),
         ("upsample_linear1d", lambda x: torch.nn.functional.interpolate(x.transpose(1, 2), scale_factor=2.0, mode="linear")),
-        ("avg_pool", lambda x: torch.nn.functional.adaptive_avg_pool1d(x.transpose(1, 2), 2)),
+        ("adaptive_avg_pool1d", lambda x: torch.nn.functional.adaptive_avg_pool1d(x.transpose(1, 2), 2)),
     ],
 )
 def test_a_decomposition_for_the_example_sizes_alone_is_no_spelling(name: str, function: Callable[[torch.Tensor], torch.Tensor]) -> None:

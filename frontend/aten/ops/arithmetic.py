@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 from cgptc.frontend.aten.emit import Emit
 from cgptc.frontend.aten.table import Number, Operand, UnsupportedError, aten
-from cgptc.ir.dtypes import boolean
+from cgptc.ir.dtypes import boolean, i32
 from cgptc.ir.graph import Value
 from cgptc.ir.op import Op
-from cgptc.ir.ops.binary import Add, And, Atan2, Div, FloorDiv, Less, Maximum, Minimum, Mod, Mul, Or, Pow, Select, Sub, Xor
+from cgptc.ir.ops.binary import Add, And, Atan2, Div, FloorDiv, Less, Maximum, Minimum, Mod, Mul, NotEqual, Or, Pow, Select, Sub, Xor
 from cgptc.ir.ops.elementwise import (
     Abs,
     Ceil,
@@ -19,6 +19,7 @@ from cgptc.ir.ops.elementwise import (
     Exp,
     Expm1,
     Floor,
+    IsInf,
     IsNan,
     Log,
     Log1p,
@@ -202,6 +203,44 @@ def lerp(emit: Emit, self: Value, end: Value, weight: Operand) -> Value:
 @aten("atan2")
 def atan2(emit: Emit, self: Value, other: Value) -> Value:
     return emit(Atan2(), *emit.promoted(self, other, floating=True))
+
+
+@aten("hypot")
+def hypot(emit: Emit, self: Value, other: Value) -> Value:
+    """``sqrt(x² + y²)`` by the larger side, so that no square overflows or vanishes."""
+    x, y = (emit(Abs(), value) for value in emit.promoted(self, other))
+    long, short = emit(Maximum(), x, y), emit(Minimum(), x, y)
+    one, zero = emit.number(1.0, x.type.dtype), emit.number(0.0, x.type.dtype)
+    is_plain = emit(And(), emit(NotEqual(), long, zero), emit(Not(), emit(IsInf(), long)))
+    ratio = emit(Select(), is_plain, emit(Div(), short, emit(Select(), is_plain, long, one)), zero)
+    infinite = emit(Or(), emit(IsInf(), x), emit(IsInf(), y))
+    length = emit(Mul(), long, emit(Sqrt(), emit(Add(), one, emit(Mul(), ratio, ratio))))
+    return emit(Select(), infinite, emit.number(math.inf, x.type.dtype), length)
+
+
+@aten("signbit")
+def signbit(emit: Emit, self: Value) -> Value:
+    """Whether a number is negative, -0 included, which 1/x tells. NaN counts as positive, whatever its sign."""
+    zero = emit.number(0, self.type.dtype)
+    if self.type.dtype == boolean:
+        return emit(Less(), emit.cast(self, i32), emit.number(0, i32))
+    negative = emit(Less(), self, zero)
+    return emit(Or(), negative, emit(Less(), emit(Reciprocal(), self), zero)) if self.type.dtype.is_float else negative
+
+
+@aten("copysign.Tensor", "copysign.Scalar")
+def copysign(emit: Emit, self: Value, other: Operand) -> Value:
+    x, y = emit.promoted(self, other, floating=True)
+    size = emit(Abs(), x)
+    return emit(Select(), signbit(emit, y), emit(Neg(), size), size)
+
+
+@aten("round.decimals")
+def round_decimals(emit: Emit, self: Value, decimals: int) -> Value:
+    """To a multiple of a power of ten, by multiplying, rounding and dividing as torch does."""
+    power = emit.number(10.0 ** abs(decimals), self.type.dtype)
+    there, back = (Mul(), Div()) if decimals >= 0 else (Div(), Mul())
+    return emit(back, emit(Round(), emit(there, self, power)), power)
 
 
 def _unary(op: Callable[[], Op], *names: str, floating: bool = True) -> None:

@@ -33,6 +33,8 @@ def embedding_renorm(emit: Emit, self: Value, indices: Value, max_norm: float, n
 
 @aten("index_select")
 def index_select(emit: Emit, self: Value, dim: int, index: Value) -> Value:
+    if not self.type.rank:
+        return self
     flat = index if index.type.rank else emit.reshape(index, [1])
     require_rows(flat, self.type.shape[emit.axis(dim, self.type.rank)])
     return emit(Gather(emit.axis(dim, self.type.rank)), self, flat)

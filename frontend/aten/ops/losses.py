@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cgptc.frontend.aten.emit import Emit
-from cgptc.frontend.aten.table import UnsupportedError, aten
+from cgptc.frontend.aten.table import aten
 from cgptc.ir.dims import Shape, product
 from cgptc.ir.dtypes import i64
 from cgptc.ir.graph import Value
@@ -44,9 +44,7 @@ def cross_entropy_loss(
     label_smoothing: float = 0.0,
 ) -> Value:
     if target.type.dtype.is_float:
-        if weight is not None:
-            raise UnsupportedError("weighs classes of targets that are probabilities")
-        return _soft_targets(emit, self, target, reduction, label_smoothing)
+        return _soft_targets(emit, self, target, weight, reduction, label_smoothing)
     logits = _classes_last(emit, self)
     labels = emit.cast(emit.reshape(target, [target.type.size]), i64)
     if weight is not None:
@@ -56,13 +54,17 @@ def cross_entropy_loss(
     return emit.reshape(loss, target.type.shape) if reduction == 0 else loss
 
 
-def _soft_targets(emit: Emit, logits: Value, target: Value, reduction: int, smoothing: float) -> Value:
-    """Targets are probabilities; the mean is over samples, not over elements."""
-    if smoothing:
-        raise UnsupportedError("smooths targets that are probabilities")
+def _soft_targets(emit: Emit, logits: Value, target: Value, weight: Value | None, reduction: int, smoothing: float) -> Value:
+    """Targets are probabilities, smoothed towards all classes alike; the mean is over samples, not over elements or weights."""
     axis = 1 if logits.type.rank > 1 else 0
-    loss = emit(Neg(), emit(ReduceSum((axis,)), emit(Mul(), emit(LogSoftmax(axis), logits), target)))
-    return _reduced(emit, loss, reduction)
+    dtype = logits.type.dtype
+    if smoothing:
+        spread = emit(Div(), emit.number(smoothing, dtype), emit.number(logits.type.shape[axis], dtype))
+        target = emit(Add(), emit(Mul(), target, emit.number(1 - smoothing, dtype)), spread)
+    rows = emit(Mul(), emit(LogSoftmax(axis), logits), target)
+    if weight is not None:
+        rows = emit(Mul(), rows, emit.reshape(weight, (*weight.type.shape, *[1] * (logits.type.rank - axis - 1))))
+    return _reduced(emit, emit(Neg(), emit(ReduceSum((axis,)), rows)), reduction)
 
 
 @aten("nll_loss", "nll_loss_nd", "nll_loss2d")
@@ -135,8 +137,15 @@ def smooth_l1_loss(emit: Emit, self: Value, target: Value, reduction: int = 1, b
 def binary_cross_entropy_with_logits(
     emit: Emit, self: Value, target: Value, weight: Value | None = None, pos_weight: Value | None = None, reduction: int = 1
 ) -> Value:
-    """``softplus(x) - x * target``."""
-    if weight is not None or pos_weight is not None:
-        raise UnsupportedError("weighs elements")
-    loss = emit(Sub(), emit(Softplus(), self), emit(Mul(), self, emit.cast(target, self.type.dtype)))
+    """``softplus(x) - x * target``; where positive targets weigh ``p``, ``(1 - target) * x + (1 + (p - 1) * target) * softplus(-x)``."""
+    dtype = self.type.dtype
+    labels, one = emit.cast(target, dtype), emit.number(1.0, dtype)
+    if pos_weight is None:
+        loss = emit(Sub(), emit(Softplus(), self), emit(Mul(), self, labels))
+    else:
+        share = emit(Add(), one, emit(Mul(), emit(Sub(), pos_weight, one), labels))
+        negative = emit(Mul(), emit(Sub(), one, labels), self)
+        loss = emit(Add(), negative, emit(Mul(), share, emit(Softplus(), emit(Neg(), self))))
+    if weight is not None:
+        loss = emit(Mul(), loss, weight)
     return _reduced(emit, loss, reduction)

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from cgptc.frontend.aten.emit import Emit
 from cgptc.frontend.aten.ops.einsum import contract
-from cgptc.frontend.aten.table import Number, UnsupportedError, aten
+from cgptc.frontend.aten.table import Number, aten
 from cgptc.ir.dims import product
 from cgptc.ir.graph import Value
 from cgptc.ir.ops.binary import Add, Mul
-from cgptc.ir.ops.matmul import Conv1d, Linear, MatMul
+from cgptc.ir.ops.matmul import Linear, MatMul
 from cgptc.ir.ops.reduction import ReduceSum
 
 
@@ -110,44 +110,3 @@ def addmv(emit: Emit, self: Value, mat: Value, vec: Value, beta: Number = 1, alp
 @aten("einsum")
 def einsum(emit: Emit, equation: str, tensors: Sequence[Value], path: Sequence[int] | None = None) -> Value:
     return contract(emit, equation, emit.promoted(*tensors))
-
-
-@aten("conv1d")
-def conv1d(
-    emit: Emit,
-    input: Value,
-    weight: Value,
-    bias: Value | None = None,
-    stride: Sequence[int] | int = 1,
-    padding: Sequence[int] | int = 0,
-    dilation: Sequence[int] | int = 1,
-    groups: int = 1,
-) -> Value:
-    value = input if input.type.rank == 3 else emit.unsqueeze(input, 0)
-    result = emit(Conv1d(_single(stride), _single(padding), _single(dilation), groups), value, weight, bias)
-    return result if input.type.rank == 3 else emit.squeeze(result, 0)
-
-
-@aten("convolution")
-def convolution(
-    emit: Emit,
-    input: Value,
-    weight: Value,
-    bias: Value | None,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    transposed: bool,
-    output_padding: Sequence[int],
-    groups: int,
-) -> Value:
-    if transposed or weight.type.rank != 3:
-        raise UnsupportedError("is a convolution of more than one dimension, or a transposed one")
-    return conv1d(emit, input, weight, bias, stride, padding, dilation, groups)
-
-
-def _single(size: Sequence[int] | int) -> int:
-    if isinstance(size, int):
-        return size
-    (only,) = size
-    return only

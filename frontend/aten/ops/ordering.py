@@ -15,9 +15,10 @@ from cgptc.ir.ops.reduction import ReduceAny, ReduceSum
 
 @aten("topk")
 def topk(emit: Emit, self: Value, k: Dim, dim: int = -1, largest: bool = True, sorted: bool = True) -> tuple[Value, ...]:
+    axis = emit.axis(dim, self.type.rank)
     if isinstance(k, Expr):
-        raise UnsupportedError(f"takes the {k} largest, a symbolic number")
-    return emit.all(TopK(k, emit.axis(dim, self.type.rank), largest), self)
+        return tuple(emit.slice(each, axis, 0, k) for each in emit.all(Sort(axis, largest), self))
+    return emit.all(TopK(k, axis, largest), self)
 
 
 @aten("sort", "sort.stable")
@@ -42,10 +43,7 @@ def kthvalue(emit: Emit, self: Value, k: Dim, dim: int = -1, keepdim: bool = Fal
 def median(emit: Emit, self: Value, dim: int, keepdim: bool = False) -> tuple[Value, ...]:
     """The lower of the two in the middle; of numbers among which one is not a number, that one."""
     axis = emit.axis(dim, self.type.rank)
-    size = self.type.shape[axis]
-    if isinstance(size, Expr):
-        raise UnsupportedError(f"takes the median of a symbolic size {size}")
-    middle = kthvalue(emit, self, (size + 1) // 2, dim, keepdim)
+    middle = kthvalue(emit, self, (self.type.shape[axis] + 1) // 2, dim, keepdim)
     if not self.type.dtype.is_float:
         return middle
     nowhere = emit(IsNan(), self)

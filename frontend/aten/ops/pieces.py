@@ -8,7 +8,7 @@ from itertools import accumulate
 from cgptc.frontend.aten.emit import Emit
 from cgptc.frontend.aten.ops.views import replace_slice
 from cgptc.frontend.aten.table import Number, UnsupportedError, aten
-from cgptc.ir.dims import Dim, Expr, Shape, mod
+from cgptc.ir.dims import Dim, Expr, Shape, bounds, mod
 from cgptc.ir.dtypes import boolean, i32
 from cgptc.ir.graph import Value
 from cgptc.ir.ops.binary import NotEqual, Sub
@@ -74,10 +74,15 @@ def split_sizes_(emit: Emit, self: Value, split_size: Sequence[Dim], dim: int = 
 
 def _chunk_sizes(size: Dim, chunks: int) -> tuple[Dim, ...]:
     if isinstance(size, Expr):
-        part = _exact(size, chunks) if chunks == 1 else size // chunks
-        if part is None or part * chunks != size:
-            raise UnsupportedError(f"cuts a size {size} into {chunks} chunks")
-        return (part,) * chunks
+        part = size // chunks
+        if part * chunks == size:
+            return (part,) * chunks
+        enough = (chunks - 1) ** 2 + 1  # from there on no chunk is empty: torch then gives all of them
+        if bounds(size)[0] < enough:
+            what = f"cuts a size {size} into {chunks} chunks, of which there are fewer for some sizes"
+            raise UnsupportedError(f"{what}; bound the size from below by {enough} (--dynamic)")
+        part = (size + (chunks - 1)) // chunks
+        return (*[part] * (chunks - 1), size - (chunks - 1) * part)
     return _even(size, -(-size // chunks) if size else 0)
 
 
@@ -215,10 +220,12 @@ def pad_(emit: Emit, self: Value, pad: Sequence[Dim], mode: str = "constant", va
 @aten("unfold")
 def unfold(emit: Emit, self: Value, dimension: int, size: int, step: int) -> Value:
     """Windows of ``size`` every ``step`` along an axis, as a new last axis."""
+    if not self.type.rank:
+        return emit.slice(emit.reshape(self, [1]), 0, 0, size)
     axis = emit.axis(dimension, self.type.rank)
     length = self.type.shape[axis]
-    if isinstance(length, Expr):
-        raise UnsupportedError(f"unfolds a symbolic size {length}")
+    if bounds(length)[0] < size:
+        raise UnsupportedError(f"takes windows of {size} of a size {length}, which may be less; bound the size from below (--dynamic)")
     count = (length - size) // step + 1
     last = self.type.rank
     columns = [emit.unsqueeze(emit.slice(self, axis, k, k + (count - 1) * step + 1, step), last) for k in range(size)]
@@ -229,10 +236,8 @@ def unfold(emit: Emit, self: Value, dimension: int, size: int, step: int) -> Val
 def tensor_split(emit: Emit, self: Value, sections: int, dim: int = 0) -> tuple[Value, ...]:
     axis = emit.axis(dim, self.type.rank)
     size = self.type.shape[axis]
-    if isinstance(size, Expr):
-        return _parts(emit, self, axis, _chunk_sizes(size, sections))
-    sizes = [size // sections + (index < size % sections) for index in range(sections)]
-    return _parts(emit, self, axis, sizes)
+    sizes = [(size + (sections - 1 - index)) // sections for index in range(sections - 1)]  # the first are one longer
+    return _parts(emit, self, axis, [*sizes, size - sum(sizes)])
 
 
 @aten("meshgrid", "meshgrid.indexing")

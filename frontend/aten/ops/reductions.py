@@ -11,7 +11,7 @@ from cgptc.frontend.aten.table import Number, UnsupportedError, aten
 from cgptc.ir.dims import Dim, product
 from cgptc.ir.dtypes import DType, i64
 from cgptc.ir.graph import Value
-from cgptc.ir.ops.binary import Add, Div, Mul, Pow, Select, Sub
+from cgptc.ir.ops.binary import Add, Div, Mul, NotEqual, Pow, Select, Sub
 from cgptc.ir.ops.elementwise import Abs, Exp, IsInf, Log, Sqrt
 from cgptc.ir.ops.ordering import ArgMax, ArgMin
 from cgptc.ir.ops.reduction import CumSum, ReduceAll, ReduceAny, ReduceMax, ReduceMean, ReduceMin, ReduceProd, ReduceSum
@@ -196,7 +196,10 @@ def vector_norm(
         return emit(ReduceMax(axes, keepdim), magnitude)
     if order == float("-inf"):
         return emit(ReduceMin(axes, keepdim), magnitude)
-    if order == 0 or not isinstance(order, (int, float)):
+    if order == 0:
+        nonzero = emit(NotEqual(), value, emit.number(0.0, value.type.dtype))
+        return emit(ReduceSum(axes, keepdim), emit.cast(nonzero, value.type.dtype))
+    if not isinstance(order, (int, float)):
         raise UnsupportedError(f"is a norm of order {order}")
     total = emit(ReduceSum(axes, keepdim), emit(Pow(), magnitude, emit.number(order, value.type.dtype)))
     return emit(Pow(), total, emit.number(1.0 / order, value.type.dtype))

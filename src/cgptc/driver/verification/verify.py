@@ -9,7 +9,7 @@ import numpy as np
 
 from cgptc.artifact import check_files, open_folder
 from cgptc.driver.verification.checks import Check, Verification
-from cgptc.driver.verification.general import GeneralChecks
+from cgptc.driver.verification.general import GeneralChecks, drawn_inputs
 from cgptc.driver.verification.locate import Place, locate
 from cgptc.driver.verification.reference import Reference
 from cgptc.driver.verification.text import SEED, TextChecks, choose_lengths
@@ -20,7 +20,6 @@ from cgptc.ir.op import Array
 from cgptc.passes.manager import Pipeline
 from cgptc.runtime.compiled import Artifact
 from cgptc.runtime.interface import IDS
-from cgptc.testing.input_data import random_inputs
 
 
 def verify_files(path: Path) -> Verification:
@@ -107,5 +106,4 @@ def _inputs_of(check: Check, artifact: Artifact, reference: Reference) -> Mappin
     """Inputs of the failed check's size, without a past."""
     if artifact.folder.manifest.generation:
         return {IDS: np.random.default_rng(SEED).integers(0, artifact.text_model.vocabulary, (1, check.length))}
-    sizes = {name: size for name, size in (("seq", check.length), ("batch", check.batch)) if name in reference.graph.symbols}
-    return random_inputs(reference.graph, seed=check.length, sizes=sizes)
+    return drawn_inputs(reference.graph, check.length, check.batch)
