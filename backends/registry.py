@@ -38,10 +38,14 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Emitted:
-    """What `Backend.emit` wrote: file names relative to the folder, and facts for the manifest (JSON values only)."""
+    """What `Backend.emit` wrote: file names relative to the folder, and facts for the manifest (JSON values only).
+
+    ``digests`` are the SHA-256 of files that were hashed as they were written, in hexadecimal digits: they need not be read again.
+    """
 
     files: tuple[str, ...]
     facts: Mapping[str, object] = field(default_factory=dict)
+    digests: Mapping[str, str] = field(default_factory=dict)
 
 
 class Session(Protocol):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import inspect
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -189,6 +190,19 @@ def _export_settings() -> Iterator[None]:
         transformer._detect_is_causal_mask = detect
 
 
+@contextlib.contextmanager
+def _heap_set_aside() -> Iterator[None]:
+    """Keep collections from walking what is there already: PyTorch alone is a million objects, and tracing makes much garbage."""
+    if gc.get_freeze_count():  # somebody set it aside for longer
+        yield
+        return
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
 def _export(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], leaves: Sequence[Leaf]) -> torch.export.ExportedProgram:
     """Raises `CompileError` for whatever the model or torch.export raises."""
     automatic = torch.export.Dim.AUTO
@@ -197,7 +211,7 @@ def _export(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, An
     shape_args, shape_kwargs = pytree.tree_unflatten(shapes, spec)
     dynamic_shapes = dict(inspect.signature(module.forward).bind(*shape_args, **shape_kwargs).arguments)
     try:
-        with _export_settings(), parameters_on_cpu(module), whole_attention(module):
+        with _heap_set_aside(), _export_settings(), parameters_on_cpu(module), whole_attention(module):
             return torch.export.export(module, args, kwargs, dynamic_shapes=dynamic_shapes, strict=False)
     except (CompileError, RecursionError, MemoryError):
         raise

@@ -28,13 +28,13 @@ def emit_model(graph: Graph, model_file: Path, options: OnnxOptions) -> Emitted:
     weights = list(lowered.initializers.weights.items())
     placements = place(weights)
     data_file = model_file.with_name(f"{model_file.name}.data")
-    if placements:
-        write_weights(data_file, weights, placements, graph.store)
+    digests = {data_file.name: write_weights(data_file, weights, placements, graph.store)} if placements else {}
     attach(weights, placements, data_file.name, graph.store)
     model_file.write_bytes(onnx_ir.to_proto(lowered.model).SerializeToString(deterministic=True))
     forms = lowered.model.metadata_props.get(CACHED_FORMS, "")
     return Emitted(
-        files=(model_file.name, data_file.name) if placements else (model_file.name,),
+        files=(model_file.name, *digests),
+        digests=digests,
         facts={
             "nodes": len(lowered.model.graph),
             "opset": options.opset,

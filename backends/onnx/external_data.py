@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir
 
 from cgptc.backends.onnx.element_types import TO_ONNX
+from cgptc.backends.onnx.hashed_file import HashedFile
 from cgptc.ir.dtypes import DType, i4
 from cgptc.ir.op import Array
 from cgptc.ir.weights import Weight, WeightStore
@@ -26,7 +26,6 @@ INLINE_BYTES = 1 << 10
 """Tensors below this stay in the model file: shape inference and constant folding read them there."""
 PAGE_BYTES = 4096
 LINE_BYTES = 64
-_HOLE_BYTES = 64 << 10
 
 
 @dataclass(frozen=True)
@@ -64,21 +63,19 @@ def place(weights: Iterable[tuple[onnx_ir.Value, Weight]]) -> dict[onnx_ir.Value
 
 def write_weights(
     path: Path, weights: Iterable[tuple[onnx_ir.Value, Weight]], placements: dict[onnx_ir.Value, Placement], store: WeightStore
-) -> None:
-    """Write the placed weights. Memory stays at a block of one tensor; what is zero throughout a stretch becomes a hole."""
-    with path.open("wb") as file:
-        end = 0
+) -> str:
+    """Write the placed weights; gives the file's SHA-256. Memory stays at a few blocks; long stretches of zeros become holes."""
+    with HashedFile(path) as file:
         for value, weight in weights:
             placement = placements.get(value)
             if placement is None:
                 continue
-            file.seek(placement.offset)
+            file.skip_to(placement.offset)
             for data in _file_bytes(weight.blocks(store), weight.dtype):
-                _write_with_holes(file, data)
-            end = placement.offset + placement.length
-            if file.tell() != end:
-                raise ValueError(f"weight '{value.name}' gave {file.tell() - placement.offset} bytes, expected {placement.length}")
-        file.truncate(end)
+                file.write(data)
+            if file.position != placement.offset + placement.length:
+                raise ValueError(f"weight '{value.name}' gave {file.position - placement.offset} bytes, expected {placement.length}")
+    return file.sha256
 
 
 def attach(
@@ -109,12 +106,3 @@ def _file_bytes(blocks: Iterator[Array], dtype: DType) -> Iterator[npt.NDArray[n
         yield np.bitwise_or(even[0::2], np.left_shift(even[1::2], 4, dtype=np.uint8))
     if left_over is not None:
         yield left_over
-
-
-def _write_with_holes(file: BinaryIO, data: npt.NDArray[np.uint8]) -> None:
-    for start in range(0, len(data), _HOLE_BYTES):
-        part = data[start : start + _HOLE_BYTES]
-        if len(part) == _HOLE_BYTES and not part.view(np.uint64).any():
-            file.seek(_HOLE_BYTES, 1)
-        else:
-            file.write(part.data)

@@ -24,7 +24,8 @@ def emit_stages(graph: Graph, folder: Path, options: OnnxOptions) -> Emitted:
     parts = [emit_model(stage_graph(staged, index), folder / stage_file(index), options) for index in range(len(staged.stages))]
     (folder / PLAN_FILE).write_text(json.dumps(plan.to_json(), indent=1, sort_keys=True) + "\n", encoding="utf-8")
     files = [name for part in parts for name in part.files]
-    return Emitted((*files, PLAN_FILE), _facts([part.facts for part in parts], plan))
+    digests = {name: digest for part in parts for name, digest in part.digests.items()}
+    return Emitted((*files, PLAN_FILE), _facts([part.facts for part in parts], plan), digests)
 
 
 def _facts(parts: list[Mapping[str, Any]], plan: StagePlan) -> dict[str, object]:

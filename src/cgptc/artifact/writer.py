@@ -8,11 +8,11 @@ import hashlib
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 
 from cgptc.artifact.folder import list_files, read_manifest
 from cgptc.artifact.manifest import MANIFEST, FileEntry, Manifest, ManifestError, UnknownVersionError, require_file_name
@@ -20,6 +20,7 @@ from cgptc.artifact.replacement import ASIDE, STAGING, leftovers, recover, repla
 from cgptc.ir.diagnostics import FileError, UsageError
 
 _CHUNK_BYTES = 1 << 20
+NOTHING: Mapping[str, str] = MappingProxyType({})
 _LIVING: set[Path] = set()
 """Staging folders of this process, for `remove_staging`: a signal's watcher has no other way to reach them."""
 
@@ -74,9 +75,10 @@ class ArtifactWriter:
             os.close(self._lock)
             self._lock = None
 
-    def commit(self, manifest: Manifest) -> Manifest:
+    def commit(self, manifest: Manifest, digests: Mapping[str, str] = NOTHING) -> Manifest:
         """Hash and sync every file, write the manifest, put the folder in its place. Gives the manifest as written.
 
+        ``digests`` are the SHA-256 of files whose writer knows them, by name.
         ``manifest.files`` is filled in here. Whatever fails (`FileError`) and whenever the process dies, ``place`` holds what stood
         there before or the new artifact, whole.
         """
@@ -84,7 +86,7 @@ class ArtifactWriter:
             entries: dict[str, FileEntry] = {}
             for name in list_files(self.folder):
                 require_file_name(name)
-                entries[name] = _sync_and_hash(self.folder / name)
+                entries[name] = _sync_and_hash(self.folder / name, digests.get(name))
             written = replace(manifest, files=entries)
             target = self.folder / MANIFEST
             target.write_bytes(written.to_json().encode())
@@ -182,18 +184,21 @@ def _hold(folder: Path) -> int | None:
     return descriptor
 
 
-def _sync_and_hash(path: Path) -> FileEntry:
-    digest = hashlib.sha256()
-    size = 0
+def _sync_and_hash(path: Path, known: str | None = None) -> FileEntry:
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     try:
-        while chunk := os.read(descriptor, _CHUNK_BYTES):
-            digest.update(chunk)
-            size += len(chunk)
+        digest = known or _hash(descriptor)
         os.fsync(descriptor)
+        return FileEntry(digest, os.fstat(descriptor).st_size)
     finally:
         os.close(descriptor)
-    return FileEntry(digest.hexdigest(), size)
+
+
+def _hash(descriptor: int) -> str:
+    digest = hashlib.sha256()
+    while chunk := os.read(descriptor, _CHUNK_BYTES):
+        digest.update(chunk)
+    return digest.hexdigest()
 
 
 def _sync_folder(path: Path) -> None:

@@ -172,7 +172,8 @@ def write_artifact(
             interface=Interface.of(optimised.graph, model.result).to_json(),
             generation=_generation(model.text),
             backend=_json_object(emitted.facts),
-        )
+        ),
+        emitted.digests,
     )
 
 
