@@ -10,7 +10,7 @@ import numpy as np
 from cgptc.backends.wafer.axis_kinds import BATCH, FEATURE, ONE, is_time, parts
 from cgptc.backends.wafer.kernels.loss import Summary
 from cgptc.backends.wafer.kernels.pooling import Mode
-from cgptc.backends.wafer.plan.held import Count, Features, Held, Ids, Item, Padding, Places, RefusedError
+from cgptc.backends.wafer.plan.held import Count, Features, Held, Ids, Item, Padding, Places, RefusedError, shaped
 from cgptc.backends.wafer.plan.lift import Lift, lifts
 from cgptc.backends.wafer.plan.regroup import regroup
 from cgptc.backends.wafer.plan.tasks import EntropyWork, PoolWork, SoftmaxWork, SquaresWork
@@ -130,7 +130,7 @@ def _concat(lift: Lift, op: Concat, node: Node) -> Results:
         for one in values
     ]
     name = lift.joined(sources, node.location.path or node.op.name, node.stage)
-    return (Features(name, np.arange(sum(one.columns.size for one in values)), first.axes),)
+    return (Features(name, np.arange(sum(one.columns.size for one in values)).reshape(*first.columns.shape[:-1], -1), first.axes),)
 
 
 def taken(lift: Lift, op: Gather, node: Node) -> Results:
@@ -210,8 +210,7 @@ def _softened(lift: Lift, op: Softmax | LogSoftmax, node: Node) -> Results:
     x = lift.flat(node, 0)
     if op.axis not in (-1, len(x.axes) - 1):
         raise RefusedError("the wafer takes a softmax over all features only")
-    name = lift.add(node, SoftmaxWork(x.columns.size, isinstance(op, LogSoftmax)), [lift.value(x)])
-    return (Features(name, np.arange(x.columns.size), x.axes),)
+    return (shaped(lift.add(node, SoftmaxWork(x.columns.size, isinstance(op, LogSoftmax)), [lift.value(x)]), x),)
 
 
 @lifts(CrossEntropy)

@@ -51,8 +51,8 @@ class Features:
 
     @property
     def flat(self) -> bool:
-        """Whether the value has features along its last axis alone."""
-        return bool(self.axes) and self.axes[-1] == FEATURE and FEATURE not in parts(self.axes[:-1])
+        """Whether the value has features along its last axis alone, but for axes of one, such as that of a single head."""
+        return bool(self.axes) and self.axes[-1] == FEATURE and self.columns.shape[-1] == self.columns.size
 
     @property
     def sequence(self) -> str:

@@ -20,7 +20,7 @@ def regroup(atoms: Sequence[Atom], target: Sequence[Dim]) -> tuple[tuple[str, ..
     tokens = any(is_time(kind) for kind, _ in atoms)
     featured = any(kind == FEATURE for kind, _ in atoms)
     for kind, size in atoms:
-        if kind == ONE:
+        if kind == ONE or (kind == FEATURE and size == 1):  # what has one element may stand anywhere, also among tokens
             continue
         if kind == FEATURE and pending and pending[-1][0] == FEATURE:
             pending[-1] = (FEATURE, pending[-1][1] * size)

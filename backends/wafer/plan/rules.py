@@ -81,7 +81,7 @@ def _linear(lift: Lift, op: Linear, node: Node) -> Results:
     x, weight = lift.flat(node, 0), lift.weight(node, 1)
     bias = lift.weight(node, 2) if lift.optional(node, 2) is not None else None
     product = Product(lift.value(x), weight, bias, node.location.path or node.op.name, node.stage)
-    return (Features(product, np.arange(weight.shape[1]), x.axes),)
+    return (Features(product, np.arange(weight.shape[1]).reshape(*x.columns.shape[:-1], -1), x.axes),)
 
 
 @lifts(LayerNorm)
@@ -91,7 +91,7 @@ def _layer_norm(lift: Lift, op: LayerNorm, node: Node) -> Results:
 
 @lifts(RmsNorm)
 def _rms_norm(lift: Lift, op: RmsNorm, node: Node) -> Results:
-    if not lift.features(node, 0).flat:
+    if lift.features(node, 0).columns.ndim > 1:
         return _head_norm(lift, op, node)
     return _norm(lift, node, op.eps, rms=True)
 

@@ -6,6 +6,7 @@ from html import escape
 
 from cgptc.backends.wafer.clock import Interval, Timeline
 from cgptc.backends.wafer.report.colours import stage_colour
+from cgptc.backends.wafer.report.floorplan import LETTER, shortened
 
 WIDTH = 960.0
 NAMES = 150.0
@@ -28,7 +29,7 @@ def timeline_svg(timeline: Timeline, stages: list[tuple[str, int]]) -> str:
         size = min(11.0, row * 0.85)
         found.append(
             f'<text x="{NAMES - 6:.0f}" y="{y + row / 2 + size * 0.35:.1f}" font-size="{size:.1f}" text-anchor="end">'
-            f"{escape(_shortened(name, size))}</text>"
+            f"{escape(shortened(name, int((NAMES - 8) / (LETTER * size))))}</text>"
         )
         found.extend(_block(one, y, row, unit, stage) for one in drawn if one.region == name)
     base = row * len(stages)
@@ -59,8 +60,3 @@ def _ticks(end: int) -> list[int]:
     while end / step > 8:
         step *= 10 if end / step > 80 else 5 if end / step > 20 else 2
     return list(range(0, end + 1, step))
-
-
-def _shortened(name: str, size: float) -> str:
-    room = int((NAMES - 8) / (0.56 * size))
-    return name if len(name) <= room else f"{name[: room - 1]}…"

@@ -103,7 +103,7 @@ def _text(lines: Lines, x: float, y: float, wide: float, high: float, colour: st
     if size < SMALLEST_TEXT:
         return ""
     small = max(SMALLEST_TEXT, size * 0.78)
-    below = [_shortened(line, room, small) for line in lines[1 : 1 + int((depth - size * 1.35) / (small * 1.3))]]
+    below = [shortened(line, int((room - 4) / (LETTER * small))) for line in lines[1 : 1 + int((depth - size * 1.35) / (small * 1.3))]]
     middle = f' transform="rotate(-90 {x + wide / 2:.1f} {y + high / 2:.1f})"' if turned else ""
     total = size * 1.1 + len(below) * small * 1.3
     top = y + high / 2 - total / 2 + size * 0.9
@@ -118,12 +118,13 @@ def _size(line: str, wide: float, high: float) -> float:
     return min((wide - 4) / (LETTER * max(len(line), 1)), (high - 3) / 1.2)
 
 
-def _shortened(line: str, wide: float, size: float) -> str:
-    room = int((wide - 4) / (LETTER * size))
+def shortened(line: str, room: int) -> str:
+    """A line in ``room`` letters: of a module path the last components, which tell more than the first, of all else the beginning."""
     if len(line) <= room:
         return line
-    # The end of a module path tells more than its beginning.
-    return "…" + line[len(line) - max(room - 1, 0) :] if "." in line else line[: max(room - 1, 0)] + "…"
+    tails = (line[place + 1 :] for place, letter in enumerate(line) if letter == ".")
+    tail = next((one for one in tails if len(one) < room), None)
+    return f"…{tail}" if tail is not None else line[: max(room - 1, 0)] + "…"
 
 
 def _arrows(program: Program, unit: float) -> list[str]:

@@ -236,9 +236,8 @@ def _links(figures: Figures) -> str:
     for name, title in (("east", "eastward"), ("west", "westward"), ("south", "southward"), ("north", "northward")):
         words = np.asarray(getattr(account, name))[: drawn.height, : drawn.width]
         most = int(words.max(initial=0))
-        width = 420 if drawn.width >= drawn.height else int(420 * drawn.width / drawn.height)
         pictures.append(
-            f'<figure><img width="{width}" src="{heat_picture(words)}" alt="words over {title} links">'
+            f'<figure><img width="450" src="{heat_picture(words)}" alt="words over {title} links">'
             f"<figcaption>{title}: at most {most:,} wavelets per item</figcaption></figure>"
         )
     return (

@@ -99,6 +99,12 @@ def _fused(here: Drawing, x: Value) -> Value:
     return here.build(Sub(), left, right)
 
 
+def _of_one_head(here: Drawing, x: Value) -> Value:
+    """A layer and a softmax on features behind the axis of a single head."""
+    rows = here.build(Reshape((BATCH.dim, 1, SEQ.dim, WIDTH)), x)
+    return here.build(Reshape((BATCH.dim, SEQ.dim, WIDTH)), here.build(Softmax(3), here.linear(rows)))
+
+
 def _cross(here: Drawing, x: Value) -> Value:
     assert here.memory is not None
     return here.build(Add(), x, here.attention(x, here.memory, None, causal=False))
@@ -134,6 +140,7 @@ FORMS: dict[str, Form] = {
     "softmax": lambda here, x: here.build(Softmax(2), x),
     "log softmax": lambda here, x: here.build(LogSoftmax(2), x),
     "cut and joined": _cut_and_joined,
+    "features of one head": _of_one_head,
     "two parts of a product": _fused,
     "causal attention": lambda here, x: here.build(Add(), x, here.attention(x, x, here.mask, causal=True)),
     "full attention": lambda here, x: here.build(Add(), x, here.attention(x, x, here.mask, causal=False)),

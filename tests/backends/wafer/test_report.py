@@ -21,7 +21,7 @@ from cgptc.backends.wafer.program import Entry, Program, Scalar
 from cgptc.backends.wafer.report import Figures, floorplan_svg, measure, write_report
 from cgptc.backends.wafer.report.colours import heat_colour
 from cgptc.backends.wafer.report.figures import default_scalars, kind_of
-from cgptc.backends.wafer.report.floorplan import DISCLAIMER
+from cgptc.backends.wafer.report.floorplan import DISCLAIMER, shortened
 from cgptc.backends.wafer.report.page import page
 from cgptc.backends.wafer.report.picture import heat_picture
 from cgptc.backends.wafer.verify import peak_bytes
@@ -133,3 +133,9 @@ def test_scalars_default_to_the_largest_that_limits_admit() -> None:
 
 def test_equal_kernels_of_layers_have_one_name() -> None:
     assert kind_of("h.3.attn: linear") == kind_of("h.11.attn: linear") == "h.*.attn: linear"
+
+
+def test_a_module_path_without_room_keeps_its_last_components() -> None:
+    assert shortened("transformer.h.12", 16) == "transformer.h.12"
+    assert shortened("transformer.h.12", 6) == "…h.12"
+    assert shortened("embedding", 5) == "embe…"
