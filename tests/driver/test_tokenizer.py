@@ -133,10 +133,11 @@ def test_gpt2s_own_file_names_are_known(tmp_path: Path) -> None:
         {"vocab.json": b"[]", "merges.txt": b""},
         {"vocab.json": b'{"a": "x"}', "merges.txt": b""},
         {"vocab.json": b'{"a": 1}', "merges.txt": b"a b c d\nq"},
+        {"vocab.json": b'{"a": 0, "b": 1}', "merges.txt": b"a b"},
         {"vocab.json": b'{"a": 1}', "merges.txt": b"\xff\xfe"},
         {"vocab.json": b"[" * 100_000, "merges.txt": b""},
     ],
-    ids=range(8),
+    ids=range(9),
 )
 def test_what_is_no_tokenizer_is_an_error_of_ours(files: dict[str, bytes]) -> None:
     with pytest.raises(MalformedError, match="tokenizer"):

@@ -96,6 +96,8 @@ CASES: dict[str, tuple[Callable[..., Any], tuple[torch.Tensor, ...]]] = {
     "copysign of integers": (lambda x: torch.copysign(x, -2.0), (INTEGERS,)),
     "round to decimals": (lambda x: torch.round(x, decimals=1), (X,)),
     "round to tens": (lambda x: torch.round(x * 100, decimals=-1), (X,)),
+    "atanh": (torch.atanh, (torch.linspace(-0.95, 0.95, 9),)),
+    "extremes of bools": (lambda x: (*x.view(2, 2).max(1), x.amin()), (BOOLS,)),
     "bitwise and of integers": (lambda x: x & 6, (INTEGERS,)),
     "bitwise or": (torch.bitwise_or, (BOOLS, ~BOOLS)),
     "xor": (lambda x, y: x ^ y, (BOOLS, BOOLS)),

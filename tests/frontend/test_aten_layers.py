@@ -60,6 +60,10 @@ CASES: dict[str, tuple[Callable[..., Any], tuple[torch.Tensor, ...]]] = {
     "conv_transpose1d in groups": (
         lambda x, w: functional.conv_transpose1d(x, w, padding=4, dilation=2, groups=2), (draw(2, 4, 9), draw(4, 3, 2)),
     ),
+    "max_pool1d": (lambda x: functional.max_pool1d(x, 3, stride=2, padding=1, dilation=2), (draw(2, 4, 9),)),
+    "avg_pool1d": (lambda x: functional.avg_pool1d(x, 3, stride=1, padding=1), (draw(2, 4, 7),)),
+    "avg_pool1d that leaves padding out": (lambda x: functional.avg_pool1d(x, 2, padding=1, count_include_pad=False), (draw(4, 7),)),
+    "bilinear": (functional.bilinear, (BATCH, draw(2, 3, 5), draw(6, 4, 5), draw(6))),
     "adaptive_avg_pool1d": (lambda x: functional.adaptive_avg_pool1d(x, 3), (draw(2, 4, 7),)),
     "adaptive_avg_pool1d of equal parts": (lambda x: functional.adaptive_avg_pool1d(x, 3), (draw(4, 6),)),
     "layer_norm": (lambda x, w, b: functional.layer_norm(x, (4,), w, b), (BATCH, V, V)),

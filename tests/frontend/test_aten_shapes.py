@@ -115,6 +115,8 @@ CASES: dict[str, tuple[Callable[..., Any], tuple[torch.Tensor, ...]]] = {
     "norm of order 3": (lambda x: torch.linalg.vector_norm(x, 3.0, dim=0), (X,)),
     "largest magnitude": (lambda x: torch.linalg.vector_norm(x, float("inf")), (X,)),
     "normalize": (lambda x: functional.normalize(x, dim=-1), (X,)),
+    "grid of columns and rows": (lambda x: torch.meshgrid(x[0, 0], x[0, :, 0], indexing="xy"), (X,)),
+    "squeeze of no axes": (lambda x: x[:1].squeeze(()), (X,)),
     "one part of several": (lambda x: torch.unsafe_split(x, 9)[0], (X,)),
     "gradient along an axis": (lambda x: torch.gradient(x, dim=1)[0], (X,)),
     "pieces of a number": (lambda x: (x[0, 0].unfold(0, 1, 1), x[0, 0].index_select(0, torch.tensor([0]))), (X,)),

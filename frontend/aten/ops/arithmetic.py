@@ -334,6 +334,14 @@ def acos(emit: Emit, self: Value) -> Value:
     return emit(Atan2(), _cathetus(emit, value), value)
 
 
+@aten("atanh")
+def atanh(emit: Emit, self: Value) -> Value:
+    """``(log1p(x) - log1p(-x)) / 2``."""
+    value = emit.floating(self)
+    difference = emit(Sub(), emit(Log1p(), value), emit(Log1p(), emit(Neg(), value)))
+    return emit(Mul(), difference, emit.number(0.5, value.type.dtype))
+
+
 @aten("exp2", "special_exp2")
 def exp2(emit: Emit, self: Value) -> Value:
     value = emit.floating(self)

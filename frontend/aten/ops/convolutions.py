@@ -29,7 +29,7 @@ def conv1d(
     groups: int = 1,
 ) -> Value:
     value = input if input.type.rank == 3 else emit.unsqueeze(input, 0)
-    result = emit(Conv1d(_single(stride), _single(padding), _single(dilation), groups), value, weight, bias)
+    result = emit(Conv1d(single(stride), single(padding), single(dilation), groups), value, weight, bias)
     return result if input.type.rank == 3 else emit.squeeze(result, 0)
 
 
@@ -47,10 +47,10 @@ def conv_transpose1d(
 ) -> Value:
     """``weight [in, out/groups, k]``: each element of the input adds the kernel times itself, ``stride`` apart."""
     value = input if input.type.rank == 3 else emit.unsqueeze(input, 0)
-    apart = _spread(emit, value, _single(stride))
-    reach = _single(dilation) * (weight.type.shape[2] - 1) - _single(padding)
-    wide = constant_pad(emit, apart, (reach, reach + _single(output_padding)))
-    result = emit(Conv1d(1, 0, _single(dilation), groups), wide, _turned(emit, weight, groups), bias)
+    apart = _spread(emit, value, single(stride))
+    reach = single(dilation) * (weight.type.shape[2] - 1) - single(padding)
+    wide = constant_pad(emit, apart, (reach, reach + single(output_padding)))
+    result = emit(Conv1d(1, 0, single(dilation), groups), wide, _turned(emit, weight, groups), bias)
     return result if input.type.rank == 3 else emit.squeeze(result, 0)
 
 
@@ -99,7 +99,8 @@ def convolution(
     return conv1d(emit, input, weight, bias, stride, padding, dilation, groups)
 
 
-def _single(size: Sizes) -> int:
+def single(size: Sizes) -> int:
+    """The size of the one axis."""
     if isinstance(size, int):
         return size
     (only,) = size

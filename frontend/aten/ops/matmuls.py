@@ -75,6 +75,13 @@ def outer(emit: Emit, self: Value, vec2: Value) -> Value:
     return emit(Mul(), emit.unsqueeze(x, 1), y)
 
 
+@aten("bilinear")
+def bilinear(emit: Emit, input1: Value, input2: Value, weight: Value, bias: Value | None = None) -> Value:
+    """``x1 · weight[o] · x2`` for each feature ``o`` of the result."""
+    result = contract(emit, "...i,oij,...j->...o", (input1, weight, input2))
+    return result if bias is None else emit(Add(), result, bias)
+
+
 def _blend(emit: Emit, product: Value, addend: Value, beta: Number, alpha: Number) -> Value:
     """``beta * addend + alpha * product``; with beta 0 the addend does not count, NaN or not."""
     dtype = product.type.dtype

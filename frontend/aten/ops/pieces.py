@@ -242,8 +242,9 @@ def tensor_split(emit: Emit, self: Value, sections: int, dim: int = 0) -> tuple[
 
 @aten("meshgrid", "meshgrid.indexing")
 def meshgrid(emit: Emit, tensors: Sequence[Value], indexing: str = "ij") -> tuple[Value, ...]:
-    if indexing != "ij":
-        raise UnsupportedError(f"makes a grid with indexing '{indexing}'")
+    if indexing == "xy" and len(tensors) > 1:
+        down, across, *rest = meshgrid(emit, (tensors[1], tensors[0], *tensors[2:]))
+        return (across, down, *rest)
     sizes = [value.type.size for value in tensors]
     result = []
     for position, value in enumerate(tensors):

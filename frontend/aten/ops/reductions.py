@@ -9,7 +9,7 @@ from cgptc.frontend.aten.exported import Unknown
 from cgptc.frontend.aten.ops.comparisons import truth
 from cgptc.frontend.aten.table import Number, UnsupportedError, aten
 from cgptc.ir.dims import Dim, product
-from cgptc.ir.dtypes import DType, i64
+from cgptc.ir.dtypes import DType, boolean, i32, i64
 from cgptc.ir.graph import Value
 from cgptc.ir.ops.binary import Add, Div, Mul, NotEqual, Pow, Select, Sub
 from cgptc.ir.ops.elementwise import Abs, Exp, IsInf, Log, Sqrt
@@ -62,13 +62,15 @@ def all_(emit: Emit, self: Value, dim: Axes = None, keepdim: bool = False) -> Va
 @aten("amax")
 def amax(emit: Emit, self: Value, dim: Axes = (), keepdim: bool = False) -> Value:
     axes = emit.axes(dim, self.type.rank)
-    return emit(ReduceMax(axes, keepdim), self) if axes else self
+    op = ReduceAny(axes, keepdim) if self.type.dtype == boolean else ReduceMax(axes, keepdim)
+    return emit(op, self) if axes else self
 
 
 @aten("amin")
 def amin(emit: Emit, self: Value, dim: Axes = (), keepdim: bool = False) -> Value:
     axes = emit.axes(dim, self.type.rank)
-    return emit(ReduceMin(axes, keepdim), self) if axes else self
+    op = ReduceAll(axes, keepdim) if self.type.dtype == boolean else ReduceMin(axes, keepdim)
+    return emit(op, self) if axes else self
 
 
 @aten("max")
@@ -92,6 +94,8 @@ def min_dim(emit: Emit, self: Value, dim: int, keepdim: bool = False) -> tuple[V
 
 
 def _arg(emit: Emit, op: type[ArgMax] | type[ArgMin], value: Value, dim: int | None, keepdim: bool) -> Value:
+    if value.type.dtype == boolean:
+        value = emit.cast(value, i32)
     if dim is None:
         flat = emit(op(0), emit.reshape(value, [value.type.size]))
         return emit.reshape(flat, [1] * value.type.rank) if keepdim else flat

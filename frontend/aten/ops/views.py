@@ -161,6 +161,8 @@ def unsqueeze(emit: Emit, self: Value, dim: int) -> Value:
 def squeeze(emit: Emit, self: Value, dim: int | Sequence[int] | None = None) -> Value:
     """Axes of size 1 go; a symbolic size is never 1 here, as it may be anything."""
     shape = self.type.shape
+    if isinstance(dim, Sequence) and not dim:
+        return self
     axes = range(len(shape)) if dim is None else emit.axes(dim, len(shape))
     return emit.reshape(self, [size for axis, size in enumerate(shape) if axis not in axes or size != 1])
 

@@ -120,6 +120,8 @@ def _byte_level(files: Mapping[str, bytes]) -> Any:
         if not line.strip() or line.startswith("#version"):
             continue
         left, _, right = line.rstrip("\r").partition(" ")
+        if not {left, right, left + right} <= ids.keys():  # the library aborts on some of these
+            raise ValueError(f"merges.txt joins {left!r} and {right!r}, which vocab.json has not, or not joined")
         merges.append((left, right))
     tokenizer = Library(models.BPE(vocab=ids, merges=merges))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
