@@ -3,6 +3,7 @@
 Every round runs each system once, in a random order, in a process of its own; a ratio is a system's time over that of cgptc with weights of
 the same form in the same round, and what is printed is the median ratio with its 90 % interval and the number of pairs. Above 1 cgptc is
 faster. Rounds are kept in the folder: a later call adds to them, with the same systems or others, and the table is made of all.
+The model is the folder's ``hf`` where that is there (`trained_gpt2.py` writes one), else one of the preset's shape.
 Systems whose packages conflict get virtual environments under ``--venvs``, made where missing; one that fails is listed with its error.
 
     python benchmarks/peers.py --folder /tmp/111m --venvs /tmp/peers --rounds 20 --write README.md
@@ -165,6 +166,11 @@ def write_model(preset: str, folder: Path) -> None:
     else:
         vocabulary = json.loads((hf / "tokenizer.json").read_text())["model"]["vocab"]
         word = min(vocabulary, key=vocabulary.__getitem__)
+    describe_tokenizer(hf, word)
+
+
+def describe_tokenizer(hf: Path, word: str) -> None:
+    """What converters ask of a tokenizer beside its file; ``word`` stands for whatever is special."""
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "unk_token": word, "bos_token": word, "eos_token": word}
     (hf / "tokenizer_config.json").write_text(json.dumps(settings))
 

@@ -1,15 +1,21 @@
 """Weights in few bits: integers with one scale for each block of a row.
 
-A row of ``base [n, k]`` is cut into blocks of ``block`` elements (0: the whole row; the last may be shorter). With ``m`` the element of
-largest magnitude of a block, the first of equals, its scale is ``m / -2^(bits-1)`` and its integers are ``round(element / scale)``, ties to
-even, within ``[-2^(bits-1), 2^(bits-1) - 1]``: the extreme is held exactly. A block of zeros has scale 0 and integers 0. All of this is
-computed in f32, whatever the type of ``base``: these are the numbers, not an approximation of others.
+A row of ``base [n, k]`` is cut into blocks of ``block`` elements (0: the whole row; the last may be shorter). A block's integers are
+``round(element / scale)``, ties to even, within ``[-2^(bits-1), 2^(bits-1) - 1]``; a block of zeros has scale 0 and integers 0. With ``m``
+the element of largest magnitude, the first of equals, the scale is
+
+* of 5 bits and more ``m / -2^(bits-1)``, which holds the extreme exactly;
+* of fewer, where another step is often nearer to the rest of the block, one of `STEPS`: each ``m / -(2^(bits-1) + step)`` gives
+  integers ``q``, and these their best scale, ``Σ q·element / Σ q²``; that of least squared error is taken, the first of equals.
+
+All of this is computed in f32, in this order, whatever the type of ``base``: these are the numbers, not an approximation of others.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 
@@ -19,6 +25,12 @@ from cgptc.ir.op import Array
 from cgptc.ir.types import TensorType
 from cgptc.ir.weight_expressions import Expression, is_scattered
 from cgptc.ir.weights import BLOCK_BYTES, Weight, WeightStore
+
+SEARCHED_BITS = 4
+"""With so many bits or fewer a scale is searched."""
+
+STEPS = (0.0, -1.0, -0.5, 0.5, 1.0)
+"""Levels that a block's extreme lies beyond the last integer, or, below 0, before it."""
 
 PIECE_BYTES = BLOCK_BYTES // 4
 """Bytes of the base that are worked on at a time, in f32."""
@@ -66,11 +78,34 @@ class _Blocked(Expression):
             yield low - start, high - start, in_blocks(rows.astype(np.float32), self.block)
 
     def _scales(self, blocks: Array) -> Array:
+        """Of ``blocks [rows, blocks, size]``: f32 [rows, blocks]."""
         if not blocks.shape[-1]:
             return np.zeros(blocks.shape[:-1], np.float32)
-        place = np.argmax(np.abs(blocks), axis=-1)[..., None]
-        extreme = np.take_along_axis(blocks, place, axis=-1)[..., 0]
+        elements = np.ascontiguousarray(np.moveaxis(blocks, -1, 0))  # [size, ..]: sums are then taken element by element, in that order
+        place = np.argmax(np.abs(elements), axis=0)[None]
+        extreme = np.take_along_axis(elements, place, axis=0)[0]
+        if self.bits <= SEARCHED_BITS:
+            return self._searched(elements, extreme)
         return np.asarray(extreme / np.float32(-(2 ** (self.bits - 1))) + np.float32(0))  # + 0: no negative zero
+
+    def _searched(self, elements: Array, extreme: Array) -> Array:
+        limit = 2 ** (self.bits - 1)
+        best, most = np.zeros_like(extreme), np.full_like(extreme, -1)
+        with np.errstate(all="ignore"):
+            for step in STEPS:
+                levels = self._levels(elements, extreme / np.float32(-(limit + step)))
+                met, square = (reduce(np.add, products) for products in (levels * elements, np.square(levels)))
+                scale = np.where(square == 0, np.float32(0), met / square)
+                saved = met * scale  # the squared error is Σ element² less this
+                best, most = np.where(saved > most, scale, best), np.maximum(saved, most)
+        return best + np.float32(0)
+
+    def _levels(self, elements: Array, scales: Array) -> Array:
+        """The integers, as f32, where ``scales`` broadcast to ``elements``."""
+        limit = 2 ** (self.bits - 1)
+        with np.errstate(all="ignore"):
+            levels = np.where(scales == 0, np.float32(0), elements / scales)
+        return np.clip(np.rint(levels), -limit, limit - 1)
 
 
 @dataclass(frozen=True)
@@ -82,13 +117,10 @@ class Quantised(_Blocked, name="quantised"):
         return self.base.type.with_dtype(i4 if self.bits <= 4 else i8)
 
     def rows(self, store: WeightStore, start: int, stop: int) -> Array:
-        width, limit = self.base.shape[1], 2 ** (self.bits - 1)
+        width = self.base.shape[1]
         result = np.empty((stop - start, width), self.dtype.numpy)
         for low, high, blocks in self._pieces(store, start, stop):
-            scales = self._scales(blocks)[..., None]
-            with np.errstate(all="ignore"):
-                levels = np.where(scales == 0, np.float32(0), blocks / scales)
-            levels = np.clip(np.rint(levels), -limit, limit - 1)
+            levels = self._levels(blocks, self._scales(blocks)[..., None])
             result[low:high] = levels.reshape(high - low, -1)[:, :width].astype(np.int8)
         return result
 

@@ -47,7 +47,8 @@ class Quantize(Pass, name="quantize", optional=False, lossy=True):
         if self.bits == 8 and self.activations == "tensor":
             what = "products of 8-bit weights and activations are exact on x86 processors with VNNI; without, onnxruntime clamps them"
             context.warnings.add("int8-range", what)
-        picked = chosen(graph, linears, self.only, self.keep, "linear layer")
+        left = " that is not quantised yet" if any(isinstance(node.op, QuantizedLinear) for node in graph.nodes) else ""
+        picked = chosen(graph, linears, self.only, self.keep, f"linear layer{left}")
         for node in linears:
             context.count("nodes visited")
             if node in picked:

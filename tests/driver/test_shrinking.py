@@ -21,6 +21,7 @@ from cgptc.frontend.presets import preset
 from cgptc.ir.diagnostics import CompileError, MalformedError, UsageError
 from cgptc.ir.graph import Graph, Node
 from cgptc.ir.ops.constant import Constant
+from cgptc.ir.ops.quantized import QuantizedLinear
 from cgptc.ir.parser import parse_graph
 from cgptc.ir.weights import Stored
 from cgptc.passes.manager import PassContext, Pipeline
@@ -36,10 +37,34 @@ from cgptc.runtime.compiled import Artifact
         ("int8:activations=exact", "quantize{bits=8 activations=exact}"),
         ("int4", "quantize{bits=4 block=32 activations=blocks}"),
         ("int4:block=128,activations=exact", "quantize{bits=4 block=128 activations=exact}"),
+        ("int8@h.*.mlp,lm_head,!h.0", "quantize{only=h.*.mlp;lm_head keep=h.0}"),
     ],
 )
 def test_a_precision_is_a_pass(text: str, passes: str) -> None:
     assert str(parse_quantize(text)) == passes
+
+
+def test_the_last_precision_that_names_a_layer_holds(model: Path) -> None:
+    mixed = cgptc.compile(model, quantize=["int4:block=16", "int8@h.*.mlp,lm_head", "int8:block=32@h.1.mlp"], keep=["h.0.attn"])
+    rows = mixed.report.losses["matrices"]
+    assert isinstance(rows, list)
+    found = {(row["where"], row["pattern"]) for row in rows if isinstance(row, dict)}
+    blocks = {node.location.path: node.op.block for node in mixed.graph.nodes if isinstance(node.op, QuantizedLinear)}
+    mlp = ("c_fc", "c_proj")
+    assert found == {
+        *((f"transformer.h.1.attn.{name}", "i4") for name in ("c_attn", "c_proj")),
+        *((f"transformer.h.{layer}.mlp.{name}", "i8") for layer in (0, 1) for name in mlp),
+        ("transformer.wte.weight", "i8"),
+    }
+    assert [blocks[f"transformer.h.{layer}.mlp.c_fc"] for layer in (0, 1)] == [0, 32]
+    assert len(mixed.generate([3, 1, 4], max_new_tokens=2).ids) == 2
+
+
+def test_a_precision_that_leaves_nothing_to_another_is_told(model: Path) -> None:
+    with pytest.raises(UsageError, match="leaves none to those before it"):
+        Shrinking(quantize=("int8@lm_head", "int4"))
+    with pytest.raises(UsageError, match="'mlp' names no linear layer that is not quantised yet"):
+        cgptc.compile(model, quantize=["int8@mlp", "int4@h.*.mlp"])
 
 
 @pytest.mark.parametrize(
@@ -51,11 +76,12 @@ def test_a_precision_is_a_pass(text: str, passes: str) -> None:
         ("int4:range=full", "no setting 'range'"),
         ("int8:range=wide", "range that is not known"),
         ("int8:blok=3", "no setting 'blok'"),
+        ("int8@", "names no layers"),
     ],
 )
 def test_a_wrong_precision_is_told_with_what_is_right(text: str, message: str) -> None:
     with pytest.raises(UsageError) as caught:
-        Shrinking(quantize=text)
+        Shrinking(quantize=(text,))
     assert message in str(caught.value)
 
 
@@ -123,7 +149,7 @@ def test_a_shrunk_model_is_smaller_and_near(model: Path, dense: Artifact, asked:
         require_untraded(small.path)
     require_untraded(dense.path)
     assert small.folder.manifest.options["dtype"] == asked.get("dtype")
-    assert small.folder.manifest.options["quantize"] == asked.get("quantize")
+    assert small.folder.manifest.options["quantize"] == [asked["quantize"]]
 
 
 def test_a_mask_file_and_dead_neurons_make_the_model_smaller(model: Path, dense: Artifact, tmp_path: Path) -> None:

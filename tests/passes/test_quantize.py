@@ -12,17 +12,18 @@ from cgptc.ir.diagnostics import UsageError
 from cgptc.ir.dtypes import i4, i8
 from cgptc.ir.graph import Graph
 from cgptc.ir.interpreter import evaluate_graph
+from cgptc.ir.op import Array
 from cgptc.ir.ops.embedding import Embedding
 from cgptc.ir.ops.matmul import Linear
 from cgptc.ir.ops.quantized import QuantizedLinear
 from cgptc.ir.parser import parse_graph
-from cgptc.ir.quantised_weights import QuantisationScales, Quantised
+from cgptc.ir.quantised_weights import SEARCHED_BITS, QuantisationScales, Quantised
 from cgptc.ir.verify import verify
 from cgptc.ir.weights import MemoryStore
 from cgptc.passes.legalise import decompose_until_legal
 from cgptc.passes.manager import PassContext, Pipeline
 from cgptc.passes.quantize import Quantize
-from cgptc.testing import assert_equivalent, random_inputs
+from cgptc.testing import assert_equivalent, assert_t0, random_inputs
 
 
 def quantised(text: str) -> tuple[Graph, PassContext]:
@@ -85,24 +86,48 @@ def test_a_target_without_the_operation_gets_simpler_ones_that_mean_the_same(opt
     assert_equivalent(before, after)
 
 
-@given(st.integers(2, 8), st.sampled_from([0, 1, 3, 8]), st.integers(0, 2**32 - 1))
-def test_a_weight_is_off_by_at_most_half_a_step_and_its_extreme_by_nothing(bits: int, block: int, seed: int) -> None:
+def drawn(seed: int, bits: int, block: int) -> tuple[Array, Array, Array]:
+    """A weight [5, 9], its integers, and the scale of each element."""
     rng = np.random.default_rng(seed)
     weight = (rng.standard_normal((5, 9)) * 10.0 ** rng.integers(-6, 6)).astype(np.float32)
     store = MemoryStore({})
     stored = store.add("w", weight)
     levels = Quantised(stored, bits, block).read(store).astype(np.float64)
     scales = QuantisationScales(stored, bits, block).read(store).astype(np.float64)
-    size = block or 9
-    spread = np.repeat(scales, size, axis=1)[:, :9]
+    return weight, levels, np.repeat(scales, block or 9, axis=1)[:, :9]
+
+
+@given(st.integers(SEARCHED_BITS + 1, 8), st.sampled_from([0, 1, 3, 8]), st.integers(0, 2**32 - 1))
+def test_a_weight_is_off_by_at_most_half_a_step_and_its_extreme_by_nothing(bits: int, block: int, seed: int) -> None:
+    weight, levels, spread = drawn(seed, bits, block)
     error = np.abs(levels * spread - weight)
     most = 2 ** (bits - 1)
     # Of the side opposite to the extreme, one level is missing: there the error is up to a whole step.
     assert (error <= np.abs(spread) * np.where(levels == most - 1, 1, 0.5) * (1 + 2.0**-20)).all()
-    for start in range(0, 9, size):
-        part = slice(start, start + size)
+    for start in range(0, 9, block or 9):
+        part = slice(start, start + (block or 9))
         place = np.argmax(np.abs(weight[:, part]), axis=1)
         assert (levels[:, part][np.arange(5), place] == -most).all()
+
+
+@given(st.integers(2, SEARCHED_BITS), st.sampled_from([0, 1, 3, 8]), st.integers(0, 2**32 - 1))
+def test_a_searched_scale_leaves_no_more_error_than_one_that_holds_the_extreme(bits: int, block: int, seed: int) -> None:
+    weight, levels, spread = drawn(seed, bits, block)
+    most = 2 ** (bits - 1)
+    for start in range(0, 9, block or 9):
+        part = slice(start, start + (block or 9))
+        values = weight[:, part].astype(np.float64)
+        place = np.argmax(np.abs(values), axis=1)[:, None]
+        plain = np.take_along_axis(values, place, axis=1) / -most
+        rounded = np.clip(np.rint(values / plain), -most, most - 1) * plain
+        error, allowed = (np.square(found - values).sum(axis=1) for found in ((levels * spread)[:, part], rounded))
+        assert (error <= allowed + np.square(values).sum(axis=1) * 2.0**-20).all()
+
+
+def test_a_piece_of_a_weight_has_the_scales_of_the_whole() -> None:
+    store = MemoryStore({})
+    scales = QuantisationScales(store.add("w", np.random.default_rng(0).standard_normal((3, 70)).astype(np.float32)), 4, 0)
+    assert_t0(scales.rows(store, 1, 2), scales.read(store)[1:2])
 
 
 @pytest.mark.parametrize(("bits", "block"), [(4, 0), (8, 4)])

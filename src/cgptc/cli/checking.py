@@ -52,7 +52,7 @@ def explain(
     cache: Cache = None,
     stages: Annotated[str | None, typer.Option("--stages", help="stages of a model: auto, or how many.")] = None,
     stage_memory: Annotated[str | None, typer.Option("--stage-memory", help="stages: most that each may take, such as 64MB.")] = None,
-    quantize: Annotated[str | None, typer.Option("--quantize", help="precision of a model: as compile takes it.")] = None,
+    quantize: Annotated[list[str] | None, typer.Option("--quantize", help="precision of a model: as compile takes it.")] = None,
     sparsity: Annotated[list[str] | None, typer.Option("--sparsity", help="sparsity of a model: as compile takes it.")] = None,
 ) -> None:
     """Show what is whole and which fusions were nearly made, with -v those made as well; what precision and sparsity gain and cost, matrix
@@ -65,10 +65,10 @@ def explain(
         _explain_stages(screen, model, _options(target, preset, config, cache), stages, stage_memory)
         return
     if topic in LOSSES:
-        shrinking = Shrinking(quantize=quantize, sparsity=tuple(sparsity or ()))
+        shrinking = Shrinking(quantize=tuple(quantize or ()), sparsity=tuple(sparsity or ()))
         _explain_losses(screen, model, topic, replace(_options(target, preset, config, cache), shrinking=shrinking))
         return
-    if quantize is not None or sparsity:
+    if quantize or sparsity:
         raise UsageError("usage", "--quantize and --sparsity are for the topics 'precision' and 'sparsity'", fix="drop them")
     if topic in ("placement", "memory"):
         _explain_placement(screen, Path(model), topic)

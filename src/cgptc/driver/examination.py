@@ -62,7 +62,7 @@ def explain_losses(source: str, topic: str, options: CompileOptions) -> Mapping[
     Where nothing is asked for: int8 for the topic "precision", the zeros that are there for "sparsity".
     """
     if not options.shrinking.passes():
-        asked = Shrinking(quantize="int8") if topic == "precision" else Shrinking(sparsity=("from-zeros",))
+        asked = Shrinking(quantize=("int8",)) if topic == "precision" else Shrinking(sparsity=("from-zeros",))
         options = replace(options, shrinking=asked)
     target = target_of(options)
     opened = open_model(source, options.source, shape_only=is_preset(source))

@@ -8,6 +8,7 @@ from difflib import get_close_matches
 
 from cgptc.artifact.canonical import Json
 from cgptc.backends.registry import backend
+from cgptc.driver.layer_globs import split_globs
 from cgptc.driver.sparsity_options import mask_file, parse_sparsity
 from cgptc.ir.diagnostics import CompileError, Exit, UsageError
 from cgptc.passes.convert import Convert
@@ -23,19 +24,19 @@ INT4_BLOCK = 32
 
 @dataclass(frozen=True)
 class Shrinking:
-    """``sparsity`` as `parse_sparsity` takes it, each in turn; ``dtype`` to compute in; ``quantize`` as `parse_quantize` takes it,
-    with globs of layers to ``keep`` out of it.
+    """``sparsity`` as `parse_sparsity` takes it, each in turn; ``dtype`` to compute in; ``quantize`` as `parse_quantize` takes it, a layer
+    as the last that names it says, with globs of layers to ``keep`` out of all.
     """
 
     dtype: str | None = None
-    quantize: str | None = None
+    quantize: tuple[str, ...] = ()
     keep: tuple[str, ...] = ()
     sparsity: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.dtype is not None and self.dtype not in DTYPES:
             raise UsageError("bad-value", f"unknown --dtype '{self.dtype}'", fix=f"choose one of {', '.join(DTYPES)}")
-        if self.keep and self.quantize is None:
+        if self.keep and not self.quantize:
             raise UsageError("usage", "--keep names layers that --quantize leaves alone", fix="give --quantize too, or drop --keep")
         self.passes()
         mask_file(self.sparsity)
@@ -47,8 +48,11 @@ class Shrinking:
             found += [RemoveDead(), DeadCode()]
         if self.dtype is not None:
             found.append(Convert(self.dtype))
-        if self.quantize is not None:
-            found.append(parse_quantize(self.quantize, self.keep))
+        found += [parse_quantize(text, self.keep) for text in reversed(self.quantize)]  # the first pass that names a layer takes it
+        for text in self.quantize[1:]:
+            if not text.partition("@")[2]:
+                what = f"--quantize '{text}' names all layers and leaves none to those before it"
+                raise UsageError("usage", what, fix="write it first, or name layers behind '@'")
         return tuple(found)
 
     def require_kernels(self, target: str, provider: str | None) -> None:
@@ -71,9 +75,12 @@ def element_type(target: str, dtype: str | None) -> tuple[str | None, str | None
 def parse_quantize(text: str, keep: Sequence[str] = ()) -> Quantize:
     """``int8`` is dynamic: 7-bit weights that every x86 processor multiplies exactly, a scale for each output; ``int8:range=full`` takes
     all 8 bits, for processors with VNNI; ``int8:block=B`` and ``int4`` (``:block=32``) have a scale for each block of weights and of
-    activations, ``activations=exact`` leaves the latter alone.
+    activations, ``activations=exact`` leaves the latter alone. ``int8@lm_head,h.*.mlp,!h.0`` chooses layers by globs and, after ``!``,
+    exempts some.
     """
-    form, _, rest = text.partition(":")
+    what, _, _ = text.partition("@")
+    only, exempt = split_globs("--quantize", text)
+    form, _, rest = what.partition(":")
     if form not in FORMS:
         close = get_close_matches(form, FORMS, n=1)
         raise UsageError("bad-value", f"unknown --quantize '{form}'", fix=f"did you mean '{close[0]}'?" if close else "choose int8 or int4")
@@ -88,7 +95,7 @@ def parse_quantize(text: str, keep: Sequence[str] = ()) -> Quantize:
     if given:
         known = "block, activations, range (of int8 without blocks)"
         raise UsageError("bad-value", f"--quantize '{text}' has no setting '{next(iter(given))}' here", fix=f"it takes {known}")
-    return Quantize(bits, block, activations, keep=tuple(keep))
+    return Quantize(bits, block, activations, only, (*exempt, *keep))
 
 
 def _settings(text: str, rest: str) -> dict[str, str]:
@@ -109,4 +116,5 @@ def _block(text: str, value: str) -> int:
 
 def manifest_entry(shrinking: Shrinking) -> dict[str, Json]:
     """As the manifest holds it."""
-    return {"dtype": shrinking.dtype, "quantize": shrinking.quantize, "keep": list(shrinking.keep), "sparsity": list(shrinking.sparsity)}
+    chosen: dict[str, Json] = {name: list(getattr(shrinking, name)) for name in ("quantize", "keep", "sparsity")}
+    return {"dtype": shrinking.dtype, **chosen}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from cgptc.driver.layer_globs import split_globs
 from cgptc.ir.diagnostics import UsageError
 from cgptc.passes.manager import Pass
 from cgptc.passes.sparsify import ApplyMasks, FindZeros, PruneHeads, PruneNeurons, Sparsify
@@ -20,12 +21,8 @@ def parse_sparsity(text: str) -> Pass:
     """
     if text.startswith(MASK):
         return ApplyMasks()
-    what, at, globs = text.partition("@")
-    names = [glob for glob in globs.split(",") if glob]
-    if at and not names:
-        raise UsageError("bad-value", f"--sparsity '{text}' names no layers", fix="write globs after '@', such as @h.*.mlp.*")
-    only = tuple(glob for glob in names if not glob.startswith("!"))
-    keep = tuple(glob[1:] for glob in names if glob.startswith("!"))
+    what, _, _ = text.partition("@")
+    only, keep = split_globs("--sparsity", text)
     form, _, rest = what.partition(":")
     if what == "from-zeros":
         return FindZeros(only, keep)
