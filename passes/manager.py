@@ -238,8 +238,9 @@ def _parse_pass(name: str, options: Mapping[str, str]) -> Pass:
 
 
 def _parse_option(name: str, option: str, kind: Any, text: str) -> Any:
-    raw = json.loads(text) if text.startswith('"') else text
+    raw = text
     try:
+        raw = json.loads(text) if text.startswith('"') else text
         if kind is bool:
             return {"true": True, "false": False}[raw]
         if kind in (int, float, str):

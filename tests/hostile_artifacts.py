@@ -46,3 +46,17 @@ def assert_said_in_one_line(read: Callable[[], object]) -> None:
     except CgptcError as error:
         line = error.line()
     assert line.isprintable()
+
+
+def without_each_file(original: Path, copy: Path, read: Callable[[Path], object]) -> int:
+    """Read the artifact as often as it has files, each time without one of them, of which its manifest says nothing."""
+    names = sorted(json.loads((original / "manifest.json").read_text())["files"])
+    for name in names:
+        shutil.copytree(original, copy, dirs_exist_ok=True)
+        (copy / name).unlink()
+        manifest = json.loads((copy / "manifest.json").read_text())
+        del manifest["files"][name]
+        (copy / "manifest.json").write_text(canonical_json(sealed(manifest)))
+        assert_said_in_one_line(lambda: read(copy))
+    shutil.copytree(original, copy, dirs_exist_ok=True)
+    return len(names)

@@ -57,7 +57,7 @@ class GrowingDecoder:
         session = self._session
         feeds = {**self._past, **session.last_token_only, IDS: session.value(IDS, ids), MASK: session.value(MASK, self._mask)}
         names = [LOGITS, *map(present_of, self._past)]
-        logits, *presents = session.session.run_with_ort_values(names, feeds)
+        logits, *presents = session.call(names, feeds)
         self._past = dict(zip(self._past, presents, strict=True))
         return to_array(logits)[:, -1]
 
@@ -123,7 +123,7 @@ class SharedDecoder:
             yield port, self._cache[port.name]
 
     def _run(self, binding: onnxruntime.IOBinding) -> None:
-        self._session.session.run_with_iobinding(binding)
+        self._session.call_bound(binding)
 
 
 def _lengthened(array: Array, axis: int, length: int) -> Array:

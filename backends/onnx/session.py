@@ -70,10 +70,9 @@ class OnnxSession:
         options.log_severity_level = 3  # its warnings concern choices that are ours
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         try:
-            session = onnxruntime.InferenceSession(str(path), options, providers=[wanted])
+            opened = cls(onnxruntime.InferenceSession(str(path), options, providers=[wanted]))
         except Exception as error:  # onnxruntime raises classes of its own that have no common base
-            raise FileError("bad-model", f"onnxruntime refuses the model: {error}", file=path.name) from error
-        opened = cls(session)
+            raise FileError("bad-model", f"onnxruntime refuses the model: {_reason(error)}", file=path.name) from error
         if provider == "cuda":
             require_on_device(opened.placed_operators(), wanted)
         return opened
@@ -163,7 +162,22 @@ class OnnxSession:
     def run_once(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """One call with every input given."""
         feeds = {port.name: self.value(port.name, inputs[port.name]) for port in self.inputs}
-        return dict(zip(self.output_names, map(to_array, self.session.run_with_ort_values(self.output_names, feeds)), strict=True))
+        return dict(zip(self.output_names, map(to_array, self.call(self.output_names, feeds)), strict=True))
+
+    def call(self, names: Sequence[str], feeds: Mapping[str, onnxruntime.OrtValue]) -> list[onnxruntime.OrtValue]:
+        """Outputs by name from values that fit. `UsageError` where onnxruntime cannot compute them, such as for an id that no table has."""
+        try:
+            values: list[onnxruntime.OrtValue] = self.session.run_with_ort_values(names, feeds)
+        except Exception as error:
+            raise _uncomputable(error) from error
+        return values
+
+    def call_bound(self, binding: onnxruntime.IOBinding) -> None:
+        """The same with inputs and outputs where they lie already."""
+        try:
+            self.session.run_with_iobinding(binding)
+        except Exception as error:
+            raise _uncomputable(error) from error
 
     def refuses(self, inputs: Mapping[str, Array]) -> bool:
         """Whether the model's form of attention takes no such call: several new tokens after a past, in a batch."""
@@ -227,6 +241,16 @@ def _as_type(array: Array, port: Port) -> Array:
     if array.dtype.kind in "iu" and wanted.kind == "b" and ((array == 0) | (array == 1)).all():
         return array.astype(wanted)
     raise UsageError("wrong-type", f"input '{port.name}' must be {port.dtype}, got {array.dtype}")
+
+
+def _uncomputable(error: Exception) -> UsageError:
+    return UsageError("run", f"onnxruntime cannot compute this: {_reason(error)}", fix="give other inputs, fewer or shorter ones")
+
+
+def _reason(error: Exception) -> str:
+    """What an error of onnxruntime's says, in one line that is fit for a terminal."""
+    said = " ".join(str(error).split())
+    return "".join(letter for letter in said.rpartition("Status Message: ")[2] if letter.isprintable())[:300]
 
 
 def _port(value: Any) -> Port:

@@ -25,7 +25,7 @@ def read_plan(folder: Path) -> StagePlan:
     """The plan of the stages in a folder. `MalformedError` where it is none."""
     try:
         value = json.loads((folder / PLAN_FILE).read_bytes())
-    except ValueError:
+    except (ValueError, RecursionError):
         raise MalformedError("stages", f"'{PLAN_FILE}' is not JSON", file=str(folder), fix="compile the model again") from None
     return StagePlan.from_json(value, str(folder))
 
@@ -57,7 +57,7 @@ class OnnxStage:
         pasts = self._pasts.get(slot, {})
         feeds = {**pasts, **{name: session.value(name, array) for name, array in inputs.items()}}
         names = [name for name in session.output_names if name not in self._presents]
-        values = session.session.run_with_ort_values([*names, *self._presents], feeds)
+        values = session.call([*names, *self._presents], feeds)
         self._pasts[slot] = dict(zip(pasts, values[len(names) :], strict=True))
         return {name: to_array(value) for name, value in zip(names, values, strict=False)}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from cgptc.backends.wafer.faults import ExecutionError, MachineError, WaferError
 from cgptc.backends.wafer.plan.choose import DoesNotFitError
@@ -25,9 +26,12 @@ def planning() -> Iterator[None]:
 
 @contextmanager
 def loading(file: str) -> Iterator[None]:
-    """Files that hold no program, or one that breaks its machine's rules, are exit 4."""
+    """Files that hold no program, or one that breaks its machine's rules, or that are not there, are exit 4."""
     try:
         yield
+    except FileNotFoundError as error:
+        missing = f"'{Path(error.filename).name}' is missing"
+        raise MalformedError("program-file", missing, file=file, fix="compile the model again") from None
     except WaferError as error:
         raise MalformedError(error.code, error.what, file=file, fix=error.fix or "compile the model again") from None
 

@@ -230,7 +230,9 @@ def read_machine(path: Path) -> Machine:
     try:
         text = path.read_text(encoding="utf-8")
         content = json.loads(text) if text.lstrip().startswith("{") else tomllib.loads(text)
-    except (UnicodeDecodeError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise MachineError("machine-file", f"'{path.name}' cannot be read ({error.strerror})") from None
+    except (ValueError, RecursionError) as error:
         raise MachineError("machine-file", f"'{path.name}' is neither TOML nor JSON ({error})") from None
     return machine_from(content)
 
@@ -241,7 +243,7 @@ def machine_from(content: object) -> Machine:
         raise MachineError("machine-file", f"expected a table of fields, got {type(content).__name__}")
     values = dict(content)
     base = values.pop("base", None)
-    if base is not None and base not in PRESETS:
+    if base is not None and (not isinstance(base, str) or base not in PRESETS):
         raise MachineError("machine-field", f"'base' must be one of {', '.join(PRESETS)}, got {base!r}")
     known = {entry.name: entry for entry in fields(Machine)}
     kinds = {name: _KINDS[entry.type] for name, entry in known.items() if isinstance(entry.type, str)}
@@ -277,12 +279,17 @@ _KINDS = {"str": "name", "int": "integer", "float": "number", "Lanes": "lanes", 
 def _converted(key: str, kind: str, value: object) -> object:
     if kind == "name" and isinstance(value, str) and value:
         return value
-    if kind == "integer" and isinstance(value, int) and not isinstance(value, bool):
+    if kind == "integer" and _is_number(value, int):
         return value
-    if kind == "number" and isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value)
-    if kind == "integers" and isinstance(value, list) and all(type(item) is int for item in value):
+    if kind == "number" and _is_number(value, int, float):
+        return float(value)  # type: ignore[arg-type]
+    if kind == "integers" and isinstance(value, list) and all(_is_number(item, int) for item in value):
         return tuple(value)
-    if kind == "lanes" and isinstance(value, Mapping) and all(type(lanes) in (int, float) for lanes in value.values()):
+    if kind == "lanes" and isinstance(value, Mapping) and all(_is_number(lanes, int, float) for lanes in value.values()):
         return tuple((str(dtype), float(lanes)) for dtype, lanes in value.items())
     raise MachineError("machine-field", f"'{key}' must be {'a' if kind != 'integer' else 'an'} {kind}, got {value!r}")
+
+
+def _is_number(value: object, *types: type[int | float]) -> bool:
+    """Whether it is a number of these types that arithmetic can go on from: no bool, no NaN, no infinity, nothing near 2**63."""
+    return type(value) in types and abs(value) < 1 << 62  # type: ignore[arg-type]

@@ -68,5 +68,5 @@ def _opened(path: Path) -> Any:
 
     try:
         return safe_open(path, framework="numpy")
-    except SafetensorError as error:
+    except (SafetensorError, FileNotFoundError) as error:
         raise ProgramError("program-weights", f"'{path.name}' cannot be read ({error})") from None

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 from hypothesis import given
-from tests.driver.test_compilation import perceptron
+from tests.driver.test_compilation import X, perceptron
 from tests.file_mutations import EDITS, Edits, mutate
-from tests.hostile_artifacts import assert_said_in_one_line, copied, damage, with_right_digests
+from tests.hostile_artifacts import assert_said_in_one_line, copied, damage, with_right_digests, without_each_file
 
 import cgptc
 from cgptc.artifact.canonical import canonical_json, parse_json
@@ -89,6 +89,14 @@ def test_a_flipped_byte_is_refused_wherever_it_is(original: Path, copy: Path, ca
         assert run(["verify", str(copy)]) == Exit.MALFORMED
         (line,) = capsys.readouterr().err.splitlines()
         assert name in line
+
+
+def test_a_file_that_is_not_there_and_not_listed_is_missed_with_an_error_of_ours(original: Path, copy: Path) -> None:
+    def read_and_run(place: Path) -> None:
+        read_all(place)
+        cgptc.load(place).run(x=X)
+
+    assert without_each_file(original, copy, read_and_run) >= 3
 
 
 @pytest.mark.parametrize("file", ["tokenizer.json", "vocab.json", "merges.txt"])

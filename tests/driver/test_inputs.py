@@ -13,7 +13,7 @@ from cgptc.ir.diagnostics import MalformedError, UsageError
 from cgptc.ir.dims import Symbol
 from cgptc.ir.dtypes import f32, i64
 from cgptc.ir.types import TensorType
-from cgptc.runtime.inputs import complete_inputs
+from cgptc.runtime.inputs import complete_inputs, require_known_ids
 from cgptc.runtime.interface import Interface, Port
 
 BATCH, SEQ, PAST = (Symbol(name, low, high).dim for name, low, high in (("batch", 1, 4), ("seq", 1, 8), ("past", 0, 8)))
@@ -91,6 +91,13 @@ WRONG: list[tuple[Interface, dict[str, Any], str]] = [
 def test_what_does_not_fit_is_named(interface: Interface, given: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         complete_inputs(interface, given)
+
+
+@pytest.mark.parametrize(("wrong", "vocabulary", "fix"), [(-1, 11, "0 to 10"), (11, 11, "0 to 10"), (-1, None, "not negative")])
+def test_an_id_that_the_model_does_not_have_is_named(wrong: int, vocabulary: int | None, fix: str) -> None:
+    with pytest.raises(UsageError, match=f"'input_ids' has the id {wrong}: ids are {fix}"):
+        require_known_ids(np.array([[0, wrong]]), vocabulary)
+    require_known_ids(np.array([[0, 10]]), vocabulary)
 
 
 def test_a_model_without_a_cache_takes_padding_anywhere() -> None:

@@ -52,7 +52,7 @@ def test_its_tests_pass_against_the_kit(installed: dict[str, str], tmp_path: Pat
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", seed, str(tmp_path)]
     found = subprocess.run(command, env=installed, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert found.returncode == 0, found.stdout + found.stderr
-    assert "3 passed" in found.stdout
+    assert "4 passed" in found.stdout
 
 
 def test_its_pass_and_target_are_found_by_name(installed: dict[str, str], tmp_path: Path) -> None:

@@ -73,6 +73,7 @@ def run_alone(test: str, *more: str) -> Outcomes:
 
 @pytest.mark.parametrize("bug", SEEDED_BUGS.values(), ids=SEEDED_BUGS)
 def test_its_killer_notices_a_seeded_bug(bug: SeededBug) -> None:
+    assert bug.killer
     with bug.applied():
         outcomes = run_alone(bug.killer)
     assert outcomes.ran >= 1, f"no test is named {bug.killer}"

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from cgptc.backends.onnx.emit import Emit, OnnxValue
 from cgptc.backends.onnx.lowering import lowers
-from cgptc.backends.onnx.lowerings.shape import reshape
+from cgptc.backends.onnx.lowerings.shape import expand, reshape
 from cgptc.backends.onnx.precision import rounded, widened
 from cgptc.ir.dims import bounds
 from cgptc.ir.dims import product as product_of
@@ -16,11 +16,12 @@ from cgptc.ir.ops import matmul as ops
 
 @lowers(ops.MatMul)
 def _matmul(emit: Emit, op: ops.MatMul, a: OnnxValue, b: OnnxValue) -> OnnxValue:
-    if bounds(emit.type_of(a).shape[-1])[0] < 1:
+    shapes = emit.type_of(a).shape, emit.type_of(b).shape
+    if bounds(shapes[0][-1])[0] < 1:
         a, b = _with_a_term(emit, a, b)
     leading = emit.type_of_result().shape[:-2]
     if any(bounds(dim)[0] < 1 for dim in leading):  # onnxruntime does not broadcast to nothing
-        a, b = (emit.Expand(x, emit.shape((*leading, 1, 1))) for x in (a, b))
+        a, b = (expand(emit, x, shape, (*leading, 1, 1)) for x, shape in zip((a, b), shapes, strict=True))
     dtype = emit.dtype_of(a)
     if dtype.is_integer and dtype.bits < 32:
         return emit.cast(emit.MatMul(emit.cast(a, i32), emit.cast(b, i32)), dtype)

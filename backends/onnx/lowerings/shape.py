@@ -57,12 +57,23 @@ def transpose(emit: Emit, x: OnnxValue, permutation: Sequence[int]) -> OnnxValue
 
 @lowers(ops.Expand)
 def _expand(emit: Emit, op: ops.Expand, x: OnnxValue) -> OnnxValue:
-    old = emit.type_of(x).shape
-    if old == op.shape:
-        return x
-    kept = (1,) * (len(op.shape) - len(old)) + old
+    return expand(emit, x, emit.type_of(x).shape, op.shape)
+
+
+def expand(emit: Emit, x: OnnxValue, old: Shape, new: Shape) -> OnnxValue:
+    """``x``, whose shape is ``old``, broadcast with ``new`` of at least its rank; what ``x`` has and ``new`` says 1 of stays.
+
+    An axis of 1 that becomes 0 is cut off: between other nodes onnxruntime 1.31 takes an Expand to a constant 0 for one to 1, and drops it.
+    """
+    added = len(new) - len(old)
+    emptied = [axis for axis, (had, dim) in enumerate(zip(old, new[added:], strict=True)) if (had, dim) == (1, 0)]
+    if emptied:
+        zeros = emit.ints([0] * len(emptied))
+        x = emit.Slice(x, zeros, zeros, emit.ints(emptied))
     # ONNX broadcasts both ways, so what x has already may be written 1.
-    return emit.Expand(x, emit.shape(tuple(1 if dim == had else dim for dim, had in zip(op.shape, kept, strict=True))))
+    kept = tuple(0 if axis in emptied else had for axis, had in enumerate(old))
+    target = (*new[:added], *(1 if dim == had else dim for had, dim in zip(kept, new[added:], strict=True)))
+    return x if not added and all(dim == 1 for dim in target) else emit.Expand(x, emit.shape(target))
 
 
 @lowers(ops.Concat)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cgptc.artifact.canonical import Json
+from cgptc.artifact.canonical import Json, parse_json
 from cgptc.backends.registry import backend, backend_names
 from cgptc.driver.examination import read_graph
 from cgptc.driver.numeric_check import numeric_check
@@ -105,7 +104,7 @@ class RandomStore:
 
 def _facts(path: Path) -> dict[str, Json]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = parse_json(path.read_bytes())
     except OSError as error:
         raise FileError("read", (error.strerror or str(error)).lower(), file=str(path), fix="give the folder of a reproducer") from error
     except ValueError:

@@ -21,7 +21,7 @@ from cgptc.ir.parser import parse_graph
 from cgptc.ir.stage_plan import PLAN_FILE, StagePlan
 from cgptc.runtime.engine import CachedEngine, CausalInterface, DecoderEngine, DecodingSession, RereadingEngine
 from cgptc.runtime.generation import TextModel, generate
-from cgptc.runtime.inputs import complete_inputs
+from cgptc.runtime.inputs import complete_inputs, require_known_ids
 from cgptc.runtime.interface import IDS, LOGITS, MASK, Interface
 from cgptc.runtime.local_stages import LocalEngine
 from cgptc.runtime.report import Report
@@ -153,7 +153,10 @@ class Artifact:
     def run(self, inputs: Mapping[str, Any] | None = None, /, **named: Any) -> dict[str, Array]:
         """Outputs by name from inputs by name. What is not given has its natural default: a mask of ones, an empty past."""
         given = {**(inputs or {}), **named}
-        return self.session.run(complete_inputs(self.interface, given))
+        inputs = complete_inputs(self.interface, given)
+        if IDS in inputs:
+            require_known_ids(inputs[IDS], self.folder.manifest.generation.get("vocabulary"))
+        return self.session.run(inputs)
 
     @contextmanager
     def running_on(self, engine: str, *, address: str | None = None, micro_batches: int | None = None) -> Iterator[Artifact]:

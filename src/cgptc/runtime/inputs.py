@@ -10,7 +10,7 @@ import numpy as np
 from cgptc.ir.diagnostics import UsageError
 from cgptc.ir.dims import Dim, Expr, evaluate, solve, symbols
 from cgptc.ir.op import Array
-from cgptc.runtime.interface import MASK, PAST, Interface, Port
+from cgptc.runtime.interface import IDS, MASK, PAST, Interface, Port
 
 
 def complete_inputs(interface: Interface, given: Mapping[str, Array]) -> dict[str, Array]:
@@ -48,6 +48,14 @@ def require_left_padding(mask: Array) -> None:
     if torn.any():
         what = f"row {int(np.argmax(torn))} of '{MASK}' has padding inside or after its tokens"
         raise UsageError("padding", what, fix="pad on the left, or compile with --cache none")
+
+
+def require_known_ids(ids: Array, vocabulary: object) -> None:
+    """`UsageError` unless each id is one of the model's: a negative one would be taken for one of the last."""
+    wrong = ids[(ids < 0) | (ids >= vocabulary)] if isinstance(vocabulary, int) else ids[ids < 0]
+    if wrong.size:
+        known = f"0 to {vocabulary - 1}" if isinstance(vocabulary, int) else "not negative"
+        raise UsageError("bad-token", f"'{IDS}' has the id {wrong[0]}", fix=f"ids are {known}")
 
 
 def _typed(port: Port, array: Array) -> Array:

@@ -15,9 +15,10 @@ from cgptc.backends.onnx.lowering import lower
 from cgptc.backends.onnx.options import OnnxOptions
 from cgptc.backends.onnx.session import OnnxSession
 from cgptc.ir.builder import Builder
-from cgptc.ir.dtypes import i4, i8
+from cgptc.ir.dtypes import boolean, i4, i8
 from cgptc.ir.graph import Graph, Value
 from cgptc.ir.op import Array, Op
+from cgptc.ir.ops.binary import Maximum, Or
 from cgptc.ir.ops.elementwise import Cast
 from cgptc.ir.types import TensorType
 
@@ -51,23 +52,28 @@ def run_reference(model: onnx.ModelProto, inputs: Mapping[str, Array]) -> list[A
     return outputs
 
 
-def graph_of(op: Op, types: Sequence[TensorType | None]) -> Graph:
+def graph_of(op: Op, types: Sequence[TensorType | None], inside: bool = False) -> Graph:
     """A graph of one node whose operands are inputs ``x0``, ``x1``, … and whose results are outputs ``y0``, …
 
-    4-bit integers come and go as i8: onnxruntime's Python has no such arrays.
+    4-bit integers come and go as i8: onnxruntime's Python has no such arrays. With ``inside`` every operand and result passes another node,
+    which changes nothing: onnxruntime rewrites what stands between nodes in more ways.
     """
     graph = Graph("one_node")
     build = Builder(graph)
+
+    def passed(value: Value) -> Value:
+        return build(Or() if value.type.dtype is boolean else Maximum(), value, value) if inside else value
+
     operands: list[Value | None] = []
     for i, type_ in enumerate(types):
         if type_ is None:
             operands.append(None)
         elif type_.dtype == i4:
-            operands.append(build(Cast(i4), graph.add_input(f"x{i}", type_.with_dtype(i8))))
+            operands.append(build(Cast(i4), passed(graph.add_input(f"x{i}", type_.with_dtype(i8)))))
         else:
-            operands.append(graph.add_input(f"x{i}", type_))
+            operands.append(passed(graph.add_input(f"x{i}", type_)))
     for i, value in enumerate(build.all(op, *operands)):
-        graph.add_output(f"y{i}", build(Cast(i8), value) if value.type.dtype == i4 else value)
+        graph.add_output(f"y{i}", passed(build(Cast(i8), value) if value.type.dtype == i4 else value))
     return graph
 
 

@@ -13,6 +13,7 @@ from cgptc.backends.onnx import decoder as decoder_module
 from cgptc.backends.onnx.decoder import GrowingDecoder, SharedDecoder
 from cgptc.backends.onnx.options import OnnxOptions
 from cgptc.backends.onnx.session import OnnxSession
+from cgptc.ir.diagnostics import UsageError
 from cgptc.ir.interpreter import evaluate_graph
 from cgptc.ir.op import Array
 from cgptc.testing.tolerances import NoiseFloor, assert_t3, largest_error, rmse
@@ -157,6 +158,15 @@ def test_decoder_forgets_at_prefill() -> None:
     first = decoder.prefill(ids, np.ones((1, 4), bool))
     decoder.step(ids[:, 0])
     np.testing.assert_array_equal(decoder.prefill(ids, np.ones((1, 4), bool)), first)
+
+
+@pytest.mark.parametrize("options", [ORT, STANDARD], ids=mode)
+def test_an_id_that_no_table_has_is_an_error_of_ours(options: OnnxOptions) -> None:
+    session = session_of(model_of(TinyGpt().graph(), options))
+    ids, mask = np.array([[99]]), np.ones((1, 1), np.int64)
+    for run in (lambda: session.run({"input_ids": ids, "attention_mask": mask}), lambda: session.decoder().prefill(ids, mask.astype(bool))):
+        with pytest.raises(UsageError, match="onnxruntime cannot compute this: indices element out of data bounds, idx=99"):
+            run()
 
 
 @pytest.mark.parametrize("rotary", [False, True])

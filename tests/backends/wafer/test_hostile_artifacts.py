@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from tests.driver.test_reproducibility import SMALL
 from tests.file_mutations import EDITS, Edits
-from tests.hostile_artifacts import assert_said_in_one_line, copied, damage, with_right_digests
+from tests.hostile_artifacts import assert_said_in_one_line, copied, damage, with_right_digests, without_each_file
 
 import cgptc
 from cgptc.frontend.new_model import write_model
@@ -39,6 +39,10 @@ def load_and_run(place: Path) -> None:
 
 def test_the_original_runs(original: Path) -> None:
     load_and_run(original)
+
+
+def test_a_file_that_is_not_there_and_not_listed_is_missed_with_an_error_of_ours(original: Path, copy: Path) -> None:
+    assert without_each_file(original, copy, load_and_run) > len(FILES)
 
 
 @pytest.mark.parametrize("name", FILES)
