@@ -14,8 +14,8 @@ from tests.hostile_artifacts import assert_said_in_one_line, copied, damage, wit
 import cgptc
 from cgptc.frontend.new_model import write_model
 
-FEW = settings.default.max_examples if settings.default.max_examples >= 1000 else 8  # type: ignore[union-attr]
-"""Runs take longer than reading: the whole number of a profile for soak only."""
+FEW = max(1, settings.default.max_examples // 5)  # type: ignore[union-attr]
+"""Runs take longer than reading: a fifth of the profile's examples."""
 
 FILES = ("program.json", "host.json", "weights.safetensors")
 
