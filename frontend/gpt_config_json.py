@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from cgptc.frontend.generic_config_keys import GENERIC_KEYS, HARMLESS
 from cgptc.frontend.gpt_config import Activation, AttentionScale, GptConfig, Head
 from cgptc.ir.diagnostics import CompileError, Warnings
 
@@ -45,43 +46,24 @@ _FIXED: dict[str, tuple[object, ...]] = {
     "alibi_scaling": (None,),
     "is_decoder": (True, False, None),
     "position_embedding_type": ("learned", "absolute", None),
+    **HARMLESS,
 }
 """Keys that change the computation and of which these values alone are supported."""
 
-_INERT = frozenset(
-    [
-        "_attn_implementation_autoset",
-        "_commit_hash",
-        "_name_or_path",
-        "architectures",
-        "attn_pdrop",
-        "auto_map",
-        "bos_token_id",
-        "dtype",
-        "embd_pdrop",
-        "eos_token_id",
-        "gradient_checkpointing",
-        "initializer_range",
-        "model_type",
-        "n_ctx",
-        "output_attentions",
-        "output_hidden_states",
-        "output_past",
-        "pad_token_id",
-        "reorder_and_upcast_attn",
-        "resid_pdrop",
-        "return_dict",
-        "summary_activation",
-        "summary_first_dropout",
-        "summary_proj_to_labels",
-        "summary_type",
-        "summary_use_proj",
-        "task_specific_params",
-        "torch_dtype",
-        "transformers_version",
-        "use_cache",
-    ]
-)
+_INERT = GENERIC_KEYS | {
+    "attn_pdrop",
+    "auto_map",
+    "embd_pdrop",
+    "n_ctx",
+    "output_past",
+    "reorder_and_upcast_attn",
+    "resid_pdrop",
+    "summary_activation",
+    "summary_first_dropout",
+    "summary_proj_to_labels",
+    "summary_type",
+    "summary_use_proj",
+}
 """Keys that do not change the function computed in evaluation: dropout, tokens, dtypes, bookkeeping, upcasts (attention's
 softmax is in at least float32 anyway)."""
 

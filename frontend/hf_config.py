@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from cgptc.frontend.generic_config_keys import GENERIC_KEYS, HARMLESS
 from cgptc.ir.diagnostics import CompileError, Warnings
 
 OWN_CLASS = "cgptc compile package.module:callable --weights model.pt"
@@ -106,72 +107,30 @@ ACTIVATION = choice(
     "gelu", "gelu_new", "gelu_pytorch_tanh", "gelu_fast", "quick_gelu", "relu", "relu2", "silu", "swish", "tanh", "mish", "sigmoid"
 )
 
-INERT = frozenset(
-    {
-        "_attn_implementation_autoset",
-        "_commit_hash",
-        "_name_or_path",
-        "architectures",
-        "attention_dropout",
-        "attention_probs_dropout_prob",
-        "attn_pdrop",
-        "bad_words_ids",
-        "begin_suppress_tokens",
-        "bos_token_id",
-        "chunk_size_feed_forward",
-        "classifier_dropout",
-        "cls_token_id",
-        "decoder_start_token_id",
-        "diversity_penalty",
-        "do_sample",
-        "dropout",
-        "dtype",
-        "early_stopping",
-        "embd_pdrop",
-        "embed_dropout",
-        "eos_token_id",
-        "finetuning_task",
-        "forced_bos_token_id",
-        "forced_eos_token_id",
-        "gradient_checkpointing",
-        "hidden_dropout",
-        "hidden_dropout_prob",
-        "init_std",
-        "initializer_range",
-        "layerdrop",
-        "max_length",
-        "min_length",
-        "model_type",
-        "n_ctx",
-        "num_beams",
-        "output_attentions",
-        "output_hidden_states",
-        "output_past",
-        "prefix",
-        "pretraining_tp",
-        "problem_type",
-        "reorder_and_upcast_attn",
-        "resid_dropout",
-        "resid_pdrop",
-        "return_dict",
-        "sep_token_id",
-        "summary_activation",
-        "summary_first_dropout",
-        "summary_proj_to_labels",
-        "summary_type",
-        "summary_use_proj",
-        "suppress_tokens",
-        "task_specific_params",
-        "temperature",
-        "tokenizer_class",
-        "top_k",
-        "top_p",
-        "torch_dtype",
-        "transformers_version",
-        "unk_token_id",
-        "use_cache",
-    }
-)
+INERT = GENERIC_KEYS | {
+    "attention_dropout",
+    "attention_probs_dropout_prob",
+    "attn_pdrop",
+    "classifier_dropout",
+    "dropout",
+    "embd_pdrop",
+    "embed_dropout",
+    "hidden_dropout",
+    "hidden_dropout_prob",
+    "init_std",
+    "layerdrop",
+    "n_ctx",
+    "output_past",
+    "pretraining_tp",
+    "reorder_and_upcast_attn",
+    "resid_dropout",
+    "resid_pdrop",
+    "summary_activation",
+    "summary_first_dropout",
+    "summary_proj_to_labels",
+    "summary_type",
+    "summary_use_proj",
+}
 """Keys that do not change the function computed in evaluation: dropout, tokens, dtypes, generation defaults, bookkeeping, and upcasts
 (attention's softmax is in at least float32 anyway)."""
 
@@ -390,7 +349,7 @@ def checked(config: Mapping[str, object], family: Family, warnings: Warnings) ->
             if problem:
                 raise CompileError("unsupported-config", f"'{key}' is {value!r}, expected {problem}", fix="correct config.json")
             kept[key] = value
-        elif key not in INERT:
+        elif key not in INERT and value not in HARMLESS.get(key, ()):
             if value is not None and value is not False:
                 raise CompileError(
                     "unsupported-config",

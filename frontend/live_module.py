@@ -14,6 +14,7 @@ from cgptc.frontend.capture import Axes, Captured, bound_inputs, capture_with_re
 from cgptc.frontend.source import Bounds, CapturedModel, TextModel
 from cgptc.frontend.text_model import as_text_model
 from cgptc.frontend.torch_dtypes import to_numpy
+from cgptc.ir.diagnostics import CompileError
 from cgptc.ir.graph import Graph
 from cgptc.ir.op import Array
 
@@ -146,7 +147,11 @@ def _looks_back(module: torch.nn.Module, inputs: Mapping[str, Any]) -> bool:
     changed = ids.clone()
     changed[:, -1] = torch.where(ids[:, -1] == 0, 1, 0)
     with evaluating(module), torch.no_grad():
-        results = [_tensors(module(**{**inputs, name: each})) for each in (ids, changed)]
+        try:
+            results = [_tensors(module(**{**inputs, name: each})) for each in (ids, changed)]
+        except Exception as error:  # whatever the user's code raises: torch.export saw shapes, not numbers
+            what = f"{type(module).__name__} does not run on the example inputs: {type(error).__name__}: {error}"
+            raise CompileError("capture-failed", what, fix="give inputs that the model takes") from error
     return all(before.ndim > 1 and torch.equal(before[:, :-1], after[:, :-1]) for before, after in zip(*results, strict=True))
 
 

@@ -59,7 +59,7 @@ def _call(name: str) -> Any:
                 "no-such-module", f"there is no module '{error.name}' to import", fix="run cgptc where it is importable"
             ) from error
         raise _failed(f"importing '{module_name}'", error) from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise _failed(f"importing '{module_name}'", error) from error
     finally:
         sys.path.remove(str(Path.cwd()))
@@ -71,12 +71,14 @@ def _call(name: str) -> Any:
         raise UsageError("no-such-callable", f"'{name}' is a {type(found).__name__}, not a callable")
     try:
         return found()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise _failed(f"'{name}'", error) from error
 
 
-def _failed(what: str, error: Exception) -> CompileError:
+def _failed(what: str, error: Exception | SystemExit) -> CompileError:
     last = traceback.extract_tb(error.__traceback__)[-1]
+    if isinstance(error, SyntaxError) and error.filename is not None:  # raised by Python itself, on the user's line
+        last = traceback.FrameSummary(error.filename, error.lineno, "<module>", lookup_line=False)
     return CompileError(
         "user-code-failed",
         f"{what} raised {type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}",
@@ -93,10 +95,21 @@ def _parts(name: str, given: Any) -> tuple[torch.nn.Module, tuple[Any, ...] | No
         inputs = parts[1] if len(parts) > 1 else None
         if inputs is not None and not isinstance(inputs, tuple):
             inputs = tuple(inputs) if isinstance(inputs, list) else (inputs,)
-        return parts[0], inputs, parts[2] if len(parts) > 2 else None
+        dynamic = parts[2] if len(parts) > 2 else None
+        if dynamic is not None and not _is_dynamic(dynamic):
+            what = f"'{name}' returned {str(dynamic)[:80]} for the sizes that stay symbolic"
+            raise UsageError("not-a-module", what, fix="return a dict from names to (lowest, highest) or None, such as {'batch': None}")
+        return parts[0], inputs, dynamic
     kinds = ", ".join(type(part).__name__ for part in parts)
     raise UsageError(
         "not-a-module", f"'{name}' returned {kinds}", fix="return a module, (module, example inputs) or (module, example inputs, dynamic)"
+    )
+
+
+def _is_dynamic(given: Any) -> bool:
+    return isinstance(given, Mapping) and all(
+        isinstance(name, str) and (bounds is None or (isinstance(bounds, tuple) and [type(each) for each in bounds] == [int, int]))
+        for name, bounds in given.items()
     )
 
 

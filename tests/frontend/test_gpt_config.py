@@ -87,6 +87,21 @@ def test_unknown_key_with_a_value_is_refused_and_null_warns() -> None:
         from_huggingface({"model_type": "gpt2", "rope_theta": 1e4})
 
 
+def test_what_transformers_writes_for_every_model_is_neither_refused_nor_warned_of() -> None:
+    generic = {
+        "chunk_size_feed_forward": 0,
+        "id2label": {"0": "LABEL_0"},
+        "max_length": 20,
+        "pruned_heads": {},
+        "is_encoder_decoder": False,
+    }
+    warnings = Warnings()
+    from_huggingface({"model_type": "gpt2", **generic}, warnings)
+    assert not warnings.lines
+    with pytest.raises(CompileError, match="pruned_heads"):
+        from_huggingface({"model_type": "gpt2", "pruned_heads": {"0": [1]}})
+
+
 @pytest.mark.parametrize(
     ("key", "value"), [("position_embedding_type", "alibi"), ("alibi_scaling", {"type": "linear"}), ("add_cross_attention", True)]
 )

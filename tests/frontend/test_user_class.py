@@ -40,6 +40,9 @@ def features_without_inputs(): return Features()
 def fixed(): return Bigram(), (torch.zeros(2, 5, dtype=torch.int64),), {"batch": (1, 4)}
 def broken(): raise RuntimeError("no data here")
 def nothing(): return 42
+def quits(): raise SystemExit(0)
+def listed(): return Bigram(), (torch.zeros(2, 5, dtype=torch.int64),), ["batch"]
+def unknown_ids(): return Bigram(), (torch.full((2, 5), 11),)
 number = 42
 """
 
@@ -86,6 +89,9 @@ def test_the_callable_may_say_what_is_dynamic(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "kind", "says"),
     [
+        ("my_gpt:quits", CompileError, "raised SystemExit: 0"),
+        ("my_gpt:listed", UsageError, "['batch'] for the sizes that stay symbolic"),
+        ("my_gpt:unknown_ids", CompileError, "Bigram does not run on the example inputs: IndexError"),
         ("no_such_thing:build", UsageError, "no module 'no_such_thing'"),
         ("my_gpt:absent", UsageError, "has no 'absent'"),
         ("my_gpt:number", UsageError, "is a int, not a callable"),
