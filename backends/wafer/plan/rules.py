@@ -289,7 +289,7 @@ def _attention(lift: Lift, op: Attention, node: Node) -> Results:
         op, bias, mask = related(lift, op, mask, (q, k))
         biases = [("bias", bias)] if bias is not None else []
     if mask is not None and (not isinstance(mask, Padding) or mask.count or (not lift.whole and (mask.inverted or mask.name != lift.mask))):
-        raise RefusedError("its mask is explicit: the wafer takes a padding mask only (cgptc explain says why it is not understood)")
+        raise RefusedError("its mask is made of more than padding and positions: the wafer takes no other")
     for one in (past_key, past_value):
         if one is not None and not isinstance(one, Past):
             raise RefusedError("its past must be an input of the model")
