@@ -31,7 +31,7 @@ def main(wheel: str, place: str) -> None:
     hf = folder / "hf"
     folder.mkdir(parents=True)
     runpy.run_path(str(Path(__file__).parents[1] / "examples" / "trained" / "microformer.py"))["unpack"](Path(wheel), hf)
-    weights = torch.load(hf / "pytorch_model.bin", weights_only=True)
+    weights = torch.load(hf / "pytorch_model.bin", weights_only=True, map_location="cpu")
     floats = {name: tensor.clone() for name, tensor in weights.items() if tensor.is_floating_point() and name != "lm_head.weight"}
     save_file({name: tensor for name, tensor in floats.items() if "masked_bias" not in name}, hf / "model.safetensors", {"format": "pt"})
     (hf / "pytorch_model.bin").unlink()

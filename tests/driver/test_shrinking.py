@@ -35,7 +35,9 @@ from cgptc.runtime.compiled import Artifact
         ("int8:range=full", "quantize{bits=8}"),
         ("int8:block=64", "quantize{bits=8 block=64 activations=blocks}"),
         ("int8:activations=exact", "quantize{bits=8 activations=exact}"),
-        ("int4", "quantize{bits=4 block=32 activations=blocks}"),
+        ("int4", "quantize{bits=4 block=32 activations=blocks head=8}"),
+        ("int4:head=4", "quantize{bits=4 block=32 activations=blocks}"),
+        ("int4@lm_head", "quantize{bits=4 block=32 activations=blocks only=lm_head}"),
         ("int4:block=128,activations=exact", "quantize{bits=4 block=128 activations=exact}"),
         ("int8@h.*.mlp,lm_head,!h.0", "quantize{only=h.*.mlp;lm_head keep=h.0}"),
     ],
@@ -77,6 +79,8 @@ def test_a_precision_that_leaves_nothing_to_another_is_told(model: Path) -> None
         ("int8:range=wide", "range that is not known"),
         ("int8:blok=3", "no setting 'blok'"),
         ("int8@", "names no layers"),
+        ("int4:head=6", "head=8 or head=4"),
+        ("int4:head=8,activations=exact", "no setting 'head'"),
     ],
 )
 def test_a_wrong_precision_is_told_with_what_is_right(text: str, message: str) -> None:

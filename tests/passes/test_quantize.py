@@ -48,6 +48,15 @@ def test_every_linear_layer_is_quantised_and_the_tied_table_stays() -> None:
     assert table == "f32"
 
 
+def test_the_head_may_have_other_bits_than_the_layers() -> None:
+    graph, context = quantised("quantize{bits=4 block=8 activations=blocks head=8}")
+    bits = {node.inputs[1].type.dtype.name for node in graph.nodes if isinstance(node.op, QuantizedLinear)}
+    (head,) = [value.producer for name, value in graph.outputs if name == "logits"]
+    assert bits == {"i4", "i8"}
+    assert head.inputs[1].type.dtype == i8
+    assert [event.subject for event in context.events].count("int8") == 1
+
+
 def test_layers_are_kept_by_module_by_tensor_and_by_their_usual_name() -> None:
     for glob, left in (("lm_head", 1), ("h.*.mlp", 4), ("h.1.attn", 4), ("wte.weight", 1), ("h.?.up.weight", 2)):
         graph, context = quantised(f"quantize{{keep={glob}}}")
@@ -62,7 +71,7 @@ def test_a_glob_that_names_nothing_is_an_error_with_the_names_that_are() -> None
         quantised("quantize{keep=h.7}")
 
 
-@pytest.mark.parametrize("text", ["bits=9", "bits=1", "block=-1", "activations=rows", "activations=tensor block=32"])
+@pytest.mark.parametrize("text", ["bits=9", "bits=1", "head=9", "block=-1", "activations=rows", "activations=tensor block=32"])
 def test_options_that_mean_nothing_are_refused(text: str) -> None:
     with pytest.raises(UsageError):
         Pipeline.parse(f"quantize{{{text}}}")

@@ -75,7 +75,8 @@ def element_type(target: str, dtype: str | None) -> tuple[str | None, str | None
 def parse_quantize(text: str, keep: Sequence[str] = ()) -> Quantize:
     """``int8`` is dynamic: 7-bit weights that every x86 processor multiplies exactly, a scale for each output; ``int8:range=full`` takes
     all 8 bits, for processors with VNNI; ``int8:block=B`` and ``int4`` (``:block=32``) have a scale for each block of weights and of
-    activations, ``activations=exact`` leaves the latter alone. ``int8@lm_head,h.*.mlp,!h.0`` chooses layers by globs and, after ``!``,
+    activations, ``activations=exact`` leaves the latter alone. In ``int4`` the layer that gives the logits has 8 bits, unless ``head=4``
+    says otherwise. ``int8@lm_head,h.*.mlp,!h.0`` chooses layers by globs and, after ``!``,
     exempts some.
     """
     what, _, _ = text.partition("@")
@@ -88,14 +89,19 @@ def parse_quantize(text: str, keep: Sequence[str] = ()) -> Quantize:
     block = _block(text, given.pop("block")) if "block" in given else (INT4_BLOCK if form == "int4" else 0)
     activations = given.pop("activations", "blocks" if block else "tensor")
     bits = 4 if form == "int4" else 8 if block or activations != "tensor" else SAFE_BITS
+    head = 0
+    if form == "int4" and activations == "blocks" and not only:
+        head = {"8": 8, "4": 0}.get(given.pop("head", "8"), -1)
+        if head < 0:
+            raise UsageError("bad-value", f"--quantize '{text}' has a head of other bits", fix="choose head=8 or head=4")
     if form == "int8" and not block and activations == "tensor" and "range" in given:
         bits = {"full": 8, "safe": SAFE_BITS}.get(given.pop("range"), 0)
         if not bits:
             raise UsageError("bad-value", f"--quantize '{text}' has a range that is not known", fix="choose range=safe or range=full")
     if given:
-        known = "block, activations, range (of int8 without blocks)"
+        known = "block, activations, range (of int8 without blocks), head (of int4 for all layers, with integer activations)"
         raise UsageError("bad-value", f"--quantize '{text}' has no setting '{next(iter(given))}' here", fix=f"it takes {known}")
-    return Quantize(bits, block, activations, only, (*exempt, *keep))
+    return Quantize(bits, block, activations, head, only, (*exempt, *keep))
 
 
 def _settings(text: str, rest: str) -> dict[str, str]:
