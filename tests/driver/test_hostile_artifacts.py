@@ -1,7 +1,7 @@
 """Artifacts that somebody made up: whatever is in them, they open or are refused with an error of ours.
 
 The digests of a mutated file are made right again, so that what lies behind the first check is tried. Examples per file are the Hypothesis
-profile's: 50 in ``dev``, 5,000 in ``soak``. ``model.onnx`` is left to onnxruntime.
+profile's: 50 in ``dev``, 5,000 in ``soak``. ``model.onnx`` has its turn in `test_hostile_inputs.py`.
 """
 
 from __future__ import annotations

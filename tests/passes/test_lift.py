@@ -99,6 +99,10 @@ REFUSED: dict[str, tuple[Spelling, str]] = {
         lambda m: m.build(ops.Embedding(), m.build(ops.Transpose((1, 0)), m.of(4)), m.build.constant(np.array([1, 3]))),
         "no form with one position per row",
     ),
+    "gathered columns": (
+        lambda m: m.added(m.build(ops.Transpose((1, 0)), m.build(ops.Gather(1), m.number(4, 8), m.places))),
+        "no form with one position per row",
+    ),
     "rotated itself": (
         lambda m: m.build(ops.Add(), m.heads, m.rotated(m.build(ops.Expand((1, 2, SEQ, 4)), m.of(4)))),
         "no form with one position per row",
