@@ -48,7 +48,9 @@ def test_a_required_fusion_that_was_missed_is_an_error_that_lists_the_places() -
         optimised(with_tanh(decoder(Spelling(layers=2))), required_fusions=("layer-norm", "attention"))
     assert caught.value.exit == Exit.UNSUPPORTED
     assert "1 of 2 'attention' are fused" in str(caught.value)
-    assert "'tanh' stands between softmax" in str(caught.value)
+    place, reason = caught.value.details
+    assert place.startswith("  --> ")
+    assert "'tanh' stands between softmax" in reason
 
 
 def test_a_required_fusion_that_the_model_has_nowhere_is_an_error() -> None:

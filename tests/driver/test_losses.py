@@ -12,7 +12,7 @@ from cgptc.cli.loss_rows import compile_rows, explain_rows
 from cgptc.driver.losses import LossWatch, warn_of_overflow
 from cgptc.ir.diagnostics import Warnings
 from cgptc.ir.graph import Graph
-from cgptc.ir.weights import EMPTY_STORE
+from cgptc.ir.weights import EMPTY_STORE, MemoryStore
 from cgptc.passes.manager import PassContext, Pipeline
 
 
@@ -50,6 +50,20 @@ def test_a_pattern_that_onnxruntime_cannot_use_is_no_gain_and_removed_rows_are_o
     assert "no gain" in next(row for row in table if "n:m 2:4@0" in row)
     assert explain_rows(found, "precision") == table[-1:]
     assert np.isfinite([row["output_error"] for row in found["matrices"]]).all()
+
+
+def test_rows_that_nothing_takes_away_are_no_gain() -> None:
+    """What a norm gives stays as wide as it is, whatever the layer behind it reads."""
+    graph, watch = TinyGpt().graph(), LossWatch()
+    assert isinstance(graph.store, MemoryStore)
+    for name, tensor in graph.store.tensors.items():
+        if name.endswith(("h.0.up.weight", "h.1.down.weight")):
+            tensor[:, ::2] = 0  # stored as [outputs, inputs]
+    Pipeline.parse("find-zeros,remove-dead").run(graph, PassContext(cost_model=OnnxCostModel()), [watch])
+    above, below = watch.rows
+    assert (above["pattern"], above["decode"], above["prefill"], above["bytes"]) == ("rows", 1, 1, above["dense_bytes"])
+    assert below["pattern"] == "rows"
+    assert below["bytes"] * 2 == below["dense_bytes"]  # type: ignore[operator]
 
 
 def test_a_type_is_measured_in_its_own_arithmetic() -> None:

@@ -81,7 +81,7 @@ def require_fusions(found: Fusions, names: Sequence[str], file: str) -> None:
         count = counts.get(name, FusionCount(name, 0, 0))
         if count.fused == count.total > 0:
             continue
-        details = [f"  --> {each.where}\n      {each.reason}" for each in found.missed if each.subject == name]
+        details = [line for each in found.missed if each.subject == name for line in (f"  --> {each.where}", f"      {each.reason}")]
         what = f"{count.fused} of {count.total} '{name}' are fused" if count.total else f"the model has no '{name}'"
         raise CompileError(
             "fusion-missed", what, file=file, fix=f"mend the places below, or drop {name} from --require-fusion", details=details

@@ -21,10 +21,11 @@ from cgptc.ir.op import Array
 from cgptc.ir.ops.matmul import Linear
 from cgptc.ir.ops.quantized import QuantizedLinear
 from cgptc.ir.sparsity import LINES, Sparsity, sparsity_of
-from cgptc.ir.weight_expressions import leaves, widened
-from cgptc.ir.weights import EMPTY_STORE, Dense, Weight
+from cgptc.ir.weight_expressions import widened
+from cgptc.ir.weights import EMPTY_STORE, Weight
 from cgptc.passes.convert import Convert
 from cgptc.passes.manager import Pass, PassContext
+from cgptc.passes.remove_dead import rows_left
 from cgptc.passes.weight_names import names_of, weight_of
 from cgptc.runtime.interface import PAST
 from cgptc.testing.input_data import random_inputs
@@ -71,6 +72,7 @@ def changed_matrices(pass_name: str, before: Graph, after: Graph, cost_model: Co
     # Float64 evaluation undoes a conversion: what that costs shows in the layer's own arithmetic.
     errors = _layer_errors(before, dict(pairs), wide=pass_name != Convert.name) if after.store is not EMPTY_STORE else {}
     rows: list[dict[str, Json]] = []
+    left = rows_left(after)
     for a, b in pairs:
         dense, weight = weight_of(a, 1), weight_of(b, 1)
         assert dense is not None
@@ -81,12 +83,15 @@ def changed_matrices(pass_name: str, before: Graph, after: Graph, cost_model: Co
             "where": next(iter(names_of(b, after)), ""),
             "pattern": f"{weight.dtype}" if isinstance(b.op, QuantizedLinear) else str(pattern),
             "zeros": _zeros(weight, after) if isinstance(b.op, Linear) and after.store is not EMPTY_STORE else None,
-            "bytes": _bytes(b),
+            "bytes": _bytes(b) * left.get(b, weight.shape[0]) // weight.shape[0] if weight.shape[0] else 0,
             "dense_bytes": _bytes(a),
             "output_error": errors.get(b),
         }
         if cost_model is not None:
-            row |= {name: _gain(cost_model, count, dense, weight, pattern, b) for name, count in (("decode", DECODE), ("prefill", PREFILL))}
+            row |= {
+                name: _gain(cost_model, count, dense, weight, pattern, left.get(b))
+                for name, count in (("decode", DECODE), ("prefill", PREFILL))
+            }
         rows.append(row)
     return rows
 
@@ -194,17 +199,15 @@ def _bytes(node: Node) -> int:
     return sum(weight.dtype.bytes(math.prod(weight.shape)) for weight in weights if weight is not None)
 
 
-def _gain(cost_model: CostModel, rows: int, dense: Weight, weight: Weight, pattern: Sparsity, node: Node) -> float:
-    """How many times as fast the product is to be on this target: 1 is no gain."""
+def _gain(cost_model: CostModel, rows: int, dense: Weight, weight: Weight, pattern: Sparsity, left: int | None) -> float:
+    """How many times as fast the product is to be on this target: 1 is no gain. ``left`` are the rows that stay, where others go; lines of
+    zeros that nothing takes away are zeros like any other.
+    """
     inputs, outputs = dense.shape
     before = cost_model.matmul(rows, inputs, outputs, dense.dtype).time
-    if isinstance(node.op, QuantizedLinear):
+    if weight.dtype.is_integer:
         return rounded(before / cost_model.matmul(rows, inputs, outputs, weight.dtype).time)
-    left = [inputs, outputs]
-    if pattern.kind in LINES and pattern.mask is not None:
-        axis = LINES.index(pattern.kind)
-        if all(isinstance(leaf, Dense) for leaf in leaves(pattern.mask)):
-            left[axis] = int(np.count_nonzero(pattern.mask.read(EMPTY_STORE)))
-        return rounded(before / cost_model.matmul(rows, left[0], left[1], dense.dtype).time)
-    kind = pattern.kind if pattern.kind != "unknown" else "unstructured"
+    if left is not None:
+        return rounded(before / cost_model.matmul(rows, left, outputs, dense.dtype).time)
+    kind = pattern.kind if pattern.kind not in ("unknown", *LINES) else "unstructured"
     return rounded(before / cost_model.matmul(rows, inputs, outputs, dense.dtype, kind).time)
