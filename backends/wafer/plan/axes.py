@@ -134,14 +134,20 @@ def _concat(lift: Lift, op: Concat, node: Node) -> Results:
 
 
 def taken(lift: Lift, op: Gather, node: Node) -> Results:
-    """One token of a row, by a number that is its place."""
+    """One token of a row, by a number that is its place, or features by theirs."""
     x, index = lift.features(node, 0), lift.operand(node, 1)
-    if not is_time(x.axes[op.axis]) or not isinstance(index, Held) or index.weight.shape not in ((), (1,)):
+    featured = x.axes[op.axis] == FEATURE
+    if not (featured or is_time(x.axes[op.axis])) or not isinstance(index, Held) or (index.weight.shape not in ((), (1,)) and not featured):
         raise RefusedError("of a row's tokens the wafer picks one only")
     try:
-        at = int(np.asarray(index.weight.read(lift.graph.store)).reshape(-1)[0])
+        places = np.asarray(index.weight.read(lift.graph.store))
     except KeyError:
         raise RefusedError("it needs a number that the model's file holds, and only shapes are known") from None
+    if featured:
+        (axis,) = _feature_places(x, op.axis)
+        axes = (*x.axes[: op.axis], *[FEATURE] * places.ndim, *x.axes[op.axis + 1 :])
+        return (Features(x.source, np.take(x.columns, places, axis), axes),)
+    at = int(places.reshape(-1)[0])
     place: Dim = at if at >= 0 else lift.length(x.sequence) + at
     return (_picked(lift, node, x, op.axis, place, keep=index.weight.shape == (1,)),)
 

@@ -17,6 +17,7 @@ from cgptc.ir.ops.binary import Add, Div, LessEqual, Mul, Select, Sub
 from cgptc.ir.ops.constant import Constant, DimSize, Iota
 from cgptc.ir.ops.elementwise import Cast, Gelu, Relu, Sigmoid, Silu, Tanh
 from cgptc.ir.ops.embedding import Embedding
+from cgptc.ir.ops.indexing import Gather
 from cgptc.ir.ops.matmul import Linear
 from cgptc.ir.ops.norm import LayerNorm, RmsNorm
 from cgptc.ir.ops.reduction import LogSoftmax, ReduceMax, ReduceMean, ReduceSum, Softmax
@@ -142,6 +143,7 @@ FORMS: dict[str, Form] = {
     "cut and joined": _cut_and_joined,
     "features of one head": _of_one_head,
     "two parts of a product": _fused,
+    "features by number": lambda here, x: here.build(Gather(2), x, here.build.constant(np.arange(WIDTH)[::-1].copy())),
     "causal attention": lambda here, x: here.build(Add(), x, here.attention(x, x, here.mask, causal=True)),
     "full attention": lambda here, x: here.build(Add(), x, here.attention(x, x, here.mask, causal=False)),
     "attention of normed heads": lambda here, x: here.build(Add(), x, here.attention(x, x, here.mask, causal=True, normed=True)),
