@@ -57,11 +57,13 @@ class OnnxSession:
     def open(cls, path: Path, provider: str = "cpu", threads: int = 0) -> OnnxSession:
         """Load a model file. ``threads`` 0 leaves the number to onnxruntime.
 
-        `UsageError` where this onnxruntime lacks the provider: another is never taken in its place. `FileError` where the file is
-        missing or is refused.
+        `UsageError` where there is no such provider, or this onnxruntime lacks it: another is never taken in its place. `FileError` where
+        the file is missing or is refused.
         """
         import onnxruntime
 
+        if provider not in EP_NAMES:
+            raise UsageError("bad-value", f"unknown --ep '{provider}'", fix=f"choose one of {', '.join(EP_NAMES)}")
         wanted = EP_NAMES[provider]
         if wanted not in onnxruntime.get_available_providers():
             raise UsageError("no-provider", f"onnxruntime here has no {wanted}", fix="install cgptc[gpu], or take another '--ep'")

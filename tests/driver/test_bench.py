@@ -86,6 +86,8 @@ def test_two_providers_are_measured_in_a_process_each(artifact: Artifact, capsys
 def test_a_provider_that_is_not_installed_is_an_error(artifact: Artifact, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["bench", str(artifact.path), "--ep", "cuda"]) == 2
     assert "no-provider" in capsys.readouterr().err
+    assert run(["bench", str(artifact.path), "--ep", "openvino"]) == 2
+    assert "unknown --ep 'openvino'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("plan", [{"lengths": (0,)}, {"new_tokens": 0}, {"repeats": 0}, {"batch": 0}, {"threads": -1}])
