@@ -25,6 +25,9 @@ DIALECTS = ("torch", "linalg-on-tensors", "stablehlo")
 ELEMENT_LIMIT = 16
 """Constants with more elements than this are printed without their content."""
 
+FIXED_NOTE = "// for the sizes below only: torch-mlir has no StableHLO for symbolic ones of this model\n"
+"""What precedes the text of a module whose sizes had to be fixed."""
+
 MASK = "attention_mask"
 
 SIZES = {"batch": 2, "seq": 8}

@@ -9,7 +9,7 @@ from tests.frontend.hf_configurations import CONFIGS
 from tests.frontend.test_hf_families import write_folder
 
 from cgptc.driver.examination import captured_mlir
-from cgptc.frontend.mlir import mlir_module, mlir_text
+from cgptc.frontend.mlir import FIXED_NOTE, mlir_module, mlir_text
 from cgptc.frontend.source import Request
 from cgptc.ir.diagnostics import UsageError
 
@@ -53,3 +53,12 @@ def test_the_module_itself_is_left_as_it_was() -> None:
 def test_an_unknown_form_is_refused() -> None:
     with pytest.raises(UsageError, match="choose one of torch, linalg-on-tensors, stablehlo"):
         mlir_module(Masked(), (torch.zeros(4, 4),), "tosa")
+
+
+def test_what_stablehlo_has_for_fixed_sizes_only_is_given_for_them_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "counting.py").write_text(
+        "import torch\nclass Counting(torch.nn.Module):\n    def forward(self, x): return x.cumsum(1)\ndef build(): return Counting()\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    assert captured_mlir("counting:build", Request(), "stablehlo").startswith(FIXED_NOTE)
+    assert "tensor<?x?xi64>" in captured_mlir("counting:build", Request(), "linalg-on-tensors")
