@@ -175,12 +175,16 @@ def describe_tokenizer(hf: Path, word: str) -> None:
     (hf / "tokenizer_config.json").write_text(json.dumps(settings))
 
 
-def windows(hf: Path, text: Path, context: int) -> list[list[int]]:
-    """The text's tokens in pieces as long as the model takes, each beginning with the last token of the one before."""
+def windows(hf: Path, text: Path, context: int, *, lines: bool) -> list[list[int]]:
+    """The text's tokens in pieces as long as the model takes, each beginning with the last token of the one before; with ``lines`` every
+    line is a text of its own.
+    """
     from tokenizers import Tokenizer
 
-    ids: list[int] = Tokenizer.from_file(str(hf / "tokenizer.json")).encode(text.read_text(encoding="utf-8")).ids
-    return [ids[start : start + context + 1] for start in range(0, len(ids) - 1, context)]
+    tokenizer = Tokenizer.from_file(str(hf / "tokenizer.json"))
+    whole = text.read_text(encoding="utf-8")
+    rows: list[list[int]] = [tokenizer.encode(part).ids for part in (whole.splitlines() if lines else [whole])]
+    return [ids[start : start + context + 1] for ids in rows for start in range(0, len(ids) - 1, context)]
 
 
 def main() -> None:
@@ -196,6 +200,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--text", type=Path, help="also tell the loss on this text, of the model's own tokenizer")
+    parser.add_argument("--lines", action="store_true", help="each line of --text is a text of its own")
     parser.add_argument("--note", default="", help="a remark on the machine for the table")
     parser.add_argument("--write", type=Path, help="a file with the marks of this table")
     arguments = parser.parse_args()
@@ -211,7 +216,7 @@ def main() -> None:
     config = json.loads((folder / "hf" / "config.json").read_text())
     spec = settings | {"folder": str(folder), "vocabulary": config["vocab_size"], "decode_prompt": lengths[0]}
     if arguments.text is not None:
-        spec["windows"] = windows(folder / "hf", arguments.text, config["n_positions"])
+        spec["windows"] = windows(folder / "hf", arguments.text, config["n_positions"], lines=arguments.lines)
     (folder / "spec.json").write_text(json.dumps(spec))
 
     wanted = arguments.system or list(NAMES)

@@ -5,7 +5,7 @@ is: what a system needs more than f32 does is how far its distribution has moved
 
     pip download --no-deps microformer-mgm==0.5.8
     python benchmarks/trained_gpt2.py microformer_mgm-0.5.8-py3-none-any.whl /tmp/micro
-    python benchmarks/peers.py --folder /tmp/micro --preset microformer --venvs /tmp/peers --text /tmp/micro/text.txt --rounds 0
+    python benchmarks/peers.py --folder /tmp/micro --preset microformer --venvs /tmp/peers --text /tmp/micro/text.txt --lines --rounds 0
 """
 
 from __future__ import annotations
