@@ -15,8 +15,6 @@ Bytes = npt.NDArray[np.uint8]
 
 HOLE_BYTES = 64 << 10
 """A stretch of so many zero bytes is skipped, so that a hole of a sparse source stays a hole."""
-_WAITING = 4
-"""Blocks that the thread may lag behind: they stay in memory meanwhile."""
 
 
 class HashedFile:
@@ -25,7 +23,7 @@ class HashedFile:
     def __init__(self, path: Path) -> None:
         self._file = path.open("wb")
         self._digest = hashlib.sha256()
-        self._blocks: queue.Queue[Bytes | int | None] = queue.Queue(_WAITING)
+        self._blocks: queue.Queue[Bytes | int | None] = queue.Queue()
         self._thread = threading.Thread(target=self._hash, name="hash", daemon=True)
         self._thread.start()
 
@@ -38,7 +36,7 @@ class HashedFile:
                 if error is None:
                     self._file.truncate()  # a hole at the end
         finally:
-            self._blocks.put(None)
+            self._hand_over(None)
             self._thread.join()
 
     @property
@@ -53,12 +51,12 @@ class HashedFile:
 
     def skip_to(self, offset: int) -> None:
         """Zeros up to an offset that is not behind."""
-        self._blocks.put(offset - self.position)
+        self._hand_over(offset - self.position)
         self._file.seek(offset)
 
     def write(self, block: Bytes) -> None:
         """Append a block, which must not change afterwards."""
-        self._blocks.put(block)
+        self._hand_over(block)
         for start in range(0, len(block), HOLE_BYTES):
             part = block[start : start + HOLE_BYTES]
             if len(part) == HOLE_BYTES and not part.view(np.uint64).any():
@@ -66,6 +64,12 @@ class HashedFile:
             else:
                 self._file.write(part.data)
 
+    def _hand_over(self, block: Bytes | int | None) -> None:
+        self._blocks.join()  # no more than the block before this one is in memory
+        self._blocks.put(block)
+
     def _hash(self) -> None:
         while (block := self._blocks.get()) is not None:
             self._digest.update(bytes(block) if isinstance(block, int) else block.data)
+            del block
+            self._blocks.task_done()
