@@ -28,7 +28,7 @@ lint: $(VENV)/test.stamp
 	$(BIN)/mypy
 
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --durations=15
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --durations=15
 
 # Other runtimes open artifacts as they are. An environment of its own: optimum-onnx 0.1 needs an older transformers.
 $(INTEROP)/stamp: tests/interop/requirements.txt

@@ -226,8 +226,8 @@ PASS_BUGS = (
     SeededBug(
         name="scales-of-one-bit-more",
         where="cgptc.passes.quantize:Quantize._quantise",
-        right="QuantisationScales(rows, self.bits, self.block)",
-        wrong="QuantisationScales(rows, max(self.bits - 1, 2), self.block)",
+        right="QuantisationScales(rows, bits, self.block)",
+        wrong="QuantisationScales(rows, max(bits - 1, 2), self.block)",
         killer=f"{_FIRING}[quantize]",
     ),
     SeededBug(

@@ -14,10 +14,11 @@ from cgptc.ir.dims import Symbol
 from cgptc.ir.dtypes import f16, f32, i64
 from cgptc.ir.graph import Graph, Use, Value
 from cgptc.ir.loc import Frame, Location
+from cgptc.ir.op import Array
 from cgptc.ir.ops import Add, Concat, Constant, Iota, LayerNorm, Neg
 from cgptc.ir.types import TensorType
 from cgptc.ir.verify import verify
-from cgptc.ir.weights import Stored, Weight
+from cgptc.ir.weights import Stored, Weight, WeightStore
 
 batch = Symbol("batch", 1, 8)
 
@@ -49,6 +50,13 @@ class Loose(Weight):
     @property
     def type(self) -> TensorType:
         return TensorType(f32, (batch.dim,))
+
+    @property
+    def key(self) -> str:
+        return "loose"
+
+    def rows(self, store: WeightStore, start: int, stop: int) -> Array:
+        raise KeyError(self.key)
 
 
 def reverse_first_two(graph: Graph) -> None:
