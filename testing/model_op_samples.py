@@ -73,7 +73,7 @@ def _scatter_nd(pool: Pool, cls: type[Any]) -> Call:
 @samples(ops.Embedding)
 def _embedding(pool: Pool, cls: type[Any]) -> Call:
     table = pool.pick(
-        lambda found: found.dtype in pool.floats and found.rank == 2 and found.is_static,
+        lambda found: found.dtype in pool.floats and found.rank == 2 and found.is_static and found.static_shape[0] > 0,
         lambda: TensorType(pool.float_dtype(), (pool.size(), pool.size())),
     )
     return ops.Embedding(), (table, pool.indices(pool.shape(0, 2), table.type.static_shape[0]))
