@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import reduce
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from cgptc.ir.diagnostics import OpTypeError
 from cgptc.ir.dtypes import bf16, f16, f32, f64, i4, i8, i64
 from cgptc.ir.masked_weights import Largest, LargestBlocks, LargestOfGroup, Masked, NonZero
 from cgptc.ir.op import Array, widen
-from cgptc.ir.quantised_weights import QuantisationScales, Quantised
+from cgptc.ir.quantised_weights import SEARCHED_BITS, STEPS, QuantisationScales, Quantised
 from cgptc.ir.types import TensorType
 from cgptc.ir.weight_expressions import (
     EXPRESSIONS,
@@ -117,9 +118,24 @@ def whole(weight: Weight, store: MemoryStore) -> Array:
                 scales = np.zeros(weight.shape, np.float32)
                 for row, block in np.ndindex(*weight.shape):
                     part = rows[row, block * size : (block + 1) * size]
-                    scales[row, block] = (max(part, key=abs) if part.size else 0) / np.float32(-(2 ** (weight.bits - 1))) + 0.0
+                    scales[row, block] = scale_of(part, weight.bits) if part.size else 0
                 return scales
     raise AssertionError(weight)
+
+
+def scale_of(block: Array, bits: int) -> np.float32:
+    """One block's scale, in f32 as the definition says, element by element."""
+    limit, extreme = np.float32(2 ** (bits - 1)), max(block, key=abs)
+    if bits > SEARCHED_BITS:
+        return np.float32(extreme / -limit + np.float32(0))
+    best, most = np.float32(0), np.float32(-1)
+    for step in STEPS:
+        first = np.float32(extreme / -np.float32(limit + step))
+        levels = np.clip(np.rint(block / first), -limit, limit - 1) if first else np.zeros_like(block)
+        met, square = reduce(np.add, levels * block), reduce(np.add, levels * levels)
+        scale = met / square if square else np.float32(0)
+        best, most = (scale if met * scale > most else best), np.maximum(met * scale, most)
+    return np.float32(best + np.float32(0))
 
 
 @given(weights(), st.data())
