@@ -19,6 +19,12 @@ GENERIC_KEYS = frozenset([
     "use_bfloat16", "use_cache",
 ])  # fmt: skip
 
+GPT2_KEYS = frozenset([
+    "attn_pdrop", "embd_pdrop", "n_ctx", "output_past", "reorder_and_upcast_attn", "resid_pdrop", "summary_activation",
+    "summary_first_dropout", "summary_proj_to_labels", "summary_type", "summary_use_proj",
+])  # fmt: skip
+"""The same of GPT-2 and what descends from it: dropout, heads for classes, upcasts (attention's softmax is in at least float32 anyway)."""
+
 HARMLESS: dict[str, tuple[object, ...]] = {
     "is_encoder_decoder": (False, None),
     "pruned_heads": ({}, None),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from cgptc.frontend.generic_config_keys import GENERIC_KEYS, HARMLESS
+from cgptc.frontend.generic_config_keys import GENERIC_KEYS, GPT2_KEYS, HARMLESS
 from cgptc.frontend.gpt_config import Activation, AttentionScale, GptConfig, Head
 from cgptc.ir.diagnostics import CompileError, Warnings
 
@@ -50,20 +50,7 @@ _FIXED: dict[str, tuple[object, ...]] = {
 }
 """Keys that change the computation and of which these values alone are supported."""
 
-_INERT = GENERIC_KEYS | {
-    "attn_pdrop",
-    "auto_map",
-    "embd_pdrop",
-    "n_ctx",
-    "output_past",
-    "reorder_and_upcast_attn",
-    "resid_pdrop",
-    "summary_activation",
-    "summary_first_dropout",
-    "summary_proj_to_labels",
-    "summary_type",
-    "summary_use_proj",
-}
+_INERT = GENERIC_KEYS | GPT2_KEYS | {"auto_map"}
 """Keys that do not change the function computed in evaluation: dropout, tokens, dtypes, bookkeeping, upcasts (attention's
 softmax is in at least float32 anyway)."""
 

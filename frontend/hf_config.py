@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from cgptc.frontend.generic_config_keys import GENERIC_KEYS, HARMLESS
+from cgptc.frontend.generic_config_keys import GENERIC_KEYS, GPT2_KEYS, HARMLESS
 from cgptc.ir.diagnostics import CompileError, Warnings
 
 OWN_CLASS = "cgptc compile package.module:callable --weights model.pt"
@@ -107,30 +107,22 @@ ACTIVATION = choice(
     "gelu", "gelu_new", "gelu_pytorch_tanh", "gelu_fast", "quick_gelu", "relu", "relu2", "silu", "swish", "tanh", "mish", "sigmoid"
 )
 
-INERT = GENERIC_KEYS | {
-    "attention_dropout",
-    "attention_probs_dropout_prob",
-    "attn_pdrop",
-    "classifier_dropout",
-    "dropout",
-    "embd_pdrop",
-    "embed_dropout",
-    "hidden_dropout",
-    "hidden_dropout_prob",
-    "init_std",
-    "layerdrop",
-    "n_ctx",
-    "output_past",
-    "pretraining_tp",
-    "reorder_and_upcast_attn",
-    "resid_dropout",
-    "resid_pdrop",
-    "summary_activation",
-    "summary_first_dropout",
-    "summary_proj_to_labels",
-    "summary_type",
-    "summary_use_proj",
-}
+INERT = GENERIC_KEYS.union(
+    GPT2_KEYS,
+    {
+        "attention_dropout",
+        "attention_probs_dropout_prob",
+        "classifier_dropout",
+        "dropout",
+        "embed_dropout",
+        "hidden_dropout",
+        "hidden_dropout_prob",
+        "init_std",
+        "layerdrop",
+        "pretraining_tp",
+        "resid_dropout",
+    },
+)
 """Keys that do not change the function computed in evaluation: dropout, tokens, dtypes, generation defaults, bookkeeping, and upcasts
 (attention's softmax is in at least float32 anyway)."""
 

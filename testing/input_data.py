@@ -16,7 +16,6 @@ from cgptc.ir.ops import (
     Add,
     Cast,
     Concat,
-    Constant,
     CrossEntropy,
     Embedding,
     Expand,
@@ -37,6 +36,7 @@ from cgptc.ir.ops import (
     Transpose,
 )
 from cgptc.ir.weights import EMPTY_STORE, WeightStore
+from cgptc.ir.whole_numbers import whole_number
 from cgptc.testing.arrays import random_array, random_integers
 
 _MOVING = (Cast, Concat, Expand, Flip, Maximum, Minimum, Pad, Reshape, Slice, Split, Transpose)
@@ -108,21 +108,12 @@ def _shift(node: Node, operand: int, store: WeightStore) -> int | None:
         case Select():
             return 0 if operand else None
         case Add():
-            return _whole_number(node.inputs[1 - operand], store)
+            return whole_number(node.inputs[1 - operand], store)
         case Sub() if operand == 0:
-            number = _whole_number(node.inputs[1], store)
+            number = whole_number(node.inputs[1], store)
             return None if number is None else -number
         case _:
             return 0 if isinstance(node.op, _MOVING) else None
-
-
-def _whole_number(value: Value, store: WeightStore) -> int | None:
-    if not isinstance(value.op, Constant) or value.type.rank or not value.type.dtype.is_integer:
-        return None
-    try:
-        return int(value.op.weight.read(store))
-    except KeyError:  # a shape without weights
-        return None
 
 
 def random_sizes(graph: Graph, generator: np.random.Generator, largest: int = 5) -> dict[str, int]:

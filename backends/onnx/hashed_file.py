@@ -50,7 +50,9 @@ class HashedFile:
         return self._digest.hexdigest()
 
     def skip_to(self, offset: int) -> None:
-        """Zeros up to an offset that is not behind."""
+        """Zeros up to an offset. ValueError for one that is behind."""
+        if offset < self.position:
+            raise ValueError(f"{self.position} bytes are written, and the next are to stand at {offset}")
         self._hand_over(offset - self.position)
         self._file.seek(offset)
 

@@ -18,7 +18,7 @@ from cgptc.ir.ops.constant import Constant, DimSize, Iota
 from cgptc.ir.ops.elementwise import Cast
 from cgptc.ir.ops.shape import Expand, Reshape, Slice, Transpose
 from cgptc.ir.weight_expressions import transposed
-from cgptc.ir.weights import EMPTY_STORE
+from cgptc.ir.whole_numbers import whole_number
 
 UNBOUNDED = 2**62
 """Slice ends beyond it mean 'to the end'."""
@@ -209,13 +209,3 @@ def require_rows(indices: Value, rows: Dim) -> None:
                 start, value = start + more, left
             case _:
                 return
-
-
-def whole_number(value: Value) -> int | None:
-    """The integer that a constant of the graph itself holds."""
-    if not isinstance(value.op, Constant) or value.type.rank or not value.type.dtype.is_integer:
-        return None
-    try:
-        return int(value.op.weight.read(EMPTY_STORE))
-    except KeyError:
-        return None

@@ -28,3 +28,10 @@ def test_a_full_disk_ends_the_thread_too(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No space left"), HashedFile(Path("/dev/full")) as file:
         file.write(np.ones(1 << 20, np.uint8))
     assert not file._thread.is_alive()
+
+
+def test_what_would_stand_behind_is_refused(tmp_path: Path) -> None:
+    with HashedFile(tmp_path / "data") as file:
+        file.write(np.ones(7, np.uint8))
+        with pytest.raises(ValueError, match="7 bytes are written"):
+            file.skip_to(4)
