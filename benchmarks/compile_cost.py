@@ -68,6 +68,14 @@ from optimum.exporters.onnx import main_export
 main_export(sys.argv[1], sys.argv[2], task="text-generation-with-past", do_validation=False)
 """
 
+STARTS = {
+    "python": ["-c", "pass"],
+    "import cgptc": ["-c", "import cgptc"],
+    "cgptc --version": ["-m", "cgptc", "--version"],
+    "import torch": ["-c", "import torch"],
+}
+"""What a process costs before there is anything to do."""
+
 OPENVINO = """
 import sys, openvino
 openvino.save_model(openvino.convert_model(sys.argv[1]), sys.argv[2], compress_to_fp16=False)
@@ -113,10 +121,18 @@ def main() -> None:
             longest = max(longest, time.monotonic() - begun)
             if arguments.results is not None:
                 arguments.results.write_text(json.dumps([{system: asdict(run) for system, run in each.items()} for each in rounds]))
-    text = report(arguments.preset, rounds, arguments.note)
+    text = report(arguments.preset, rounds, arguments.note) + "\n\n" + starts(rounds=5)
     print(text)
     if arguments.write is not None:
         write_between_marks(arguments.write, f"compile cost {arguments.preset}", text)
+
+
+def starts(rounds: int) -> str:
+    """One line: the median time of a whole process for each of `STARTS`."""
+    with tempfile.TemporaryDirectory() as name:
+        runs = [{start: measure([sys.executable, *words], Path(name)) for start, words in STARTS.items()} for _ in range(rounds)]
+    found = (f"`{start}` {statistics.median(each[start].seconds for each in runs):.2f} s" for start in STARTS)
+    return f"Starting, whole processes, {rounds} each: {', '.join(found)}."
 
 
 def load(place: Path) -> list[Round]:

@@ -19,11 +19,13 @@ if TYPE_CHECKING:
     import torch
 
 
-def capture_exported(path: Path, request: Request) -> CapturedModel:
+def capture_exported(path: Path, request: Request, hash_ahead: bool = False) -> CapturedModel:
     """The program in a ``.pt2``. Raises `CgptcError`."""
     if request.preset is not None or request.config is not None:
         raise UsageError("not-for-pt2", "a .pt2 says itself what it computes", file=str(path), fix="drop --preset and --config")
     archive = open_exported(path)
+    if hash_ahead:
+        archive = archive.hashed_ahead()
     try:
         return _captured(path, archive, request)
     except BaseException:

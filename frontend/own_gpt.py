@@ -38,7 +38,7 @@ def capture_preset(preset: Preset, request: Request) -> CapturedModel:
     return _captured(graph, config, f"preset {preset.name}", ())
 
 
-def capture_checkpoint(path: Path, request: Request) -> CapturedModel:
+def capture_checkpoint(path: Path, request: Request, hash_ahead: bool = False) -> CapturedModel:
     """A state dict or folder of a family that is known by its configuration, or else a GPT by its names and shapes.
 
     Raises `CgptcError`.
@@ -46,6 +46,8 @@ def capture_checkpoint(path: Path, request: Request) -> CapturedModel:
     from cgptc.frontend.hf_folder import capture_family, is_family, require_known_family
 
     checkpoint = open_checkpoint(path)
+    if hash_ahead:
+        checkpoint = checkpoint.hashed_ahead()
     try:
         config = read_json(request.config) if request.config is not None else checkpoint.config
         if config is not None and request.preset is None and is_family(config):

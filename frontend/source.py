@@ -89,10 +89,11 @@ def is_preset(model: str) -> bool:
     return model in PRESETS and not os.path.lexists(model)
 
 
-def open_model(model: str, request: Request = Request(), *, shape_only: bool = False) -> CapturedModel:
+def open_model(model: str, request: Request = Request(), *, shape_only: bool = False, hash_ahead: bool = False) -> CapturedModel:
     """Capture what ``model`` names: a file, a folder, ``package.module:callable`` or, with ``shape_only``, a preset.
 
-    Raises `CgptcError`: whatever the readers and the capture raise, and ``no-such-model`` for a name that is none of these.
+    With ``hash_ahead`` the digest of the file is begun before the model is captured, beside PyTorch's import. Raises `CgptcError`: whatever
+    the readers and the capture raise, and ``no-such-model`` for a name that is none of these.
     """
     from cgptc.frontend.exported_model import capture_exported
     from cgptc.frontend.own_gpt import capture_checkpoint, capture_preset
@@ -108,17 +109,17 @@ def open_model(model: str, request: Request = Request(), *, shape_only: bool = F
                 fix=f"cgptc new --preset {model} -o model.pt makes a file to compile",
             )
         if NAME.fullmatch(model):
-            return capture_user_class(model, request)
+            return capture_user_class(model, request, hash_ahead)
         raise _missing(model)
     path = Path(model)
     kind = sniff(path)
     if kind is Kind.EXPORTED:
-        return capture_exported(path, request)
+        return capture_exported(path, request, hash_ahead)
     if kind is Kind.PICKLED_MODULE and request.unsafe_load_pickle:
         from cgptc.frontend.unsafe_pickle import capture_pickled
 
         return capture_pickled(path, request)
-    return capture_checkpoint(path, request)
+    return capture_checkpoint(path, request, hash_ahead)
 
 
 def _missing(model: str) -> FileError:

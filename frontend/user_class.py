@@ -31,7 +31,7 @@ TRIED_SHAPE = (2, 8)
 Dynamic = Mapping[str, Bounds | None]
 
 
-def capture_user_class(name: str, request: Request) -> CapturedModel:
+def capture_user_class(name: str, request: Request, hash_ahead: bool = False) -> CapturedModel:
     """Call what ``name`` means and capture the module that it gives.
 
     The callable takes no argument and returns a module, ``(module, example inputs)`` or ``(module, example inputs, dynamic)``.
@@ -40,6 +40,8 @@ def capture_user_class(name: str, request: Request) -> CapturedModel:
     module, inputs, dynamic = _parts(name, _call(name))
     module.eval()
     checkpoint = open_checkpoint(request.weights) if request.weights is not None else None
+    if checkpoint is not None and hash_ahead:
+        checkpoint = checkpoint.hashed_ahead()
     try:
         return capture_class(name, module, inputs, dynamic, checkpoint, request)
     except BaseException:

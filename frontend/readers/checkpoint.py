@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from cgptc.frontend.readers.ahead import Ahead
 from cgptc.frontend.readers.input_file import Blob, InputFile
 from cgptc.frontend.readers.plain_json import JsonObject
 from cgptc.frontend.readers.tensor_store import Extent, TensorStore, tensor_table
@@ -36,6 +37,7 @@ class Checkpoint:
     metadata: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     blobs: tuple[Blob, ...] = ()
+    hashing: Ahead[str] | None = None
 
     def __enter__(self) -> Checkpoint:
         return self
@@ -56,8 +58,14 @@ class Checkpoint:
 
     def digest(self) -> str:
         """The sha256 of the file, or one over name and sha256 of each of several, after `verify`."""
+        if self.hashing is not None:
+            return self.hashing.result()
         self.verify()
         return files_digest(self.files)
+
+    def hashed_ahead(self) -> Checkpoint:
+        """The same, with the digest begun in a thread of its own, for whoever will ask for it after other work."""
+        return replace(self, hashing=Ahead(self.digest))
 
 
 def files_digest(files: tuple[InputFile, ...]) -> str:

@@ -10,8 +10,9 @@ version 8.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from cgptc.frontend.readers.ahead import Ahead
 from cgptc.frontend.readers.checkpoint import files_digest
 from cgptc.frontend.readers.element_types import BY_SCALAR_TYPE
 from cgptc.frontend.readers.input_file import Blob, InputFile
@@ -54,6 +55,7 @@ class ExportedArchive:
     store: TensorStore
     file: InputFile
     blobs: tuple[Blob, ...]
+    hashing: Ahead[str] | None = None
 
     def __enter__(self) -> ExportedArchive:
         return self
@@ -73,8 +75,14 @@ class ExportedArchive:
 
     def digest(self) -> str:
         """The file's sha256, after `verify`."""
+        if self.hashing is not None:
+            return self.hashing.result()
         self.verify()
         return files_digest((self.file,))
+
+    def hashed_ahead(self) -> ExportedArchive:
+        """The same, with the digest begun in a thread of its own, for whoever will ask for it after other work."""
+        return replace(self, hashing=Ahead(self.digest))
 
 
 def read_pt2(archive: ZipArchive) -> ExportedArchive:

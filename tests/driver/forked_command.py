@@ -51,11 +51,7 @@ def run_command(request: dict[str, object]) -> int:
     arguments = request["arguments"]
     assert isinstance(arguments, list)
     sys.argv = ["cgptc", *arguments]
-    code = 99
-    try:
-        main()
-    except SystemExit as left:
-        code = left.code if isinstance(left.code, int) else 99
+    code = main()
     sys.stdout.flush()
     if isinstance(mount, list):
         os.write(2, f"left: {sorted(os.listdir(mount[0]))}\n".encode())  # noqa: PTH208

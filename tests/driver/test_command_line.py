@@ -206,6 +206,7 @@ import os, sys, time, types
 from pathlib import Path
 import cgptc.cli.doctor as doctor
 from cgptc.artifact import ArtifactWriter
+from cgptc.__main__ import leave
 from cgptc.cli.entry import main
 
 place = Path(sys.argv.pop())
@@ -217,7 +218,7 @@ def slow():
         {stuck}
 
 doctor.survey = slow
-main()
+leave(main())
 """
 
 
@@ -261,6 +262,35 @@ def test_a_signal_ends_the_run_soon_and_leaves_nothing(tmp_path: Path, number: s
     assert line.startswith("error[interrupted]: stopped by SIG")
     process.stdout.close()
     process.stderr.close()
+
+
+LEAVING = """
+import atexit, sys, threading, time
+from cgptc.__main__ import leave
+
+class Kept:
+    def __del__(self):
+        print("taken apart", flush=True)
+
+sys.kept = Kept()
+atexit.register(print, "last words")
+{thread}
+sys.stdout.write("buffered\\n")
+leave(7)
+"""
+
+
+def test_a_process_leaves_with_its_code_its_output_and_its_last_words_and_takes_nothing_apart() -> None:
+    found = subprocess.run([sys.executable, "-c", LEAVING.format(thread="")], env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stdout.splitlines()) == (7, ["buffered", "last words"])
+
+
+def test_a_process_waits_for_its_threads() -> None:
+    thread = "threading.Thread(target=lambda: (time.sleep(0.2), print('done'))).start()"
+    found = subprocess.run(
+        [sys.executable, "-c", LEAVING.format(thread=thread)], env=ENVIRONMENT, capture_output=True, text=True, check=False
+    )
+    assert (found.returncode, found.stdout.splitlines()[:3]) == (7, ["buffered", "done", "last words"])
 
 
 def test_importing_cgptc_loads_no_heavy_library() -> None:

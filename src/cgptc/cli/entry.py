@@ -97,11 +97,10 @@ def _say(text: str) -> None:
         pass  # nobody is listening; the exit code still tells
 
 
-def main() -> None:
-    """The console script."""
+def main() -> int:
+    """The console script; gives the exit code."""
     try:
         handle_signals()
-        code = run(sys.argv[1:])
+        return int(run(sys.argv[1:]))
     except Interrupted as error:
-        code = _interrupted(error)
-    sys.exit(int(code))
+        return _interrupted(error)

@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cgptc.artifact import ArtifactWriter, Manifest, open_folder
@@ -17,7 +17,6 @@ from cgptc.artifact.writer import file_errors
 from cgptc.backends.onnx.backend import MODEL_FILE
 from cgptc.backends.onnx.interface_names import GROUPED_QUERY
 from cgptc.backends.registry import Emitted, backend
-from cgptc.driver.ahead import Ahead
 from cgptc.driver.companions import read_companions
 from cgptc.driver.environment import library_versions
 from cgptc.driver.fusion_counts import CountWhole, check_subjects, fusions, require_fusions
@@ -229,7 +228,7 @@ def compile_source(
 ) -> Artifact:
     """Open what ``source`` names, capture and compile it; see `compile_model`."""
     name = f"{Path(source).resolve().stem}.{options.target}.cgptc"
-    return _build(lambda: open_model(source, options.source), options, place or name, tokenizer, clock or Clock())
+    return _build(lambda: open_model(source, options.source, hash_ahead=True), options, place or name, tokenizer, clock or Clock())
 
 
 def _build(
@@ -253,7 +252,6 @@ def _build(
         with clock.stage("import"):
             opened = capture()
         with opened as model, with_masks(model.graph, mask_file(options.shrinking.sparsity)) as masks:
-            model = replace(model, digest=Ahead(model.digest).result)
             with clock.stage("passes"):
                 optimised = optimise(model, target, options, masks=masks)
             with clock.stage("write"):

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from cgptc.driver.ahead import Ahead
+from cgptc.frontend.readers.ahead import Ahead
 
 
 def test_work_goes_on_while_a_result_is_computed() -> None:
