@@ -38,7 +38,7 @@ def fails_as_command(command: str, graph: Graph) -> Callable[[Graph], bool]:
             "usage", "the check is empty", fix="give a command that fails on the graph, such as --check 'cgptc opt {} --passes cse'"
         )
     expected = _exit_code(words, graph)
-    return lambda candidate: expected not in (0, None) and _exit_code(words, candidate) == expected
+    return lambda candidate: expected not in (0, None) and (candidate is graph or _exit_code(words, candidate) == expected)
 
 
 def fails_as_pipeline(passes: str, graph: Graph) -> Callable[[Graph], bool]:
@@ -50,7 +50,7 @@ def fails_as_pipeline(passes: str, graph: Graph) -> Callable[[Graph], bool]:
         return found.partition(":")[0] if found is not None else None
 
     expected = kind(graph)
-    return lambda candidate: expected is not None and kind(candidate) == expected
+    return lambda candidate: expected is not None and (candidate is graph or kind(candidate) == expected)
 
 
 def _exit_code(words: list[str], graph: Graph) -> int | None:
