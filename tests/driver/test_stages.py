@@ -10,12 +10,22 @@ import numpy as np
 import pytest
 
 import cgptc
+from cgptc.backends.onnx.cost import OnnxCostModel
+from cgptc.cli.checking import shared_weight
 from cgptc.cli.entry import run
 from cgptc.driver.compilation import pipeline_for, target_of
 from cgptc.driver.options import CompileOptions, parse_bytes
+from cgptc.driver.stage_survey import survey_stages
 from cgptc.frontend.new_model import write_model
 from cgptc.frontend.presets import preset
+from cgptc.ir.builder import Builder
 from cgptc.ir.diagnostics import UsageError
+from cgptc.ir.dtypes import i64
+from cgptc.ir.graph import Graph
+from cgptc.ir.ops import Embedding, Linear, Transpose
+from cgptc.ir.types import TensorType
+from cgptc.ir.weights import MemoryStore
+from cgptc.passes.pipeline import CutIntoStages
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +95,30 @@ def test_explain_shows_what_each_stage_takes(folder: Path, capsys: pytest.Captur
     assert all(row["received"] for row in found["stages"][1:])
     assert run(["explain", str(folder / "staged"), "stages"]) == 0
     assert "times the throughput of one piece" in capsys.readouterr().out
+
+
+def test_explain_says_what_the_copies_of_a_tied_table_take_and_what_sending_it_would(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (shared,) = answer(capsys, "explain", str(folder / "staged"), "stages")["shared"]
+    assert (shared["weight"], shared["stages"], shared["held"]) == ("transformer.wte.weight", [0, 3], [0, 3])
+    assert shared["copied_bytes"] == 2 * shared["bytes"]
+    assert shared["sent_bytes"] == 5 * shared["bytes"], "its own, and a buffer in each of four stages"
+    assert run(["explain", str(folder / "staged"), "stages"]) == 0
+    assert "a copy in each of stages 0 and 3" in capsys.readouterr().out
+
+
+def test_explain_says_which_stage_sends_a_tied_table() -> None:
+    store = MemoryStore({})
+    graph = Graph("tied", store)
+    ids = graph.add_input("ids", TensorType(i64, (3,)))
+    first, second = (Builder(graph, stage=stage) for stage in (0, 1))
+    table = first.weight(store.add("wte", np.ones((5, 4), np.float32)))
+    row = first(Embedding(), table, ids)
+    graph.add_output("y", second(Linear(), row, second(Transpose((1, 0)), table)))
+    (shared,) = survey_stages(graph, OnnxCostModel(), CutIntoStages()).shared
+    assert (shared.weight, shared.stages, shared.held, shared.copied_bytes, shared.sent_bytes) == ("wte", (0, 1), (0,), 160, 240)
+    assert "sent on from stage 0 to 1" in shared_weight(shared, "seconds")
 
 
 def test_explain_cuts_the_shape_of_a_preset(capsys: pytest.CaptureFixture[str]) -> None:

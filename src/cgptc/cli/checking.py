@@ -15,6 +15,7 @@ from cgptc.cli.screen import Screen, table
 from cgptc.cli.wafer_rows import assumption_rows, memory_rows, region_rows, sparsity_rows, tied_rows, wafer_rows
 from cgptc.driver.options import CompileOptions, parse_bytes, require_choice
 from cgptc.driver.shrinking import Shrinking
+from cgptc.driver.stage_survey import SharedWeight
 from cgptc.frontend.source import Request
 from cgptc.ir.diagnostics import UsageError
 from cgptc.runtime.compiled import Artifact
@@ -137,8 +138,21 @@ def _explain_stages(screen: Screen, model: str, options: CompileOptions, stages:
         memory = f"{row.weight_bytes / 1e6:.2f} MB", f"{row.bytes / 1e6:.2f} MB"
         rows.append((str(row.stage), str(row.operations), time, f"{row.busy:.0%}", *memory, row.where, "; ".join(row.received)))
     sizes = ", ".join(f"{name}={size}" for name, size in survey.sizes.items())
-    gain = f"  {survey.throughput_gain:.2f} times the throughput of one piece once all stages are busy, for {sizes}"
-    screen.result(f"{table(rows)}\n{gain}", survey.to_json())
+    gain = f"{survey.throughput_gain:.2f} times the throughput of one piece once all stages are busy, for {sizes}"
+    lines = [table(rows), *(f"  {shared_weight(each, survey.unit)}" for each in survey.shared), f"  {gain}"]
+    screen.result("\n".join(lines), survey.to_json())
+
+
+def shared_weight(shared: SharedWeight, unit: str) -> str:
+    """Whether each stage that needs a weight has a copy, or one sends it to the others, and what either takes."""
+    size, copied, sent = (f"{count / 1e6:.2f} MB" for count in (shared.bytes, shared.copied_bytes, shared.sent_bytes))
+    way = f"{shared.sent_time:.3g} {unit} of every call for each of two stages"
+    if shared.held == shared.stages:
+        kept = f"a copy in each of stages {' and '.join(map(str, shared.stages))}, {copied} in all"
+        return f"{shared.weight}, {size}: {kept}; sent on it would take {sent} with its buffers, and {way}"
+    others = " and ".join(str(stage) for stage in shared.stages if stage not in shared.held)
+    kept = f"sent on from stage {shared.held[0]} to {others}, {sent} with its buffers, and {way}"
+    return f"{shared.weight}, {size}: {kept}; copies would take {copied}"
 
 
 def _examine(screen: Screen, model: str, target: str, preset: str | None, config: Path | None, cache: str | None) -> Report:
