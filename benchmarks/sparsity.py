@@ -1,4 +1,5 @@
-"""Prefill and decode of a preset with a share of its heads and neurons removed, against the whole of it; a pattern without gain beside.
+"""Prefill and decode of a preset with a share of its heads and neurons removed, or of the features that its layers read and write, against
+the whole of it; a pattern without gain beside.
 
     python benchmarks/sparsity.py [--preset cerebras-gpt-111m] [--rounds 10] [--length 128] [--write docs/precision-and-sparsity.md]
 
@@ -11,15 +12,33 @@ import argparse
 import tempfile
 from pathlib import Path
 
+import numpy as np
 from marked_text import write_between_marks
 from page import conditions, table
 from paired import compare
+from safetensors.numpy import save_file
 
 import cgptc
 from cgptc.frontend.new_model import write_model
 from cgptc.frontend.presets import preset
+from cgptc.ir.ops.constant import Constant
+from cgptc.ir.weights import Stored
 
 SHARES = (0.25, 0.5, 0.75)
+
+
+def dead_lines(whole: cgptc.Artifact, share: float) -> dict[str, np.ndarray]:
+    """Masks with ``share`` of the rows dead of what reads a norm, the same for all that read it, and of the columns of what a sum reads."""
+    draw = np.random.default_rng(0)
+    weights = [node.op.weight for node in whole.graph.nodes if isinstance(node.op, Constant) and isinstance(node.op.weight, Stored)]
+    masks = {}
+    for weight in weights:
+        axis = {"c_attn": 0, "c_fc": 0, "c_proj": 1}.get(weight.name.split(".")[-2]) if len(weight.shape) == 2 else None
+        if axis is not None:
+            masks[weight.name] = np.ones(weight.shape, np.uint8)
+            dead = draw.permutation(weight.shape[axis])[: int(share * weight.shape[axis])]
+            np.moveaxis(masks[weight.name], axis, 0)[dead] = 0
+    return masks
 
 
 def main() -> None:
@@ -35,6 +54,10 @@ def main() -> None:
         artifacts = {"whole": cgptc.compile(model)}
         for share in SHARES:
             artifacts[f"{share:.0%} removed"] = cgptc.compile(model, sparsity=[f"heads:{share}", f"neurons:{share}"])
+        for share in SHARES:
+            masks = Path(folder) / f"lines-{share}.safetensors"
+            save_file(dead_lines(artifacts["whole"], share), masks)
+            artifacts[f"{share:.0%} of the features"] = cgptc.compile(model, sparsity=[f"mask:{masks}", "from-zeros"])
         artifacts["50% zeros, unstructured"] = cgptc.compile(model, sparsity=["magnitude:0.5"])
         sizes = {name: artifact.report.backend["weight_bytes"] for name, artifact in artifacts.items()}
         rows = []

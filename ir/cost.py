@@ -34,6 +34,12 @@ class CostModel(Protocol):
         """The price of one ``[m, k] @ [k, n]`` with a sparse right side."""
         ...
 
+    def pick(self, rows: int, count: int) -> Price | None:
+        """The price of a gather of ``count`` features, in any order, from each of ``rows`` rows. None where features are not to be picked
+        for the sake of zeros, as where kernels pass over these.
+        """
+        ...
+
     def transfer(self, byte_count: int) -> Price:
         """The price of moving a value from one stage to another: time that it takes each of the two, bytes that each holds for it."""
         ...

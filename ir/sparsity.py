@@ -11,9 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from cgptc.ir.masked_weights import Masked
+from cgptc.ir.op import Array
 from cgptc.ir.quantised_weights import QuantisationScales, Quantised
 from cgptc.ir.weight_expressions import Added, Concatenated, Converted, Reshaped, Scaled, Sliced, Taken, Transposed
-from cgptc.ir.weights import Stored, Weight, dense
+from cgptc.ir.weights import EMPTY_STORE, Dense, Stored, Weight, WeightStore, dense
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,34 @@ def sparsity_of(weight: Weight) -> Sparsity:
             return DENSE
         case _:
             return UNKNOWN
+
+
+def living_lines(weight: Weight, axis: int, store: WeightStore) -> Array | None:
+    """True for the rows (``axis`` 0) or columns (1) of a matrix that are not zero throughout, as far as masks of whole lines say; None
+    where they say nothing, or are not at hand. No other weight is read.
+    """
+    match weight:
+        case Masked(mask=mask):
+            found = [living_lines(weight.base, axis, store)]
+            if weight.axis == axis and (store is not EMPTY_STORE or isinstance(mask, Dense)):
+                found.append(mask.read(store))
+            lines = [each for each in found if each is not None]
+            return np.logical_and.reduce(lines) if lines else None
+        case Transposed(permutation=(1, 0)):
+            return living_lines(weight.base, 1 - axis, store)
+        case Scaled() | Converted() | Quantised():
+            return living_lines(weight.base, axis, store)
+        case Sliced() | Taken():
+            base = living_lines(weight.base, axis, store)
+            return base if base is None or weight.axis != axis else dataclasses.replace(weight, base=dense(base), axis=0).read(store)
+        case Concatenated():
+            parts = [(living_lines(part, axis, store), part.shape[axis]) for part in weight.parts]
+            if all(part is None for part, _ in parts):
+                return None
+            filled = [part if part is not None else np.ones(size, np.bool_) for part, size in parts]
+            return np.concatenate(filled) if weight.axis == axis else np.logical_or.reduce(filled)
+        case _:
+            return None
 
 
 def _masked(weight: Masked) -> Sparsity:

@@ -87,7 +87,7 @@ class CutIntoStages(Pass, name="pipeline", optional=False):
 
     def _cut(self, work: WorkChain) -> Cut:
         limit = self.memory or None
-        least = 1 if self.stages == "auto" else int(self.stages)
+        least, most = (1, MOST_STAGES) if self.stages == "auto" else (int(self.stages), int(self.stages))
         widths = [self.width] if self.width else range(1, WIDEST_CUT + 1)
         found: list[Cut] = []
         known: list[int] = []
@@ -97,6 +97,8 @@ class CutIntoStages(Pass, name="pipeline", optional=False):
                 known = points
                 if (cut := self._best_of(work, points, limit)) is not None:
                     found.append(cut)
+                    if cut.slowest <= NARROWER * work.time / most:
+                        break  # no wider cut is so much faster: its slowest stage does its share of the work at least
         if not found:
             raise _refusal(work, widths[-1], least, limit)
         fastest = min(cut.slowest for cut in found)

@@ -68,18 +68,6 @@ def living_groups(heads: Heads, store: WeightStore) -> list[int] | None:
     return sorted({row // width for row in rows})
 
 
-def rows_left(graph: Graph) -> dict[Node, int]:
-    """How many rows `remove-dead` leaves of a layer's weight, for each layer that it looks at and whose pattern tells."""
-    left: dict[Node, int] = {}
-    for neurons in all_neurons(graph):
-        if (alive := living_rows(neurons.down, graph.store)) is not None:
-            left[neurons.down] = max(len(alive), 1)
-    for heads in all_heads(graph).values():
-        if isinstance(heads, Heads) and (alive := living_groups(heads, graph.store)) is not None:
-            left[heads.projection] = max(len(alive), 1) * (width_of(heads.projection.inputs[0]) // heads.key_heads)
-    return left
-
-
 def _remove_neurons(graph: Graph, neurons: Neurons, alive: Sequence[int]) -> None:
     _shrink_sources(graph, dict.fromkeys(neurons.sources, alive))
     for node, index in neurons.vectors:

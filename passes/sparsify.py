@@ -164,11 +164,14 @@ def detected(weight: Weight, store: WeightStore) -> Masked | None:
     keep = np.concatenate([np.asarray((block != 0) & (block == block)) for block in weight.blocks(store)])
     if keep.all() or not keep.size:
         return None
-    for axis in (0, 1):
-        line = np.asarray(keep.any(axis=1 - axis))
-        if not line.all():
-            others = np.count_nonzero(line) * keep.shape[1 - axis] != np.count_nonzero(keep)
-            return Masked(Masked(weight, NonZero(weight)) if others else weight, dense(line), axis)
+    rows, columns = (np.asarray(keep.any(axis=1 - axis)) for axis in (0, 1))
+    if not (rows.all() and columns.all()):
+        others = np.count_nonzero(rows) * np.count_nonzero(columns) != np.count_nonzero(keep)
+        found: Weight = Masked(weight, NonZero(weight)) if others else weight
+        for axis, line in ((1, columns), (0, rows)):
+            found = found if line.all() else Masked(found, dense(line), axis)
+        assert isinstance(found, Masked)
+        return found
     groups = len(keep) % 4 == 0 and bool((keep.reshape(-1, 4, keep.shape[1]).sum(axis=1) <= 2).all())
     return Masked(weight, NonZero(weight), None, "2:4@0" if groups else "unstructured")
 

@@ -6,7 +6,7 @@ hand on (a mask, rotary tables). A cut is legal where few values of the rest are
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -56,6 +56,8 @@ class WorkChain:
     needed_at: dict[Node, list[int]] = field(default_factory=dict)
     alive: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     """How many values of the work are alive behind each place."""
+    _prices: dict[Hashable, Price] = field(default_factory=dict)
+    _sizes: dict[tuple[TensorType, bool], int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         cones: dict[Node, dict[Node, float]] = {}
@@ -83,7 +85,7 @@ class WorkChain:
         makers = [operand.producer for operand in node.inputs if operand.producer is not None]
         if any(value.is_output for value in node.results) or any(maker not in self.needed_at for maker in makers):
             return None
-        cone = {node: self.model.price([node], self.sizes).time}
+        cone = {node: self._price(node).time}
         for maker in makers:
             cone |= cones.get(maker, {})
         constants = sum(maker.result.type.dtype.bytes(_count(maker.result.type)) for maker in _constants_of(cone))
@@ -107,8 +109,14 @@ class WorkChain:
                     yield value, place, tuple(users)
 
     def _price(self, node: Node) -> Price:
-        constants = [maker for operand in node.inputs if (maker := operand.producer) is not None and isinstance(maker.op, Constant)]
-        return self.model.price([*dict.fromkeys(constants), node], self.sizes)
+        """What it costs follows from its operation, its operands' types, and which are constants or the same: layers are priced once."""
+        operands = node.operands
+        kinds = (None if each is None else (operands.index(each), isinstance(each.op, Constant)) for each in operands)
+        alike = (node.result.type if isinstance(node.op, Constant) else node.op, node.operand_types, *kinds)
+        if alike not in self._prices:
+            constants = [each.producer for each in node.inputs if each.producer is not None and isinstance(each.op, Constant)]
+            self._prices[alike] = self.model.price([*dict.fromkeys(constants), node], self.sizes)
+        return self._prices[alike]
 
     def _shared_weights(self) -> list[SharedWeight]:
         by_content: dict[str, list[Node]] = {}
@@ -119,10 +127,15 @@ class WorkChain:
         for constants in by_content.values():
             constants.sort(key=lambda node: self.needed_at[node][:1])
             places = tuple(sorted({place for node in constants for place in self.needed_at[node]}))
-            size = max(self.model.price([node], self.sizes).resident_bytes for node in constants)
+            size = max(self._price(node).resident_bytes for node in constants)
             copied = any(user in self.needed_at for node in constants for user in node.result.users)
             found.append(SharedWeight(tuple(constants), places, size, copied))
         return found
+
+    @property
+    def time(self) -> float:
+        """All work, in one piece."""
+        return sum(price.time for price in self.prices)
 
     def cuts(self, width: int) -> list[int]:
         """Places behind which at most ``width`` values are alive, in order; the last place is not one of them."""
@@ -156,7 +169,7 @@ class WorkChain:
             items.append(_handed_on(first, segments, moved, own) if weight in sent_weights else Item(first, segments, own, received=own))
         for node, places in self.needed_at.items():
             if places and not isinstance(node.op, Constant):
-                own = Load(self.model.price([node], self.sizes).time, sum(self._bytes(value, self.sizes) for value in node.results))
+                own = Load(self._price(node).time, sum(self._bytes(value, self.sizes) for value in node.results))
                 items.append(Item(int(segment_of[places[0]]), _later(segment_of, places[0], places), own, received=own))
         segments_made = tuple(
             Segment(time, int(resident), int(most)) for time, resident, most in zip(times, residents, working, strict=True)
@@ -164,7 +177,10 @@ class WorkChain:
         return Chain(segments_made, tuple(items))
 
     def _bytes(self, value: Value, sizes: Mapping[str, int]) -> int:
-        return evaluate(value.type.bytes, sizes)
+        largest = sizes is self.most_sizes
+        if (value.type, largest) not in self._sizes:
+            self._sizes[value.type, largest] = evaluate(value.type.bytes, sizes)
+        return self._sizes[value.type, largest]
 
 
 def _handed_on(maker: int, users: tuple[int, ...], moved: Price, own: Load = Load()) -> Item:  # noqa: B008 (a frozen value)

@@ -15,6 +15,8 @@ from cgptc.ir.types import TensorType
 
 NODE_SECONDS = 2e-6
 """Time to start one kernel: what a graph of trivial nodes takes per node on onnxruntime 1.31."""
+PICK_SECONDS = 3e-9
+"""Time for one element of a Gather along the last axis (`benchmarks/feature_gathers.py`)."""
 HAND_OVER_SECONDS = 5e-5
 """Time that one thread takes to wake another with a value."""
 
@@ -69,6 +71,10 @@ class OnnxCostModel:
         come, go = outside.bytes(m * k), outside.bytes(m * n)
         seconds = NODE_SECONDS + self._roofline(2 * m * k * n, weight + come + go, dtype)
         return Price(seconds, resident_bytes=weight, peak_bytes=weight + come + go, bytes_in=come, bytes_out=go)
+
+    def pick(self, rows: int, count: int) -> Price:
+        """A Gather copies element by element (`PICK_SECONDS`)."""
+        return Price(NODE_SECONDS + rows * count * PICK_SECONDS)
 
     def transfer(self, byte_count: int) -> Price:
         """A value handed from one stage's session to another's in this process: one copy, held on either side."""

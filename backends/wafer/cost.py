@@ -51,6 +51,10 @@ class WaferCostModel:
         come, go = f32.bytes(m * k), f32.bytes(m * n)
         return Price(self._cycles(m * k * n, None), weight, weight + come + go, come, go)
 
+    def pick(self, rows: int, count: int) -> Price | None:
+        """None: the planner has sparse kernels, which it prices for each matrix."""
+        return None
+
     def transfer(self, byte_count: int) -> Price:
         """A stream from one region to the next: wavelets of four bytes, side by side over the edge of a square region."""
         lanes = math.isqrt(AREA) * self.machine.link_words

@@ -259,6 +259,13 @@ PASS_BUGS = (
         killer=f"{_FIRING}[remove-dead]",
     ),
     SeededBug(
+        name="living-outputs-for-dead-ones",
+        where="cgptc.passes.pick_living:_sources",
+        right="np.argmin(lines)",
+        wrong="np.argmax(lines)",
+        killer=f"{_FIRING}[pick-living]",
+    ),
+    SeededBug(
         name="tables-sent-the-wrong-way-round",
         where="cgptc.passes.stage_assignment:_received",
         right="if permutation == tuple(range(len(permutation))):",

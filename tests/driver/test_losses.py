@@ -52,18 +52,21 @@ def test_a_pattern_that_onnxruntime_cannot_use_is_no_gain_and_removed_rows_are_o
     assert np.isfinite([row["output_error"] for row in found["matrices"]]).all()
 
 
-def test_rows_that_nothing_takes_away_are_no_gain() -> None:
-    """What a norm gives stays as wide as it is, whatever the layer behind it reads."""
+@pytest.mark.parametrize(("bandwidth", "gathered"), [(OnnxCostModel().bytes_per_second, False), (1e6, True)])
+def test_rows_behind_a_norm_are_a_gain_where_a_gather_is_worth_it(bandwidth: float, gathered: bool) -> None:
+    """What a norm gives stays as wide as it is, whatever the layer behind it reads; neurons go anyway."""
     graph, watch = TinyGpt().graph(), LossWatch()
     assert isinstance(graph.store, MemoryStore)
     for name, tensor in graph.store.tensors.items():
         if name.endswith(("h.0.up.weight", "h.1.down.weight")):
             tensor[:, ::2] = 0  # stored as [outputs, inputs]
-    Pipeline.parse("find-zeros,remove-dead").run(graph, PassContext(cost_model=OnnxCostModel()), [watch])
+    context = PassContext(cost_model=OnnxCostModel(bytes_per_second=bandwidth))
+    Pipeline.parse("find-zeros,remove-dead,pick-living").run(graph, context, [watch])
     above, below = watch.rows
-    assert (above["pattern"], above["decode"], above["prefill"], above["bytes"]) == ("rows", 1, 1, above["dense_bytes"])
-    assert below["pattern"] == "rows"
-    assert below["bytes"] * 2 == below["dense_bytes"]  # type: ignore[operator]
+    halved = [row["bytes"] * 2 == row["dense_bytes"] for row in (above, below)]  # type: ignore[operator]
+    assert (above["pattern"], below["pattern"], halved) == ("rows", "rows", [gathered, True])
+    assert [above[when] > 1 for when in ("decode", "prefill")] == [gathered] * 2  # type: ignore[operator]
+    assert (above["decode"] == 1) != gathered
 
 
 def test_a_type_is_measured_in_its_own_arithmetic() -> None:

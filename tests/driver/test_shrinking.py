@@ -104,7 +104,7 @@ def test_a_wrong_precision_is_told_with_what_is_right(text: str, message: str) -
 )
 def test_a_sparsity_is_a_pass(text: str, passes: str) -> None:
     assert str(parse_sparsity(text)) == passes
-    assert [str(each) for each in Shrinking(sparsity=(text,)).passes()] == [passes, "remove-dead", "dead-code"]
+    assert [str(each) for each in Shrinking(sparsity=(text,)).passes()] == [passes, "remove-dead", "pick-living", "dead-code"]
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from tests.passes.test_pipeline import Prices, model
 from tests.passes.test_sparsity import gated
 
 import cgptc.passes
+from cgptc.backends.onnx.cost import OnnxCostModel
 from cgptc.ir import ops
 from cgptc.ir.builder import Builder
 from cgptc.ir.cost import CostModel
@@ -372,6 +373,24 @@ def blocks_with_dead_parts(draw: st.DrawFn) -> Case:
     return Case(graph, pass_of("remove-dead"))
 
 
+ALL_COUNTS = OnnxCostModel(bytes_per_second=1.0, flops_per_second={"f32": 1e9})
+"""Memory so slow that one line less of a matrix is worth any gather."""
+
+
+@st.composite
+def blocks_with_dead_lines(draw: st.DrawFn) -> Case:
+    """Rows and columns of zeros anywhere, found."""
+    graph, store = draw(st.one_of(gated_blocks(), small_gpts().map(lambda graph: (graph, graph.store))))
+    assert isinstance(store, MemoryStore)
+    matrices = [name for name, tensor in store.tensors.items() if tensor.ndim == 2 and not name.startswith(("wte", "wpe"))]
+    for name in draw(st.lists(st.sampled_from(matrices), min_size=1, max_size=3, unique=True)):
+        tensor = store.tensors[name]
+        for axis in draw(st.sampled_from([(0,), (1,), (0, 1)])):
+            dead = draw(st.lists(st.integers(0, tensor.shape[axis] - 1), min_size=2, unique=True))
+            np.moveaxis(tensor, axis, 0)[dead] = 0
+    return Case(Pipeline.parse("find-zeros").run(graph), pass_of("pick-living"), cost_model=ALL_COUNTS)
+
+
 def _cases() -> Iterator[tuple[str, st.SearchStrategy[Case]]]:
     for name, rules in rewrites_by_pass().items():
         yield name, pattern_cases(name, rules)
@@ -394,6 +413,7 @@ def _cases() -> Iterator[tuple[str, st.SearchStrategy[Case]]]:
     yield "prune-neurons", shrunk_blocks("prune-neurons", "prune-neurons{fraction=0.25}")
     yield "prune-heads", small_gpts().map(lambda graph: Case(graph, pass_of("prune-heads")))
     yield "remove-dead", blocks_with_dead_parts()
+    yield "pick-living", blocks_with_dead_lines()
     yield "convert", graphs(stable=True, floats=(f32,)).map(lambda graph: Case(of_narrow_inputs(graph), pass_of("convert{dtype=f16}")))
     yield "quantize", shrunk_blocks(*(f"quantize{{bits={bits} block=2 activations=exact}}" for bits in (4, 8)))
 

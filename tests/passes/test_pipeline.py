@@ -52,6 +52,9 @@ class Prices:
     def matmul(self, m: int, k: int, n: int, dtype: DType, sparsity: str = "dense") -> Price:
         return Price(0.0)
 
+    def pick(self, rows: int, count: int) -> Price:
+        return Price(0.0)
+
     def transfer(self, byte_count: int) -> Price:
         return Price(self.moving, peak_bytes=byte_count if self.slots else 8)
 
@@ -190,6 +193,20 @@ def test_a_number_of_stages_is_auto_or_positive(options: str) -> None:
 @given(st.integers(1, 5), st.integers(1, 4), st.floats(0.0, 2.0))
 def test_any_cut_gives_the_same_numbers(layers: int, stages: int, cosine: float) -> None:
     assert len(staged(model(layers), f"stages={stages}", Prices({"cos": cosine})).stages) == stages
+
+
+def test_layers_that_are_alike_are_priced_once() -> None:
+    asked: list[int] = []
+
+    class Counted(Prices):
+        def price(self, nodes: Sequence[Node], dims: Mapping[str, int], area: int | None = None) -> Price:
+            asked[-1] += 1
+            return super().price(nodes, dims, area)
+
+    for layers in (2, 8):
+        asked.append(0)
+        staged(model(layers), "stages=2", Counted({}))
+    assert asked[0] == asked[1]
 
 
 def test_a_long_chain_is_cut_in_time_that_grows_with_it() -> None:

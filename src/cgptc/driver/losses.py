@@ -25,7 +25,8 @@ from cgptc.ir.weight_expressions import widened
 from cgptc.ir.weights import EMPTY_STORE, Weight
 from cgptc.passes.convert import Convert
 from cgptc.passes.manager import Pass, PassContext
-from cgptc.passes.remove_dead import rows_left
+from cgptc.passes.pick_living import Pick, find_picks
+from cgptc.passes.remove_dead import RemoveDead
 from cgptc.passes.weight_names import names_of, weight_of
 from cgptc.runtime.interface import PAST
 from cgptc.testing.input_data import random_inputs
@@ -72,7 +73,7 @@ def changed_matrices(pass_name: str, before: Graph, after: Graph, cost_model: Co
     # Float64 evaluation undoes a conversion: what that costs shows in the layer's own arithmetic.
     errors = _layer_errors(before, dict(pairs), wide=pass_name != Convert.name) if after.store is not EMPTY_STORE else {}
     rows: list[dict[str, Json]] = []
-    left = rows_left(after)
+    smaller = _smaller(after, cost_model) if pairs else {}
     for a, b in pairs:
         dense, weight = weight_of(a, 1), weight_of(b, 1)
         assert dense is not None
@@ -83,13 +84,13 @@ def changed_matrices(pass_name: str, before: Graph, after: Graph, cost_model: Co
             "where": next(iter(names_of(b, after)), ""),
             "pattern": f"{weight.dtype}" if isinstance(b.op, QuantizedLinear) else str(pattern),
             "zeros": _zeros(weight, after) if isinstance(b.op, Linear) and after.store is not EMPTY_STORE else None,
-            "bytes": _bytes(b) * left.get(b, weight.shape[0]) // weight.shape[0] if weight.shape[0] else 0,
+            "bytes": weight.dtype.bytes(math.prod(smaller[b].left)) if b in smaller else _bytes(b),
             "dense_bytes": _bytes(a),
             "output_error": errors.get(b),
         }
         if cost_model is not None:
             row |= {
-                name: _gain(cost_model, count, dense, weight, pattern, left.get(b))
+                name: _gain(cost_model, count, dense, weight, pattern, smaller.get(b))
                 for name, count in (("decode", DECODE), ("prefill", PREFILL))
             }
         rows.append(row)
@@ -199,15 +200,25 @@ def _bytes(node: Node) -> int:
     return sum(weight.dtype.bytes(math.prod(weight.shape)) for weight in weights if weight is not None)
 
 
-def _gain(cost_model: CostModel, rows: int, dense: Weight, weight: Weight, pattern: Sparsity, left: int | None) -> float:
-    """How many times as fast the product is to be on this target: 1 is no gain. ``left`` are the rows that stay, where others go; lines of
-    zeros that nothing takes away are zeros like any other.
+def _smaller(graph: Graph, cost_model: CostModel | None) -> dict[Node, Pick]:
+    """What is left of the weight of each linear layer once what is dead went: the passes do so to a copy."""
+    copy = graph.clone()
+    layers, twins = ([node for node in each.nodes if isinstance(node.op, Linear)] for each in (graph, copy))
+    RemoveDead().run(copy, PassContext())
+    picks = find_picks(copy, cost_model) if cost_model is not None else {}
+    weights = [(layer, twin, weight) for layer, twin in zip(layers, twins, strict=True) if (weight := weight_of(twin, 1)) is not None]
+    return {layer: picks.get(twin) or Pick((weight.shape[0], weight.shape[1])) for layer, twin, weight in weights}
+
+
+def _gain(cost_model: CostModel, rows: int, dense: Weight, weight: Weight, pattern: Sparsity, smaller: Pick | None) -> float:
+    """How many times as fast the product is to be on this target: 1 is no gain. Lines of zeros that nothing takes away are zeros like any
+    other.
     """
     inputs, outputs = dense.shape
     before = cost_model.matmul(rows, inputs, outputs, dense.dtype).time
     if weight.dtype.is_integer:
         return rounded(before / cost_model.matmul(rows, inputs, outputs, weight.dtype).time)
-    if left is not None:
-        return rounded(before / cost_model.matmul(rows, left, outputs, dense.dtype).time)
+    if smaller is not None and smaller.left != dense.shape:
+        return rounded(before / smaller.time(cost_model, rows, dense.dtype))
     kind = pattern.kind if pattern.kind not in ("unknown", *LINES) else "unstructured"
     return rounded(before / cost_model.matmul(rows, inputs, outputs, dense.dtype, kind).time)

@@ -14,6 +14,7 @@ from cgptc.ir.diagnostics import CompileError, Exit, UsageError
 from cgptc.passes.convert import Convert
 from cgptc.passes.dead_code import DeadCode
 from cgptc.passes.manager import Pass
+from cgptc.passes.pick_living import PickLiving
 from cgptc.passes.quantize import SAFE_BITS, Quantize
 from cgptc.passes.remove_dead import RemoveDead
 
@@ -45,7 +46,7 @@ class Shrinking:
         """In the order in which they run. `UsageError` for what is asked in a wrong way."""
         found: list[Pass] = [parse_sparsity(text) for text in self.sparsity]
         if found:
-            found += [RemoveDead(), DeadCode()]
+            found += [RemoveDead(), PickLiving(), DeadCode()]
         if self.dtype is not None:
             found.append(Convert(self.dtype))
         found += [parse_quantize(text, self.keep) for text in reversed(self.quantize)]  # the first pass that names a layer takes it
