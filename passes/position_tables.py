@@ -14,14 +14,15 @@ from cgptc.ir.builder import Builder
 from cgptc.ir.dims import Symbol, product, symbols
 from cgptc.ir.dtypes import i64
 from cgptc.ir.graph import Graph, Node, Value
-from cgptc.ir.ops.binary import Add, Sub
+from cgptc.ir.ops.binary import Add, Mul, Sub
 from cgptc.ir.ops.constant import Constant, Iota
 from cgptc.ir.ops.elementwise import Cast
 from cgptc.ir.ops.embedding import Embedding
 from cgptc.ir.ops.reduction import CumSum
 from cgptc.ir.ops.shape import Expand, Reshape, Slice, Transpose
 from cgptc.ir.types import TensorType
-from cgptc.ir.weight_expressions import sliced
+from cgptc.ir.weight_expressions import reshaped, sliced, transposed
+from cgptc.ir.weights import Weight, dense
 from cgptc.passes.pattern import scalar_of
 from cgptc.passes.rewrite import erase_dead
 
@@ -35,8 +36,8 @@ def spell_positions_as_iota(graph: Graph, seq: Symbol) -> None:
     * ``slice(table, start, start + seq)`` of what knows neither inputs nor sizes → ``embedding(table[start:], iota(seq))``;
     * ``slice(iota(n), start, start + seq)`` → ``iota(seq) + start``;
     * ``cumsum(expand(1))`` → ``iota(seq) + 1``;
-    * both of a square table's last axes sliced to ``seq``, where it holds the same at equal distances, in each row or in each column →
-      what it holds, by distance or position.
+    * both of a square table's last axes sliced to ``seq`` → what it holds, by distance or position where it is known to hold the same at
+      equal distances, in each row or in each column, else by pair of positions.
     """
     nodes = list(graph.nodes)
     fixed: set[Node] = set()
@@ -71,28 +72,44 @@ def _square(graph: Graph, node: Node, fixed: set[Node], seq: Symbol) -> Value | 
     if not whole or {outer.axis, inner.op.axis} != {rank - 2, rank - 1} or not isinstance(table.op, Constant):
         return None
     count = table.type.static_shape[-1]
-    if table.type.shape[-2] != count or math.prod(table.type.static_shape) > READ_SIZE:
-        return None
-    try:
-        array = table.op.weight.read(graph.store).reshape(-1, count, count)
-    except KeyError:  # the weights are not there
+    if table.type.shape[-2] != count:
         return None
     build = Builder(graph, before=node, location=node.location, stage=node.stage)
     rows, columns = (build(Reshape(shape), build(Iota(seq.dim))) for shape in ((seq.dim, 1), (1, seq.dim)))
+    kind, held = _held(graph, table.op.weight, count)
+    match kind:
+        case "distance":
+            index = build(Add(), build(Sub(), rows, columns), build.constant(count - 1, i64))
+        case "column":
+            index = columns
+        case "row":
+            index = rows
+        case _:
+            index = build(Add(), build(Mul(), rows, build.constant(count, i64)), columns)
+    values = build(Embedding(), build.weight(transposed(held, (1, 0))), index)
+    values = build(Expand((seq.dim, seq.dim, held.shape[0])), values)
+    return build(Reshape(node.result.type.shape), build(Transpose((2, 0, 1)), values))
+
+
+def _held(graph: Graph, table: Weight, count: int) -> tuple[str, Weight]:
+    """What a table ``[…, count, count]`` is a function of, as far as it can be read, and its values ``[…, places]`` of that."""
+    whole = math.prod(table.shape[:-2])
+    pairs = reshaped(table, (whole, count * count))
+    if math.prod(table.shape) > READ_SIZE:
+        return "pair", pairs
+    try:
+        array = table.read(graph.store).reshape(whole, count, count)
+    except KeyError:  # the weights are not there
+        return "pair", pairs
     by_distance = np.concatenate([array[:, 0, :0:-1], array[:, :, 0]], axis=1)
     places = np.arange(count)
     if np.array_equal(array, by_distance[:, places[:, None] - places[None, :] + count - 1]):
-        index = build(Add(), build(Sub(), rows, columns), build.constant(count - 1, i64))
-        held = by_distance
-    elif np.array_equal(array, np.broadcast_to(array[:, :1], array.shape)):
-        index, held = columns, array[:, 0]
-    elif np.array_equal(array, np.broadcast_to(array[:, :, :1], array.shape)):
-        index, held = rows, array[:, :, 0]
-    else:
-        return None
-    values = build(Embedding(), build.constant(np.ascontiguousarray(held.T)), index)
-    values = build(Expand((seq.dim, seq.dim, len(array))), values)
-    return build(Reshape(node.result.type.shape), build(Transpose((2, 0, 1)), values))
+        return "distance", dense(by_distance)
+    if np.array_equal(array, np.broadcast_to(array[:, :1], array.shape)):
+        return "column", dense(array[:, 0])
+    if np.array_equal(array, np.broadcast_to(array[:, :, :1], array.shape)):
+        return "row", dense(array[:, :, 0])
+    return "pair", pairs
 
 
 def _spelled(graph: Graph, node: Node, fixed: set[Node], seq: Symbol) -> Value | None:

@@ -52,7 +52,7 @@ class Spelling:
     mask: str = "compare"  # or "buffer", "additive"
     padding: str = "none"  # or "additive", "boolean"
     positions: str = "iota"  # or "mask", "table", "offset-table", "counted", "longer-iota", "float-iota"
-    bias: str = "none"  # or "distance", "keys", "buckets", "from-the-end", "places"
+    bias: str = "none"  # or "distance", "keys", "buckets", "from-the-end", "places", "pairs"
     window: int | None = None
     groups: int = 1
     flat_tokens: bool = False
@@ -171,6 +171,9 @@ class _Decoder:
             case "places":
                 places = build(Embedding(), self._weight(CONTEXT, HEADS), build(Iota(seq)))
                 return build(Add(), scores, build(Reshape((HEADS, 1, seq)), build(Transpose((1, 0)), places)))
+            case "pairs":
+                whole = self._weight(1, HEADS, CONTEXT, CONTEXT)
+                return build(Add(), scores, build(Slice(3, 0, seq), build(Slice(2, 0, seq), whole)))
             case _:
                 return scores
 

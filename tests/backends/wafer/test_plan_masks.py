@@ -174,7 +174,7 @@ def _first_of(here: Drawing, key: Value) -> Value:
     return here.build(Less(), key, here.build.constant(1, i64))
 
 
-CACHED: dict[str, Maker] = {"sinks": _sinks, "distances": _distances, "blocks": _blocks}
+CACHED: dict[str, Maker] = {"sinks": _sinks, "distances": _distances, "blocks": _blocks, "buffer": _buffer}
 """Masks and biases of which the attention's own causality hides what comes later, but for the first, which does so itself."""
 
 
@@ -188,7 +188,12 @@ def _cached_graph(name: str) -> Graph:
 
 @pytest.mark.parametrize(
     ("name", "grid", "strategy", "chunk"),
-    [("sinks", (3, 2), "resident", 1), ("distances", (5, 7), "pipeline", 2), ("blocks", (4, 4), "weight-streaming", 1)],
+    [
+        ("sinks", (3, 2), "resident", 1),
+        ("distances", (5, 7), "pipeline", 2),
+        ("blocks", (4, 4), "weight-streaming", 1),
+        ("buffer", (3, 2), "pipeline", 2),
+    ],
 )
 def test_a_mask_by_positions_goes_with_a_cache(name: str, grid: tuple[int, int], strategy: str, chunk: int) -> None:
     graph = _cached_graph(name)
