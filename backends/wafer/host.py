@@ -105,6 +105,11 @@ class Host:
     prefill: str = ""
     chunk: int = 1
 
+    @property
+    def filled(self) -> str:
+        """What is to be known of the cycles of items that are whole rows; empty where items are tokens."""
+        return f"a row takes the cycles of {self.context} tokens, however few it has" if self.whole else ""
+
 
 def write_host(host: Host, folder: Path) -> None:
     """Write `HOST_FILE` into a folder; the same host always gives the same bytes."""

@@ -230,7 +230,7 @@ class WaferSession:
         whole = f"{machine.name} (modelled): {used.items} tokens in {each}: {rate:,.0f} tokens/s at {machine.clock_hz / 1e9:g} GHz"
         rest, later = used.items - used.prompt_items, used.cycles - used.prompt_cycles
         if not used.prompt_items or not rest:
-            return (whole,)
+            return (whole, *([self.host.filled] if self.host.whole else []))
         chunks = f" by {used.chunks} chunks of {self.host.chunk}" if used.chunks else ""
         prompt = f"prompt: {used.prompt_items} tokens{chunks} in {used.prompt_cycles:,} cycles; then {later / rest:,.0f} cycles per token"
         return (whole, f"{prompt}: {machine.clock_hz * rest / later:,.0f} tokens/s")

@@ -48,6 +48,6 @@ def report_folder(folder: Path, output: Path, *, past: int, tokens: int) -> Repo
         if refusal:
             raise ProgramError("scalars", refusal, fix="give another --past or --tokens")
         figures = measure(program, timeline(program, host.entry, scalars), host.entry, scalars)
-    text = floorplan_svg(program) if output.suffix == ".svg" else page(figures, program.machine, "A placed model")
+    text = floorplan_svg(program) if output.suffix == ".svg" else page(figures, program.machine, "A placed model", host.filled)
     output.write_text(text, encoding="utf-8")
     return Reported(figures)

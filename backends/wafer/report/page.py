@@ -50,13 +50,14 @@ def write_report(
     path.write_text(page(measure(program, timeline, entry, scalars), machine, title), encoding="utf-8")
 
 
-def page(figures: Figures, machine: Machine, title: str = "") -> str:
-    """The page's text."""
+def page(figures: Figures, machine: Machine, title: str = "", note: str = "") -> str:
+    """The page's text. ``note`` is a sentence about the items, without its stop."""
     name = title or "Placed program"
     sections = (
         f"<h1>{escape(name)} on {escape(machine.name)}</h1>",
         f'<p class="warn">{_sentence()} Cycles are those of the placed program; see <i>docs/machine.md</i> for what is published, '
         "derived and assumed.</p>",
+        f'<p class="note">{escape(note[0].upper() + note[1:])}.</p>' if note else "",
         _cards(figures, machine),
         "<h2>Floorplan</h2><p>Regions by stage; arrows are streams. Names and sizes show where there is room, and on hovering.</p>",
         floorplan_svg(figures.program, _labels(figures)),

@@ -17,9 +17,11 @@ def wafer_rows(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     cycles, bound = facts["cycles_per_token"], facts["bound_cycles"]
     item = facts["item"]
     plural = "s" if len(regions) > 1 else ""
+    tokens = f"{facts['context']:,} tokens"
+    held = f"{tokens} of cache" if item == "token" else f"rows of {tokens}: shorter ones take as many cycles"
     rows = [
         ("machine", f"{facts['machine']} at {facts['clock_hz'] / 1e9:g} GHz   {MODELLED}"),
-        ("plan", f"{facts['strategy']}, {len(regions)} region{plural}   {facts['dtype']}   {facts['context']} tokens of cache"),
+        ("plan", f"{facts['strategy']}, {len(regions)} region{plural}   {facts['dtype']}   {held}"),
         ("PEs", f"{facts['pe_count']:,} used, {facts['pe_share']:.1%} of the machine"),
         ("SRAM", f"{sram['min']:,} / {sram['mean']:,} / {sram['max']:,} B per PE (min / mean / max) of {limit:,}"),
         ("cycles", f"{cycles:,} per {item}, {facts['latency_cycles']:,} for one alone   compute bound {bound:,}"),
@@ -55,7 +57,8 @@ def tied_rows(facts: Mapping[str, Any]) -> list[tuple[str, ...]]:
 
 def _copies(one: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
     if one["copies"] == 1:
-        return f"kept once, in region '{one['regions'][0]}'"
+        waits = f", which finishes each {facts['item']} before it begins the next" if len(facts["regions"]) > 1 else ""
+        return f"kept once, in region '{one['regions'][0]}'{waits}"
     if len(one["regions"]) == 1:
         return f"kept twice: they lie differently in region '{one['regions'][0]}'"
     first, second = one["regions"]
