@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import heapq
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
@@ -309,6 +309,37 @@ def loads(pieces_of: Family, first: str) -> Loads:
         mark("west", left + 1, one.source_x + 1, one.low_y, one.high_y + 1)
     summed = {name: np.cumsum(np.cumsum(array, axis=0), axis=1)[:-1, :-1] for name, array in marks.items()}
     return Loads(x, y, summed["east"], summed["west"], summed["south"], summed["north"])
+
+
+def share_links(one: Loads, other: Loads) -> bool:
+    """Whether two streams use a common link."""
+    low_x, low_y = max(one.x, other.x), max(one.y, other.y)
+    high_x = min(one.x + one.east.shape[1], other.x + other.east.shape[1])
+    high_y = min(one.y + one.east.shape[0], other.y + other.east.shape[0])
+    if low_x >= high_x or low_y >= high_y:
+        return False
+    for mine, theirs in ((one.east, other.east), (one.west, other.west), (one.south, other.south), (one.north, other.north)):
+        first = mine[low_y - one.y : high_y - one.y, low_x - one.x : high_x - one.x]
+        second = theirs[low_y - other.y : high_y - other.y, low_x - other.x : high_x - other.x]
+        if bool(((first > 0) & (second > 0)).any()):
+            return True
+    return False
+
+
+def meet(one: Stream, other: Stream, boxes: Mapping[str, Rectangle]) -> bool:
+    """Whether two streams between these rectangles use a common link."""
+    ends = [(boxes[each.producer], boxes[each.consumer]) for each in (one, other)]
+    if not _hull(*ends[0]).overlaps(_hull(*ends[1])):
+        return False
+    first, second = (loads(family(each, *both), each.first) for each, both in zip((one, other), ends, strict=True))
+    return share_links(first, second)
+
+
+def _hull(one: Rectangle, other: Rectangle) -> Rectangle:
+    """What no route between two rectangles leaves."""
+    x, y = min(one.x, other.x), min(one.y, other.y)
+    right, bottom = (max(one.x + one.width, other.x + other.width), max(one.y + one.height, other.y + other.height))
+    return Rectangle(x, y, right - x, bottom - y)
 
 
 @lru_cache(maxsize=256)

@@ -13,6 +13,7 @@ from cgptc.backends.wafer.kernels.linear import Linear
 from cgptc.backends.wafer.kernels.sparse import SparseLinear, winning_densities
 from cgptc.backends.wafer.machine import assumptions
 from cgptc.backends.wafer.plan.layouts import CHUNKS, LENGTH, PAST
+from cgptc.backends.wafer.plan.merit import last_item, last_items
 from cgptc.backends.wafer.plan.planner import ENTRY, Plan
 from cgptc.backends.wafer.plan.prefill import PREFILL, PROMPT
 from cgptc.backends.wafer.plan.tasks import LinearWork, Tasks
@@ -22,19 +23,15 @@ from cgptc.backends.wafer.verify import peak_bytes
 CHUNK = 128
 """Tokens at once of which a sparse kernel's worth is told beside that of one."""
 
-STREAMED = 8
-"""Items after which a pipeline's steady state is read off."""
-
 
 def facts_of(tasks: Tasks, plan: Plan, dtype: str) -> Mapping[str, object]:
     """Machine, strategy, regions, SRAM, and the cycles of a token at the last positions of a full row."""
     program = plan.program
     machine = program.machine
-    count = STREAMED if tasks.whole else min(STREAMED, tasks.context)
-    scalars = {PAST: tasks.context - count, LENGTH: count}
+    scalars = last_items(tasks)
     pricer = Pricer(machine)
     clock = timeline(program, ENTRY, scalars, pricer)
-    alone = timeline(program, ENTRY, {PAST: tasks.context - 1, LENGTH: 1}, pricer)
+    alone = timeline(program, ENTRY, last_item(tasks), pricer)
     interval = clock.initiation_interval()
     used = {region.name: peak_bytes(program, region) for region in program.regions}
     areas = {region.name: region.rectangle.area for region in program.regions}
@@ -78,7 +75,7 @@ def facts_of(tasks: Tasks, plan: Plan, dtype: str) -> Mapping[str, object]:
                 "y": region.rectangle.y,
                 "width": region.rectangle.width,
                 "height": region.rectangle.height,
-                "cycles": clock.busy(region.name) // count,
+                "cycles": clock.busy(region.name) // scalars[LENGTH],
                 "area": areas[region.name],
                 "sram_bytes": used[region.name],
                 "resident_bytes": sum(buffer.bytes for buffer in region.buffers if buffer.resident),

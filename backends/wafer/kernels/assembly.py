@@ -9,6 +9,7 @@ from cgptc.backends.wafer.affine import Affine, Extent
 from cgptc.backends.wafer.allocation import allocate
 from cgptc.backends.wafer.faults import ProgramError
 from cgptc.backends.wafer.kernels.fragment import INFLOW_COLOURS, STREAM_COLOURS, Direction, Fragment, Slot
+from cgptc.backends.wafer.kernels.relays import Way, relayed
 from cgptc.backends.wafer.layout import Layout
 from cgptc.backends.wafer.machine import Machine
 from cgptc.backends.wafer.program import (
@@ -33,6 +34,7 @@ from cgptc.backends.wafer.program import (
     View,
     whole,
 )
+from cgptc.backends.wafer.routes import meet
 
 
 def renamed(fragment: Fragment, names: Mapping[str, str]) -> Fragment:
@@ -82,13 +84,15 @@ class Joined:
     weights: dict[str, Slot]
     states: dict[str, Slot]
     steps: tuple[Step, ...]
-    parcels: tuple[Slot, ...] = ()
+    parcels: tuple[Slot, ...]
+    turn: int
+    """Steps before what others take is sent, and before what they make of it is received: all of them where nothing comes back."""
 
 
-def join(fragments: Sequence[Fragment], kept: Sequence[str] = ()) -> Joined:
+def join(fragments: Sequence[Fragment], kept: Sequence[str] = (), turn: int = 0) -> Joined:
     """Fragments that run in turn, sharing the buffers that they name alike; outputs of ``kept`` stay though a later one takes them.
 
-    Raises ProgramError where they disagree about a buffer.
+    The first ``turn`` of them, 0 for all, come before what goes to others and back. Raises ProgramError where they disagree about a buffer.
     """
     buffers: dict[str, Buffer] = {}
     given: dict[str, Slot] = {}
@@ -112,6 +116,7 @@ def join(fragments: Sequence[Fragment], kept: Sequence[str] = ()) -> Joined:
         {slot.buffer: slot for fragment in fragments for slot in fragment.states},
         tuple(step for fragment in fragments for step in fragment.steps),
         tuple(slot for fragment in fragments for slot in fragment.parcels),
+        sum(len(fragment.steps) for fragment in fragments[: turn or len(fragments)]),
     )
 
 
@@ -133,18 +138,22 @@ def furnished(
     bound: Collection[str],
     machine: Machine,
     *,
+    back: Collection[str] = (),
     entry: str = "run",
     taken: int = 0,
 ) -> tuple[Code, tuple[Buffer, ...]]:
     """A region's code and its buffers, laid out above ``taken`` bytes; those that are ``bound`` to the host stay where they are.
 
-    ``received`` and ``sent`` are ``(buffer, stream)``: what comes is held from an item's start to its last use, what goes from where it
-    is made to the item's end. Raises ProgramError where there is no room.
+    ``received`` and ``sent`` are ``(buffer, stream)``: what comes is held from an item's start to its last use, or from the turn on where
+    it is of ``back``; what goes from where it is made to the turn. Raises ProgramError where there is no room.
     """
+    come = {name: Receive(stream, _everything(one.buffers[name])) for name, stream in received}
     steps = (
-        *(Receive(stream, _everything(one.buffers[name])) for name, stream in received),
-        *one.steps,
+        *(step for name, step in come.items() if name not in back),
+        *one.steps[: one.turn],
         *(Send(stream, _everything(one.buffers[name])) for name, stream in sent),
+        *(step for name, step in come.items() if name in back),
+        *one.steps[one.turn :],
     )
     code = Code(entry, steps)
     return code, allocate([replace(held, resident=held.name in bound) for held in one.buffers.values()], (code,), machine, taken=taken)
@@ -171,12 +180,16 @@ def single_region(
 
 @dataclass(frozen=True)
 class Stage:
-    """Fragments that run in turn in a region of its own at a place of the fabric. ``outputs`` stay though a later fragment takes them."""
+    """Fragments that run in turn in a region of its own at a place of the fabric. ``outputs`` stay though a later fragment takes them.
+
+    Where there is a ``turn``, those behind the first so many take what later stages make of what these have made.
+    """
 
     name: str
     at: tuple[int, int]
     fragments: tuple[Fragment, ...]
     outputs: tuple[str, ...] = ()
+    turn: int = 0
 
     @property
     def rectangle(self) -> Rectangle:
@@ -196,51 +209,64 @@ def pipeline(
     depth: int = 2,
     given: Sequence[str] = (),
 ) -> Program:
-    """Regions in a chain: where a stage takes a buffer that an earlier one gives, a stream carries it, ``depth`` items deep.
+    """Regions in a chain: where a stage takes a buffer that another gives, a stream carries it, ``depth`` items deep between neighbours.
 
-    What no stage gives is the program's input, what no later stage takes its output, and so are those of ``given`` though a later stage
-    takes them. Streams are coloured in turn.
+    What no stage gives is the program's input, what no other stage takes its output, and so are those of ``given`` though another takes
+    them. Raises ProgramError where streams would meet on a colour, or where a region has no room.
     """
-    joined = [join(stage.fragments, stage.outputs) for stage in stages]
-    makers: dict[str, int] = {}
-    for number, one in enumerate(joined):
-        makers.update(dict.fromkeys(one.outputs, number))
+    joined = [join(stage.fragments, stage.outputs, stage.turn) for stage in stages]
+    makers = {name: number for number, one in enumerate(joined) for name in one.outputs}
+    ways = relayed([list(one.inputs) for one in joined], makers, {number for number, stage in enumerate(stages) if stage.turn})
+    carried = {way.value for way in ways}
     streams: list[Stream] = []
     regions: list[Region] = []
     bindings: list[Binding] = []
     inflow: Inflow | None = None
-    carried = {name for number, one in enumerate(joined) for name in one.inputs if makers.get(name, number) < number}
     for number, (stage, one) in enumerate(zip(stages, joined, strict=True)):
-        received = [name for name in one.inputs if makers.get(name, number) < number]
+        arriving = [way for way in ways if way.consumer == number]
         taken = 0
-        for name in received:
-            maker = makers[name]
-            source = _one_line(joined[maker].outputs[name].layout, stages[maker].rectangle, stage.rectangle)
-            colour = STREAM_COLOURS[len(streams) % len(STREAM_COLOURS)]
+        for way in arriving:
+            producer = joined[way.producer]
+            held = producer.outputs if way.value in producer.outputs else producer.inputs
+            source = _one_line(held[way.value].layout, stages[way.producer].rectangle, stage.rectangle)
             first: Direction = "x" if source.cut_axis("rows") is None else "y"
-            target, kind = one.inputs[name].layout, one.buffers[name].dtype
-            stream = Stream(f"{name}>{stage.name}", stages[maker].name, stage.name, kind, source, target, first, (colour,), depth, taken)
-            streams.append(stream)
-            taken += queue_bytes(one.buffers[name], depth, machine)
+            target, buffer, items_held = one.inputs[way.value].layout, one.buffers[way.value], way.depth(depth)
+            ends = stages[way.producer].name, stage.name
+            stream = Stream(_stream(way, stages), *ends, buffer.dtype, source, target, first, (), items_held, taken)
+            streams.append(_coloured(stream, streams, {each.name: each.rectangle for each in stages}))
+            taken += queue_bytes(buffer, items_held, machine)
         if one.parcels:
             inflow = _inflow(stage, one, inflow, depth, taken, machine)
             taken += depth * inflow.slot_bytes
-        sent = [stream for later in range(number + 1, len(stages)) for stream in _later(joined, makers, number, later, stages)]
+        received = [(way.value, _stream(way, stages)) for way in arriving]
+        sent = [(way.value, _stream(way, stages)) for way in ways if way.producer == number]
+        inputs = {name: slot for name, slot in one.inputs.items() if name not in dict(received)}
+        outputs = {name: slot for name, slot in one.outputs.items() if name not in carried or name in given}
         bound = [
             *(Binding(name, "weight", stage.name, name, slot.layout) for name, slot in one.weights.items()),
             *(Binding(name, "state", stage.name, name, slot.layout) for name, slot in one.states.items()),
-            *(Binding(name, "input", stage.name, name, slot.layout, (entry,)) for name, slot in one.inputs.items() if name not in received),
-            *(
-                Binding(name, "output", stage.name, name, slot.layout, (entry,))
-                for name, slot in one.outputs.items()
-                if name not in carried or name in given
-            ),
+            *(Binding(name, "input", stage.name, name, slot.layout, (entry,)) for name, slot in inputs.items()),
+            *(Binding(name, "output", stage.name, name, slot.layout, (entry,)) for name, slot in outputs.items()),
         ]
         bindings += bound
-        arriving = [(name, f"{name}>{stage.name}") for name in received]
-        code, buffers = furnished(one, arriving, sent, {binding.buffer for binding in bound}, machine, entry=entry, taken=taken)
+        held_by_host, back = {binding.buffer for binding in bound}, {way.value for way in arriving if way.back}
+        code, buffers = furnished(one, received, sent, held_by_host, machine, back=back, entry=entry, taken=taken)
         regions.append(Region(stage.name, stage.rectangle, buffers, (code,), number))
     return Program(machine, tuple(regions), tuple(streams), (Entry(entry, tuple(scalars), items, tuple(limits)),), tuple(bindings), inflow)
+
+
+def _stream(way: Way, stages: Sequence[Stage]) -> str:
+    return f"{way.value}>{stages[way.consumer].name}"
+
+
+def _coloured(stream: Stream, others: Sequence[Stream], boxes: Mapping[str, Rectangle]) -> Stream:
+    """The stream with the first colour, from its turn on, on whose links it meets none of the others."""
+    for turn in range(len(STREAM_COLOURS)):
+        colour = STREAM_COLOURS[(len(others) + turn) % len(STREAM_COLOURS)]
+        if not any(colour in one.colours and meet(stream, one, boxes) for one in others):
+            return replace(stream, colours=(colour,))
+    what = f"stream '{stream.name}' would meet others on each of {len(STREAM_COLOURS)} colours"
+    raise ProgramError("colours", what, fix="join stages, or plan for one region")
 
 
 def _inflow(stage: Stage, one: Joined, other: Inflow | None, depth: int, address: int, machine: Machine) -> Inflow:
@@ -253,11 +279,6 @@ def _inflow(stage: Stage, one: Joined, other: Inflow | None, depth: int, address
         raise ProgramError("assembly", f"parcels of '{stage.name}' have types {sorted(kinds)}")
     parcels = tuple(Parcel(slot.buffer, slot.layout, slot.nonzeros) for slot in one.parcels)
     return Inflow(stage.name, kinds.pop(), parcels, INFLOW_COLOURS, depth, slot_bytes(one, machine), address)
-
-
-def _later(joined: Sequence[Joined], makers: Mapping[str, int], number: int, later: int, stages: Sequence[Stage]) -> list[tuple[str, str]]:
-    """``(buffer, stream)`` of what a stage sends to a later one."""
-    return [(name, f"{name}>{stages[later].name}") for name in joined[later].inputs if makers.get(name) == number]
 
 
 def _everything(one: Buffer) -> View:

@@ -22,30 +22,31 @@ ROW = "sent_row"
 """The loop variable of rows that go over a stream one by one."""
 
 
-def with_entry(program: Program, entry: Entry, rows: int, fragments: dict[str, tuple[Fragment, ...]]) -> Program:
+def with_entry(program: Program, entry: Entry, rows: int, fragments: dict[str, tuple[Fragment, ...]], turns: dict[str, int]) -> Program:
     """The program of one entry with a further one whose items are ``rows`` of the first one's.
 
     ``fragments`` are those of each region, in which weights, states and parcels are named as the program's buffers, and all else is named
-    as the first entry's, to be renamed here. Raises ProgramError where a region has not enough SRAM, or what is shared lies differently.
+    as the first entry's, to be renamed here; ``turns`` as in `kernels.assembly.Stage`. Raises ProgramError where a region has not enough
+    SRAM, or what is shared lies differently.
     """
     regions: list[Region] = []
     bindings = list(program.bindings)
     for region in program.regions:
-        changed, bound = region_with_entry(program, region, entry, rows, fragments[region.name])
+        changed, bound = region_with_entry(program, region, entry, rows, fragments[region.name], turns[region.name])
         regions.append(changed)
         bindings += bound
     return replace(program, regions=tuple(regions), bindings=tuple(bindings), entries=(*program.entries, entry))
 
 
 def region_with_entry(
-    program: Program, region: Region, entry: Entry, rows: int, fragments: Sequence[Fragment]
+    program: Program, region: Region, entry: Entry, rows: int, fragments: Sequence[Fragment], turn: int
 ) -> tuple[Region, list[Binding]]:
     """One region with the further entry's steps, and the bindings of its inputs and outputs."""
     (first,) = region.code
     mine = [one for one in program.bindings if one.region == region.name]
     sent = [step for step in first.steps if isinstance(step, Send)]
     outputs = [one.buffer for one in mine if one.role == "output"]
-    joined = _joined(fragments, entry.name, [*outputs, *(step.source.buffer for step in sent)])
+    joined = _joined(fragments, entry.name, [*outputs, *(step.source.buffer for step in sent)], turn)
     _require_shared(program, region, joined)
     bound: list[Binding] = []
     for one in mine:
@@ -53,11 +54,18 @@ def region_with_entry(
             slots = joined.inputs if one.role == "input" else joined.outputs
             slot = slots[_name(one.buffer, entry.name)]
             bound.append(replace(one, buffer=slot.buffer, layout=slot.layout, entries=(entry.name,)))
-    received = [step for step in first.steps if isinstance(step, Receive)]
+    # What is received behind the first send comes back.
+    start = next((number for number, step in enumerate(first.steps) if isinstance(step, Send)), len(first.steps))
+    received, back = (
+        [_one_by_one(Receive(step.stream, _row(joined, step.target, entry.name)), rows) for step in part if isinstance(step, Receive)]
+        for part in (first.steps[:start], first.steps[start:])
+    )
     steps: tuple[Step, ...] = (
-        *(_one_by_one(Receive(step.stream, _row(joined, step.target, entry.name)), rows) for step in received),
-        *joined.steps,
+        *received,
+        *joined.steps[: joined.turn],
         *(_one_by_one(Send(step.stream, _row(joined, step.source, entry.name)), rows) for step in sent),
+        *back,
+        *joined.steps[joined.turn :],
     )
     code = (first, Code(entry.name, steps))
     resident = {one.buffer for one in bound}
@@ -74,11 +82,11 @@ def _name(buffer: str, entry: str) -> str:
     return f"{buffer}~{entry}"
 
 
-def _joined(fragments: Sequence[Fragment], entry: str, kept: Sequence[str]) -> Joined:
+def _joined(fragments: Sequence[Fragment], entry: str, kept: Sequence[str], turn: int) -> Joined:
     """The fragments in turn; what is not shared has the entry behind its name."""
     shared = {slot.buffer for one in fragments for slot in (*one.weights, *one.states, *one.parcels)}
     own = {one.name: _name(one.name, entry) for fragment in fragments for one in fragment.buffers if one.name not in shared}
-    return join([renamed(one, own) for one in fragments], [_name(name, entry) for name in kept])
+    return join([renamed(one, own) for one in fragments], [_name(name, entry) for name in kept], turn)
 
 
 def _require_shared(program: Program, region: Region, joined: Joined) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from cgptc.backends.wafer.faults import ProgramError
@@ -34,59 +34,66 @@ class Choice:
         return max(cost.cycles for cost in self.costs)
 
     @property
-    def latency(self) -> int:
-        """Cycles of an item through all groups, streams not counted."""
-        return sum(cost.cycles for cost in self.costs)
-
-    @property
     def area(self) -> int:
         return sum(cost.area for cost in self.costs)
 
 
-def choose(sizer: Sizer, groups: Sequence[Group], objective: str) -> Choice:
-    """Grids by bisection on the bottleneck (``throughput``), the fastest each (``latency``), or the smallest (``area``).
+def choices(sizer: Sizer, groups: Sequence[Group]) -> list[Choice]:
+    """The ways to size regions that may be best by some objective, each once: by bisection on the bottleneck, the fastest each, the
+    smallest each; equal ones where the smallest find no room.
 
-    Raises DoesNotFitError.
+    Raises DoesNotFitError where there is none.
     """
     machine = sizer.machine
     equal = cells(machine, len(groups))
     candidates = [*grids(machine), *equal]
     if len(groups) == 1:
-        alone = best_alone(sizer, groups[0], dict.fromkeys(candidates), smallest=objective == "area")
-        if alone is None:
+        alone = {smallest: best_alone(sizer, groups[0], dict.fromkeys(candidates), smallest=smallest) for smallest in (False, True)}
+        found = [Choice((cost,), ((0, 0),)) for cost in dict.fromkeys(alone.values()) if cost is not None]
+        if not found:
             raise _too_large(sizer, groups[0])
-        return Choice((alone,), ((0, 0),))
+        return found
     tables = [prices(sizer, group, candidates) for group in groups]
     for group, table in zip(groups, tables, strict=True):
         if not table:
             raise _too_large(sizer, group)
     smallest = [table[0] for table in tables]
+    if _packed(smallest, machine) is not None:
+        return _placed_once([_bisected(tables, machine), [table[-1] for table in tables], smallest], machine)
     uniform = [costs for grid in equal if (costs := _uniform(sizer, groups, grid)) is not None]
-    if _packed(smallest, machine) is None:
-        if not uniform:
-            raise _too_many(smallest, groups, machine)
-        chosen = min(uniform, key=lambda costs: (max(cost.cycles for cost in costs), costs[0].area))
-    elif objective == "area":
-        chosen = smallest
-    else:
-        limits = sorted({cost.cycles for table in tables for cost in table})
-        low, high = 0, len(limits) - 1
-        # The slowest of the smallest grids is known to fit; every limit below is tried by halves.
-        while low < high:
-            middle = (low + high) // 2
-            within = _within(tables, limits[middle])
-            if within is not None and _packed(within, machine) is not None:
-                high = middle
-            else:
-                low = middle + 1
-        bounded = _within(tables, limits[high])
-        chosen = bounded if bounded is not None and _packed(bounded, machine) is not None else smallest
-        fastest = [table[-1] for table in tables]
-        if objective == "latency" and _packed(fastest, machine) is not None:
-            chosen = fastest
-    places = _packed(chosen, machine)
-    assert places is not None
-    return Choice(tuple(chosen), tuple(places))
+    if not uniform:
+        raise _too_many(smallest, groups, machine)
+    merits: list[Callable[[list[Cost]], tuple[int, int]]] = [
+        lambda costs: (max(cost.cycles for cost in costs), costs[0].area),
+        lambda costs: (sum(cost.cycles for cost in costs), costs[0].area),
+        lambda costs: (costs[0].area, max(cost.cycles for cost in costs)),
+    ]
+    return _placed_once([min(uniform, key=merit) for merit in merits], machine)
+
+
+def _bisected(tables: Sequence[Sequence[Cost]], machine: Machine) -> list[Cost]:
+    """The smallest grids with which no group takes longer than the slowest must, where the smallest of all find room."""
+    limits = sorted({cost.cycles for table in tables for cost in table})
+    found = [table[0] for table in tables]
+    low, high = 0, len(limits) - 1
+    while low <= high:
+        middle = (low + high) // 2
+        within = _within(tables, limits[middle])
+        if within is not None and _packed(within, machine) is not None:
+            found, high = within, middle - 1
+        else:
+            low = middle + 1
+    return found
+
+
+def _placed_once(ways: Sequence[Sequence[Cost]], machine: Machine) -> list[Choice]:
+    """Those that find room, each once."""
+    found: dict[Choice, None] = {}
+    for costs in ways:
+        places = _packed(costs, machine)
+        if places is not None:
+            found[Choice(tuple(costs), tuple(places))] = None
+    return list(found)
 
 
 def _uniform(sizer: Sizer, groups: Sequence[Group], grid: Grid) -> list[Cost] | None:

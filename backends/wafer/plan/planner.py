@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from cgptc.backends.wafer.affine import var
-from cgptc.backends.wafer.clock import timeline
 from cgptc.backends.wafer.faults import ProgramError
 from cgptc.backends.wafer.kernels.assembly import Stage, pipeline
 from cgptc.backends.wafer.kernels.fragment import Grid
 from cgptc.backends.wafer.machine import Machine
-from cgptc.backends.wafer.plan.choose import Choice, DoesNotFitError, choose
+from cgptc.backends.wafer.plan.choose import Choice, DoesNotFitError, choices
 from cgptc.backends.wafer.plan.layouts import LENGTH, PAST, direct
+from cgptc.backends.wafer.plan.merit import figures, least
 from cgptc.backends.wafer.plan.pack import pack
 from cgptc.backends.wafer.plan.prefill import Prefill
 from cgptc.backends.wafer.plan.remedies import Wanted, remedies
 from cgptc.backends.wafer.plan.select import buffer_of, ordered_weights
-from cgptc.backends.wafer.plan.size import DEPTH, Counted, Fitted, Sizer, grids
-from cgptc.backends.wafer.plan.stages import Group, groups, one_group
+from cgptc.backends.wafer.plan.size import Cost, Counted, Fitted, Sizer, grids
+from cgptc.backends.wafer.plan.stages import DEPTH, Group, groups, one_group, together
 from cgptc.backends.wafer.plan.tasks import Tasks, width_of
 from cgptc.backends.wafer.program import Program, Scalar
 from cgptc.backends.wafer.verify import check
@@ -66,22 +66,18 @@ def plan(tasks: Tasks, aim: Aim, dtype: str, counted: Counted | None = None) -> 
     Raises DoesNotFitError, and InvalidProgramError where the planner is wrong.
     """
     try:
-        chosen = _chosen(tasks, aim, dtype)
+        best, missed = _chosen(tasks, aim, dtype, counted)
     except DoesNotFitError as error:
         raise _explained(error, tasks, aim, dtype) from None
-    sizer = chosen.sizer
-    plain = _placed(tasks, aim, chosen, None)
-    thin = _placed(tasks, aim, chosen, counted) if sizer.streamed and counted is not None else plain
-    # What is absorbed as it comes cannot come ahead: where the host's link has time to spare, matrices with their zeros are faster.
-    program, fitted = min((plain, thin), key=lambda made: _interval(made[0], tasks))
+    fitted = best.fitted
     weights = {
         name: weight
         for one in fitted
         for task, kernel in zip(one.group.tasks, one.kernels, strict=True)
         for name, weight in ordered_weights(task, one.ground, kernel).items()
     }
-    program, chunk = _in_chunks(Prefill(program, ENTRY, fitted, sizer, tasks.context), aim)
-    return Plan(check(program), chosen.strategy, chosen.choice, fitted, weights, sizer, chosen.missed, chunk)
+    program, chunk = _in_chunks(Prefill(best.program, ENTRY, fitted, best.sizer, tasks.context), aim)
+    return Plan(check(program), best.strategy, best.choice, fitted, weights, best.sizer, missed, chunk)
 
 
 def _in_chunks(prefill: Prefill, aim: Aim) -> tuple[Program, int]:
@@ -97,58 +93,110 @@ def _in_chunks(prefill: Prefill, aim: Aim) -> tuple[Program, int]:
         raise DoesNotFitError(f"chunks of {wanted} tokens: {error.what}", "give a smaller --prefill-chunk, or none", ()) from None
 
 
-def _placed(tasks: Tasks, aim: Aim, chosen: _Chosen, counted: Counted | None) -> tuple[Program, tuple[Fitted, ...]]:
-    """The program of a choice, not checked yet, and its groups with their kernels."""
-    sizer, choice = chosen.sizer, chosen.choice
+@dataclass(frozen=True)
+class _Placed:
+    """A strategy's regions with their grids, and the program that they make, not checked yet, with its groups and their kernels."""
+
+    strategy: str
+    sizer: Sizer
+    choice: Choice
+    program: Program
+    fitted: tuple[Fitted, ...]
+    merit: tuple[float, float]
+
+
+def _chosen(tasks: Tasks, aim: Aim, dtype: str, counted: Counted | None) -> tuple[_Placed, tuple[str, ...]]:
+    """The best by the objective of the strategy asked for; of ``auto`` the better of those that keep weights on the wafer, or where there
+    is no room the one that does not, with what was missed. Raises DoesNotFitError.
+    """
+    sizer = _sizer(tasks, aim.machine, dtype, streamed=aim.strategy == STREAMING)
+    try:
+        return _best(sizer, tasks, aim, counted), ()
+    except DoesNotFitError as error:
+        if aim.strategy != "auto":
+            raise
+        try:
+            best = _best(replace(sizer, streamed=True), tasks, replace(aim, strategy=STREAMING), counted)
+        except DoesNotFitError:
+            raise error from None
+        return best, (error.what, *error.lines)
+
+
+def _best(sizer: Sizer, tasks: Tasks, aim: Aim, counted: Counted | None) -> _Placed:
+    """The best of all ways of a strategy to size its regions; the first where several are equal. Raises DoesNotFitError."""
+    best: _Placed | None = None
+    fault: DoesNotFitError | None = None
+    for name, regions in _ways(sizer, aim):
+        # A region that waits for an item to come back holds up all behind it: no such pipeline streams faster than one that never waits.
+        waits = any(group.turn for group in regions) and aim.objective == "throughput"
+        if best is not None and (waits or not _may_win(sizer, regions, best, aim)):
+            continue
+        try:
+            ways = choices(sizer, regions) if aim.grid is None else [_on_grid(sizer, regions, aim.grid)]
+        except DoesNotFitError as error:
+            if fault is None:
+                fault = error
+            elif any(group.turn for group in regions):
+                fault = DoesNotFitError(fault.what, fault.fix, (*fault.lines, f"with one copy of the tied table: {error.what}"))
+            continue
+        # What is absorbed as it comes cannot come ahead: where the host's link has time to spare, matrices with their zeros are faster.
+        thin = counted if sizer.streamed else None
+        for choice in sorted(ways, key=lambda way: least(way, aim.objective)):
+            for zeros in (None,) if thin is None else (None, thin):
+                if best is not None and zeros is None and least(choice, aim.objective) > best.merit[0]:
+                    continue
+                placed = _placed(name, sizer, regions, choice, tasks, aim, zeros)
+                if best is None or placed.merit < best.merit:
+                    best = placed
+    if best is None:
+        assert fault is not None
+        raise fault
+    return best
+
+
+def _ways(sizer: Sizer, aim: Aim) -> Iterator[tuple[str, tuple[Group, ...]]]:
+    """The strategies asked for and their regions. A pipeline keeps a tied table once or in each of two regions."""
+    tasks = sizer.directed.tasks
+    if aim.strategy in ("auto", "pipeline"):
+        apart = groups(tasks)
+        yield "pipeline", apart
+        once = together(apart, sizer.ties)
+        if once is not None:
+            yield "pipeline", once
+    if aim.strategy != "pipeline":
+        yield STREAMING if aim.strategy == STREAMING else "resident", one_group(tasks)
+
+
+def _may_win(sizer: Sizer, regions: tuple[Group, ...], rival: _Placed, aim: Aim) -> bool:
+    """Whether a way can be better at all: on the fastest grid of each region, whatever its SRAM."""
+    candidates = grids(aim.machine) if aim.grid is None else [aim.grid]
+    fastest: list[Cost] = []
+    for group in regions:
+        timed = [Cost(grid, cycles, 0) for grid in candidates if (cycles := sizer.cycles(group, grid)) is not None]
+        if not timed:
+            return False
+        fastest.append(min(timed, key=lambda cost: cost.cycles))
+    return aim.objective == "area" or least(Choice(tuple(fastest), ()), aim.objective) < rival.merit[0]
+
+
+def _placed(
+    strategy: str, sizer: Sizer, regions: tuple[Group, ...], choice: Choice, tasks: Tasks, aim: Aim, counted: Counted | None
+) -> _Placed:
     feeds = sizer.feeds
     outputs = [one.value for one in tasks.outputs]
-    fitted = tuple(sizer.fit(group, cost.grid, counted) for group, cost in zip(chosen.regions, choice.costs, strict=True))
+    fitted = tuple(sizer.fit(group, cost.grid, counted) for group, cost in zip(regions, choice.costs, strict=True))
     given = [buffer_of(name, feeds) for name in outputs]
     stages = [
-        Stage(one.group.name, place, one.fragments, tuple(buffer_of(name, feeds) for name in (*outputs, *sizer.sent(one.group))))
+        Stage(one.group.name, place, one.fragments, tuple(buffer_of(name, feeds) for name in (*outputs, *one.group.sent)), one.group.turn)
         for one, place in zip(fitted, choice.places, strict=True)
     ]
     scalars = [Scalar(PAST, 0, tasks.context - 1), Scalar(LENGTH, 1, tasks.context)]
     limits = [tasks.context - var(PAST) - var(LENGTH)]
     if tasks.whole:
         scalars, limits = [Scalar(LENGTH, 1, MOST_ROWS)], []
-    program = pipeline(aim.machine, stages, scalars=scalars, items=var(LENGTH), entry=ENTRY, limits=limits, depth=DEPTH, given=given)
-    return _named_apart(program), fitted
-
-
-def _interval(program: Program, tasks: Tasks) -> float:
-    """Cycles of an item at the end of a row, where weights come from off the wafer; 0 for a program that need not be compared."""
-    if program.inflow is None:
-        return 0.0
-    count = min(2, tasks.context)
-    return timeline(program, ENTRY, {PAST: tasks.context - count, LENGTH: count}).initiation_interval()
-
-
-@dataclass(frozen=True)
-class _Chosen:
-    """A strategy with its regions and their grids. ``missed`` as in `Plan`."""
-
-    strategy: str
-    sizer: Sizer
-    regions: tuple[Group, ...]
-    choice: Choice
-    missed: tuple[str, ...] = ()
-
-
-def _chosen(tasks: Tasks, aim: Aim, dtype: str) -> _Chosen:
-    """The strategy asked for; of ``auto`` the better of those that keep weights on the wafer, or where there is no room the one that does
-    not. Raises DoesNotFitError.
-    """
-    sizer = _sizer(tasks, aim.machine, dtype, streamed=aim.strategy == STREAMING)
-    try:
-        return _Chosen(*_best(sizer, aim))
-    except DoesNotFitError as error:
-        if aim.strategy != "auto":
-            raise
-        try:
-            return _Chosen(*_best(replace(sizer, streamed=True), replace(aim, strategy=STREAMING)), (error.what, *error.lines))
-        except DoesNotFitError:
-            raise error from None
+    made = pipeline(aim.machine, stages, scalars=scalars, items=var(LENGTH), entry=ENTRY, limits=limits, depth=DEPTH, given=given)
+    program = _named_apart(made)
+    return _Placed(strategy, sizer, choice, program, fitted, figures(program, ENTRY, tasks).merit(aim.objective))
 
 
 def _sizer(tasks: Tasks, machine: Machine, dtype: str, *, streamed: bool) -> Sizer:
@@ -169,8 +217,12 @@ def _has_room(wanted: Wanted) -> bool:
     if wanted.strategy != "pipeline":
         # Where a pipeline fits, one region on all PEs does: `auto` need not look at both.
         return False
+    return any(_fits(sizer, regions) for _, regions in _ways(sizer, Aim(wanted.machine, wanted.strategy)))
+
+
+def _fits(sizer: Sizer, regions: tuple[Group, ...]) -> bool:
     try:
-        choose(sizer, groups(sizer.directed.tasks), "area")
+        choices(sizer, regions)
     except ProgramError:
         return False
     return True
@@ -197,64 +249,22 @@ def _named_apart(program: Program) -> Program:
     return replace(program, bindings=tuple(bindings))
 
 
-def _best(sizer: Sizer, aim: Aim) -> tuple[str, Sizer, tuple[Group, ...], Choice]:
-    """The strategy asked for, or the better one by the objective; the first where both are equal."""
-    whole = one_group(sizer.directed.tasks)
-    ways: dict[str, tuple[Group, ...]] = {"pipeline": groups(sizer.directed.tasks), "resident": whole, STREAMING: whole}
-    names = ["pipeline", "resident"] if aim.strategy == "auto" else [aim.strategy]
-    found: list[tuple[str, tuple[Group, ...], Choice]] = []
-    fault: DoesNotFitError | None = None
-    for name in names:
-        if found and not _may_win(sizer, ways[name], found[0][2], aim):
-            continue
-        try:
-            found.append((name, ways[name], _choice(sizer, ways[name], aim)))
-        except DoesNotFitError as error:
-            fault = fault or error
-    if not found:
-        assert fault is not None
-        raise fault
-    name, regions, choice = min(found, key=lambda one: _merit(aim.objective)(one[2]))
-    return name, sizer, regions, choice
-
-
-def _may_win(sizer: Sizer, regions: tuple[Group, ...], rival: Choice, aim: Aim) -> bool:
-    """Whether a way can be better at all: the fewest cycles of its regions, whatever their SRAM, against a rival's."""
-    candidates = grids(aim.machine) if aim.grid is None else [aim.grid]
-    cycles = [[found for grid in candidates if (found := sizer.cycles(group, grid)) is not None] for group in regions]
-    if not all(cycles) or aim.objective == "area":
-        return all(cycles)
-    fewest = [min(found) for found in cycles]
-    return sum(fewest) < rival.latency if aim.objective == "latency" else max(fewest) < rival.bottleneck
-
-
-def _merit(objective: str) -> Callable[[Choice], tuple[int, int]]:
-    match objective:
-        case "latency":
-            return lambda choice: (choice.latency, choice.area)
-        case "area":
-            return lambda choice: (choice.area, choice.bottleneck)
-        case _:
-            return lambda choice: (choice.bottleneck, choice.area)
-
-
-def _choice(sizer: Sizer, regions: tuple[Group, ...], aim: Aim) -> Choice:
-    if aim.grid is None:
-        return choose(sizer, regions, aim.objective)
+def _on_grid(sizer: Sizer, regions: tuple[Group, ...], grid: Grid) -> Choice:
+    """Every region on that grid. Raises DoesNotFitError."""
+    machine = sizer.machine
+    shown = f"{grid.width}x{grid.height}"
     costs = []
     for group in regions:
-        cost = sizer.cost(group, aim.grid)
-        limit = aim.machine.usable_bytes
-        shown = f"{aim.grid.width}x{aim.grid.height}"
-        if cost is None or cost.bytes > limit:
+        cost = sizer.cost(group, grid)
+        if cost is None or cost.bytes > machine.usable_bytes:
             need = (
-                f"{sizer.need(group, aim.grid)} bytes of SRAM per PE and has {limit}"
+                f"{sizer.need(group, grid)} bytes of SRAM per PE and has {machine.usable_bytes}"
                 if cost is not None
                 else "a layout that the grid does not give"
             )
             raise DoesNotFitError(f"'{group.name}' on a grid of {shown} needs {need}", "give a larger --grid, or none", ())
         costs.append(cost)
-    places = pack([cost.grid for cost in costs], aim.machine)
+    places = pack([cost.grid for cost in costs], machine)
     if places is None:
-        raise DoesNotFitError(f"{len(costs)} regions of {shown} PEs do not fit on {aim.machine.name}", "give a smaller --grid, or none", ())
+        raise DoesNotFitError(f"{len(costs)} regions of {shown} PEs do not fit on {machine.name}", "give a smaller --grid, or none", ())
     return Choice(tuple(costs), tuple(places))

@@ -67,7 +67,8 @@ class Prefill:
     def made(self, chunk: int) -> Program:
         """The program with chunks of so many tokens. Raises ProgramError where there is no room for them."""
         fragments = {one.group.name: self._fragments(one, chunk) for one in self.fitted}
-        return with_entry(self.program, self._entry(chunk), chunk, fragments)
+        turns = {one.group.name: one.group.turn for one in self.fitted}
+        return with_entry(self.program, self._entry(chunk), chunk, fragments, turns)
 
     def _entry(self, chunk: int) -> Entry:
         scalars = (Scalar(PAST, 0, self.context - chunk), Scalar(CHUNKS, 1, self.context // chunk))
@@ -97,7 +98,8 @@ class Prefill:
 
     def _has_room(self, one: Fitted, rows: int) -> bool:
         try:
-            region_with_entry(self.program, self.program.region(one.group.name), self._entry(rows), rows, self._fragments(one, rows))
+            region = self.program.region(one.group.name)
+            region_with_entry(self.program, region, self._entry(rows), rows, self._fragments(one, rows), one.group.turn)
         except ProgramError:
             return False
         return True

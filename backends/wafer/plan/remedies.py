@@ -33,8 +33,10 @@ def _changes(wanted: Wanted, fits: Fits, streaming: str) -> Iterator[tuple[str, 
     context = _longest(wanted, fits)
     if context:
         yield f"--context {context}", replace(wanted, tasks=shortened(wanted.tasks, context))
-    if wanted.strategy not in ("auto", streaming):
-        yield f"--execution-strategy {streaming}", replace(wanted, strategy=streaming)
+    others = ("pipeline", "resident", streaming) if wanted.strategy in ("pipeline", "resident") else ()
+    for name in others:
+        if name != wanted.strategy:
+            yield f"--execution-strategy {name}", replace(wanted, strategy=name)
     machine = wanted.machine
     if machine in PRESETS.values():
         larger = [one for one in PRESETS.values() if one.width * one.height > machine.width * machine.height]

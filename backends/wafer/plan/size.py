@@ -17,14 +17,11 @@ from cgptc.backends.wafer.layout import Layout
 from cgptc.backends.wafer.machine import Machine
 from cgptc.backends.wafer.plan.layouts import Directed, arrange
 from cgptc.backends.wafer.plan.select import Ground, buffer_of, fragment_of, kernel_of, ordered_weights
-from cgptc.backends.wafer.plan.stages import Group
-from cgptc.backends.wafer.plan.tasks import AnglesWork, AttendWork, LinearWork, LookupWork, Task
+from cgptc.backends.wafer.plan.stages import DEPTH, Group
+from cgptc.backends.wafer.plan.tasks import AnglesWork, AttendWork, LinearWork, LookupWork, Task, width_of
 from cgptc.backends.wafer.plan.ties import one_copy, ties
 from cgptc.backends.wafer.program import Nonzeros, Parcel, Rectangle
 from cgptc.ir.weights import Weight
-
-DEPTH = 2
-"""Items that wait in a stream's queue."""
 
 ROOMY = 1 << 40
 
@@ -34,7 +31,7 @@ Counted = Callable[[Weight, Layout], Nonzeros]
 
 @dataclass(frozen=True)
 class Cost:
-    """Cycles of an item at the last position, and SRAM per PE without the reserve."""
+    """Cycles of an item at the last position, streams as between equal grids, and SRAM per PE without the reserve."""
 
     grid: Grid
     cycles: int
@@ -117,18 +114,8 @@ class Sizer:
         return ties(self.directed.tasks)
 
     @cached_property
-    def _takers(self) -> dict[str, set[str]]:
-        """By value the tasks that take it."""
-        found: dict[str, set[str]] = {}
-        for task in self.directed.tasks:
-            for name in task.inputs:
-                found.setdefault(name, set()).add(task.name)
-        return found
-
-    def sent(self, group: Group) -> list[str]:
-        """Values of a group that others take, in the order in which they are made."""
-        within = {task.name for task in group.tasks}
-        return [task.name for task in group.tasks if not self._takers.get(task.name, within) <= within]
+    def _makers(self) -> dict[str, Task]:
+        return {task.name: task for task in self.directed.tasks}
 
     def _arrives(self, task: Task, fragment: Fragment) -> bool:
         """Whether a streamed task's weights come when they are needed: of a table an item needs a row, so that tables stay on the wafer."""
@@ -204,7 +191,17 @@ class Sizer:
             weights += 0 if arrives or task.name in shared else one.weight_bytes
             states += one.state_bytes
         # The host sends ahead, so that the slower of both is what an item costs once the first parcels have come.
-        return max(cycles, come), weights, states
+        return max(cycles, come) + self._streams(group, ground), weights, states
+
+    def _streams(self, group: Group, ground: Ground) -> int:
+        """Cycles of taking what comes from other groups, and of sending to each as if it had the same grid."""
+        taken = sum(self.machine.vector_cycles(self.dtype, self._elements(name, ground)) for name, _ in group.received)
+        return taken + sum(format_of(self.dtype).words(self._elements(name, ground)) for name in group.sent)
+
+    def _elements(self, name: str, ground: Ground) -> int:
+        """Elements of a value on each PE."""
+        maker = self._makers[name]
+        return math.prod(ground.spread(name, maker.rows, width_of(maker.work)).local_shape)
 
     def cycles(self, group: Group, grid: Grid) -> int | None:
         """Cycles of an item in a group; None where it cannot be laid out on the grid at all."""
@@ -238,14 +235,15 @@ class Sizer:
         """
         fitted = self.fit(group, grid)
         given = [buffer_of(name, self.feeds) for name in self.outputs]
-        sent = [buffer_of(name, self.feeds) for name in self.sent(fitted.group)]
-        joined = join(fitted.fragments, (*given, *sent))
-        received = [name for name in joined.inputs if name not in self.feeds]
-        taken = sum(queue_bytes(joined.buffers[name], DEPTH, self.machine) for name in received)
+        sent = [buffer_of(name, self.feeds) for name in group.sent]
+        joined = join(fitted.fragments, (*given, *sent), group.turn)
+        received = {buffer_of(name, self.feeds): depth for name, depth in group.received}
+        taken = sum(queue_bytes(joined.buffers[name], depth, self.machine) for name, depth in received.items())
         taken += DEPTH * slot_bytes(joined, self.machine)
         roomy = replace(self.machine, sram_bytes=ROOMY)
         come, go = ([(name, name) for name in names] for names in (received, sent))
-        _, placed = furnished(joined, come, go, self._bound(joined, given, sent), roomy, taken=taken)
+        back = {buffer_of(name, self.feeds) for name in group.back}
+        _, placed = furnished(joined, come, go, self._bound(joined, given, sent), roomy, back=back, taken=taken)
         return max((one.address + one.bytes for one in placed), default=taken)
 
     def _bound(self, joined: Joined, given: Sequence[str], sent: Sequence[str]) -> set[str]:
@@ -263,14 +261,16 @@ class Sizer:
     def _signature(self, group: Group) -> tuple[object, ...]:
         numbers: dict[str, int] = {}
         shape: list[object] = []
-        sent = set(self.sent(group))
+        sent, received = set(group.sent), dict(group.received)
         for task in group.tasks:
             taken = tuple(numbers.setdefault(name, len(numbers)) for name in task.inputs)
             made = numbers.setdefault(task.name, len(numbers))
+            come = tuple((received.get(name, 0), name in group.back, name in sent) for name in task.inputs)
             lasts = (task.name in self.outputs, task.name in sent)
-            shape.append((task.work, task.rows, taken, made, self.directed.along[task.name], *lasts))
+            shape.append((task.work, task.rows, taken, come, made, self.directed.along[task.name], *lasts))
             shape.append(tuple((role, weight.shape) for role, weight in task.weights))
         shape.append(tuple((numbers[one], numbers[other]) for one, other in self.ties.items() if one in numbers and other in numbers))
+        shape.append(group.turn)
         return tuple(shape)
 
 

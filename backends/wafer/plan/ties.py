@@ -1,8 +1,8 @@
 """Tables that are looked up and multiplied with: the head of a model whose embedding it is tied to.
 
 Where one region does both, and both lie in the same tiles, they are one buffer: rows are read across the tiles of the head's weight. In two
-regions there are two copies. A region that did both would hold up every item until it has left the last region, since what a region does
-for an item it does before the next.
+regions there are two copies. A region of a pipeline that does both (`stages.together`) holds up every item until it has left the last
+region, since what a region does for an item it does before the next.
 """
 
 from __future__ import annotations

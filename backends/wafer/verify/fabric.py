@@ -14,7 +14,7 @@ from cgptc.backends.wafer.collectives import Pattern
 from cgptc.backends.wafer.faults import Issue
 from cgptc.backends.wafer.program import ITEM, Collective, Loop, Program, Receive, Rectangle, Region, Send, Step, Stream
 from cgptc.backends.wafer.resolve import blocks, iterations, pattern_of
-from cgptc.backends.wafer.routes import Loads, check_layouts, family, loads
+from cgptc.backends.wafer.routes import Loads, check_layouts, family, loads, share_links
 from cgptc.backends.wafer.verify.likeness import Kinds
 from cgptc.backends.wafer.verify.steps import corners, looked_at
 
@@ -143,7 +143,7 @@ def _streams(program: Program, kinds: Kinds) -> Iterator[Issue]:
             continue
         routed.append((stream, loads(family(stream, producer, consumer), stream.first)))
     for (one, first), (other, second) in combinations(routed, 2):
-        if set(one.colours) & set(other.colours) and _share(first, second):
+        if set(one.colours) & set(other.colours) and share_links(first, second):
             yield Issue("stream-conflict", f"stream '{one.name}'", f"uses the same links and colour as '{other.name}'")
     used = {model.name: colours_of(model) for model in map(kinds.model, program.regions)}
     for region in program.regions:
@@ -152,21 +152,6 @@ def _streams(program: Program, kinds: Kinds) -> Iterator[Issue]:
             if taken & set(stream.colours) and _crosses(found, region.rectangle):
                 what = f"crosses region '{region.name}' on a colour of its collectives, {sorted(taken & set(stream.colours))}"
                 yield Issue("stream-conflict", f"stream '{stream.name}'", what)
-
-
-def _share(one: Loads, other: Loads) -> bool:
-    """Whether two streams use a common link."""
-    low_x, low_y = max(one.x, other.x), max(one.y, other.y)
-    high_x = min(one.x + one.east.shape[1], other.x + other.east.shape[1])
-    high_y = min(one.y + one.east.shape[0], other.y + other.east.shape[0])
-    if low_x >= high_x or low_y >= high_y:
-        return False
-    for mine, theirs in ((one.east, other.east), (one.west, other.west), (one.south, other.south), (one.north, other.north)):
-        first = mine[low_y - one.y : high_y - one.y, low_x - one.x : high_x - one.x]
-        second = theirs[low_y - other.y : high_y - other.y, low_x - other.x : high_x - other.x]
-        if bool(((first > 0) & (second > 0)).any()):
-            return True
-    return False
 
 
 def _crosses(found: Loads, box: Rectangle) -> bool:

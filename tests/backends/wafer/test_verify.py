@@ -42,9 +42,8 @@ from cgptc.backends.wafer.program import (
     whole,
 )
 from cgptc.backends.wafer.resolve import Placed
-from cgptc.backends.wafer.routes import Loads
+from cgptc.backends.wafer.routes import Loads, share_links
 from cgptc.backends.wafer.verify import check, peak_bytes, verify
-from cgptc.backends.wafer.verify.fabric import _share
 from cgptc.backends.wafer.verify.likeness import Kinds
 from cgptc.backends.wafer.verify.steps import corners
 from cgptc.backends.wafer.verify.waits import stalled
@@ -335,7 +334,7 @@ def test_streams_share_a_link_where_both_have_words_on_it(seed: int) -> None:
         return {(way, x + one.x, y + one.y) for way, words in ways.items() for y, x in zip(*np.nonzero(words), strict=True)}
 
     pairs = [(drawn(), drawn()) for _ in range(40)]
-    assert [_share(one, other) for one, other in pairs] == [bool(links(one) & links(other)) for one, other in pairs]
+    assert [share_links(one, other) for one, other in pairs] == [bool(links(one) & links(other)) for one, other in pairs]
 
 
 def test_the_bounds_of_a_view_are_its_first_and_last_element_whatever_its_strides() -> None:
