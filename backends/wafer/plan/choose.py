@@ -63,7 +63,7 @@ def choices(sizer: Sizer, groups: Sequence[Group]) -> list[Choice]:
     uniform = [costs for grid in equal if (costs := _uniform(sizer, groups, grid)) is not None]
     if not uniform:
         raise _too_many(smallest, groups, machine)
-    merits: list[Callable[[list[Cost]], tuple[int, int]]] = [
+    merits: list[Callable[[Sequence[Cost]], tuple[int, int]]] = [
         lambda costs: (max(cost.cycles for cost in costs), costs[0].area),
         lambda costs: (sum(cost.cycles for cost in costs), costs[0].area),
         lambda costs: (costs[0].area, max(cost.cycles for cost in costs)),
