@@ -17,6 +17,10 @@ from pathlib import Path
 from cgptc.backends.wafer.faults import MachineError
 
 MAX_FILE_BYTES = 1 << 20
+MAX_SRAM_BYTES = 1 << 30
+"""Of a PE that a description may ask for: the engine that goes PE by PE holds all of it."""
+
+LEAST_LANES = 2**-10
 
 Lanes = tuple[tuple[str, float], ...]
 
@@ -79,16 +83,24 @@ class Machine:
             _expect(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
         for name in ("vector_start_cycles", "stream_start_cycles", "step_cycles", "hop_cycles", "ramp_cycles", "reserved_bytes"):
             _expect(getattr(self, name) >= 0, name, "not negative", getattr(self, name))
-        for name in ("clock_hz", "dense_mac_cycles", "scalar_cycles", "host_bytes_per_second", "sram_read_bytes", "sram_write_bytes"):
+        for name in ("dense_mac_cycles", "scalar_cycles", "sram_read_bytes", "sram_write_bytes"):
             _expect(math.isfinite(getattr(self, name)) and getattr(self, name) > 0, name, "positive", getattr(self, name))
+        for name in ("clock_hz", "host_bytes_per_second"):
+            _expect(math.isfinite(getattr(self, name)) and getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
+        for name in (entry.name for entry in fields(self) if entry.name.startswith("sparse_") or entry.name == "dense_call_cycles"):
+            _expect(math.isfinite(getattr(self, name)) and getattr(self, name) >= 0, name, "not negative", getattr(self, name))
         _expect(self.width <= 1 << 14 and self.height <= 1 << 14, "width and height", "at most 16384", max(self.width, self.height))
         _expect(self.colours <= 24, "colours", "at most 24 (only these are routable)", self.colours)
         _expect(self.sram_bytes > self.reserved_bytes, "sram_bytes", f"more than the {self.reserved_bytes} reserved", self.sram_bytes)
-        _expect(bool(self.input_queue_words), "input_queue_words", "at least one queue", 0)
-        _expect(all(words >= 1 for words in self.input_queue_words), "input_queue_words", "at least 1 each", self.input_queue_words)
+        _expect(self.alignment_bytes.bit_count() == 1, "alignment_bytes", "a power of two", self.alignment_bytes)
+        for name in ("input_queue_words", "output_queue_words"):
+            queues = getattr(self, name)
+            _expect(bool(queues), name, "at least one queue", 0)
+            _expect(all(words >= 1 for words in queues), name, "at least 1 each", queues)
+        _expect(all(queue >= 0 for queue in self.host_queues), "host_queues", "not negative", self.host_queues)
         for name in ("vector_lanes", "mac_lanes"):
             object.__setattr__(self, name, tuple(sorted(getattr(self, name))))
-            _expect(all(lanes > 0 for _, lanes in getattr(self, name)), name, "positive", getattr(self, name))
+            _expect(all(lanes >= LEAST_LANES for _, lanes in getattr(self, name)), name, f"at least {LEAST_LANES}", getattr(self, name))
 
     @property
     def usable_bytes(self) -> int:
@@ -257,6 +269,8 @@ def machine_from(content: object) -> Machine:
     if missing:
         raise MachineError("machine-field", f"missing {', '.join(repr(name) for name in missing)}", fix="give them, or 'base'")
     complete = {name: getattr(PRESETS[base], name) for name in known} if base is not None else {}
+    sram = given.get("sram_bytes", 0)
+    _expect(not isinstance(sram, int) or sram <= MAX_SRAM_BYTES, "sram_bytes", f"at most {MAX_SRAM_BYTES}", sram)
     return Machine(**{**complete, **given})
 
 
@@ -277,7 +291,7 @@ _KINDS = {"str": "name", "int": "integer", "float": "number", "Lanes": "lanes", 
 
 
 def _converted(key: str, kind: str, value: object) -> object:
-    if kind == "name" and isinstance(value, str) and value:
+    if kind == "name" and isinstance(value, str) and value and value.isprintable():
         return value
     if kind == "integer" and _is_number(value, int):
         return value

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from cgptc.backends.wafer.arithmetic.formats import format_of
 from cgptc.backends.wafer.clock import Pricer, timeline
 from cgptc.backends.wafer.inflow import parcel_cost
+from cgptc.backends.wafer.kernels.fragment import Kernel
 from cgptc.backends.wafer.kernels.linear import Linear
+from cgptc.backends.wafer.kernels.mlp import SpreadMlp, TiledMlp
 from cgptc.backends.wafer.kernels.sparse import SparseLinear, winning_densities
 from cgptc.backends.wafer.machine import assumptions
 from cgptc.backends.wafer.plan.layouts import CHUNKS, LENGTH, PAST
 from cgptc.backends.wafer.plan.merit import last_item, last_items
 from cgptc.backends.wafer.plan.planner import ENTRY, Plan
 from cgptc.backends.wafer.plan.prefill import PREFILL, PROMPT
-from cgptc.backends.wafer.plan.tasks import LinearWork, Tasks
+from cgptc.backends.wafer.plan.tasks import LinearWork, Task, Tasks
+from cgptc.backends.wafer.plan.zero_patterns import Zeros
 from cgptc.backends.wafer.program import Program
 from cgptc.backends.wafer.verify import peak_bytes
 
@@ -94,27 +97,42 @@ def _linear_rows(plan: Plan) -> list[dict[str, object]]:
     counts: dict[tuple[object, ...], int] = {}
     for fitted in plan.fitted:
         for task, kernel in zip(fitted.group.tasks, fitted.kernels, strict=True):
-            if not isinstance(kernel, (Linear, SparseLinear)):
-                continue
-            dense = kernel if isinstance(kernel, Linear) else kernel.dense
-            assert isinstance(task.work, LinearWork)
-            zeros = task.work.zeros
-            key = (dense.k, dense.n, dense.grid, zeros)
-            counts[key] = counts.get(key, 0) + 1
-            if key in found:
-                continue
-            block = f" {kernel.block[0]}x{kernel.block[1]}" if isinstance(kernel, SparseLinear) and kernel.form == "blocks" else ""
-            found[key] = {
-                "where": task.path or task.name,
-                "k": dense.k,
-                "n": dense.n,
-                "grid": f"{dense.grid.width}x{dense.grid.height}",
-                "kernel": f"{kernel.form}{block}" if isinstance(kernel, SparseLinear) else "dense",
-                "density": 1.0 if zeros is None else zeros.density,
-                "decode": _won(replace(dense, m=1), plan),
-                "prefill": _won(replace(dense, m=CHUNK), plan),
-            }
+            for dense, zeros, form in _layers(task, kernel):
+                key = (dense.k, dense.n, dense.grid, zeros)
+                counts[key] = counts.get(key, 0) + 1
+                if key in found:
+                    continue
+                found[key] = {
+                    "where": task.path or task.name,
+                    "k": dense.k,
+                    "n": dense.n,
+                    "grid": f"{dense.grid.width}x{dense.grid.height}",
+                    "kernel": form,
+                    "density": 1.0 if zeros is None else zeros.density,
+                    "decode": _won(replace(dense, m=1), plan),
+                    "prefill": _won(replace(dense, m=CHUNK), plan),
+                }
     return [{**row, "layers": counts[key]} for key, row in found.items()]
+
+
+def _layers(task: Task, kernel: Kernel) -> Iterator[tuple[Linear, Zeros | None, str]]:
+    """The linear layers that a kernel serves: each as the dense kernel would, the zeros of its weight, and by which kernel it is served."""
+    match kernel:
+        case Linear():
+            yield kernel, _zeros(task), "dense"
+        case SparseLinear(dense=dense, form="blocks", block=(deep, wide)):
+            yield dense, _zeros(task), f"blocks {deep}x{wide}"
+        case SparseLinear(dense=dense, form=form):
+            yield dense, _zeros(task), form
+        case SpreadMlp(up=up, down=down):
+            yield from ((one, None, "dense") for one in (up, down))
+        case TiledMlp(product=product):
+            yield from ((one, None, f"tiles, {product}") for one in kernel.spread)
+
+
+def _zeros(task: Task) -> Zeros | None:
+    assert isinstance(task.work, LinearWork)
+    return task.work.zeros
 
 
 def _tied_rows(plan: Plan) -> list[dict[str, object]]:

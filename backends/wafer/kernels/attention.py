@@ -23,6 +23,7 @@ from cgptc.backends.wafer.arithmetic.functions import OPERATIONS
 from cgptc.backends.wafer.faults import ProgramError
 from cgptc.backends.wafer.kernels.fragment import CHAIN, Direction, Fragment, Grid, Reduction, Slot, all_of, buffer, other, repeated, run
 from cgptc.backends.wafer.kernels.gemm import product_cycles
+from cgptc.backends.wafer.kernels.shifting_cache import Shifting
 from cgptc.backends.wafer.kernels.softmax import LOWEST, SMALLEST
 from cgptc.backends.wafer.layout import Cut, Layout
 from cgptc.backends.wafer.machine import Machine
@@ -44,6 +45,8 @@ class CachedAttention:
 
     ``biased`` adds a weight ``bias [1 or heads, queries, context]`` to the scores, 1: the same for all heads, else of each head; minus
     infinity hides a key from a query. Beside a cache it has a row for each of ``context`` positions, of which an item adds its own.
+
+    ``shifted`` keeps the tokens of a cache in order along the lines (`Shifting`), one token an item; hosts read no such cache.
     """
 
     m: int
@@ -66,6 +69,7 @@ class CachedAttention:
     kept: bool = True
     head_reduction: Reduction = CHAIN
     biased: int = 0
+    shifted: bool = False
 
     name: ClassVar[str] = "attention"
 
@@ -78,6 +82,8 @@ class CachedAttention:
             raise ProgramError("kernel", f"{self.m} queries and {self.new} new keys have no common numbering for causality")
         if not self.kept and (self.position != Affine() or self.context != self.new):
             raise ProgramError("kernel", "attention without a cache begins at position 0 and ends with the item")
+        if self.shifted and (self.new != 1 or not self.kept or self.window or self.biased or self.first is not None):
+            raise ProgramError("kernel", "a cache that shifts takes one token an item, and tells no positions apart")
         if self.biased not in (0, 1, self.heads):
             raise ProgramError("kernel", f"biases of {self.biased} of {self.heads} heads")
 
@@ -198,7 +204,9 @@ class CachedAttention:
         # Weights of 0 do not undo what was never written.
         ragged = [] if self.kept or self.new == self.slots * self.token_lines else [keys, values]
         steps: list[Step] = [run("fill", all_of(one), 0.0, form=self.dtype) for one in ragged]
-        steps += [*self._append(k.name, keys.name, local), *self._append(v.name, values.name, local)]
+        come = buffer(f"{prefix}.come", self.dtype, local)
+        for new, cache in ((k.name, keys.name), (v.name, values.name)):
+            steps += self._shifting.steps(new, cache, come.name) if self.shifted else self._append(new, cache, local)
         steps.append(run("fill", shown, 0.0, form=form))
         for head in range(heads):
             steps.append(self._product(scores.name, q.name, keys.name, head, now, local, form))
@@ -239,13 +247,13 @@ class CachedAttention:
         ]
         inputs = [Slot("q", q.name, self.q_layout), Slot("k", k.name, self.kv_layout), Slot("v", v.name, self.kv_layout)]
         states = (Slot("keys", keys.name, self.cache_layout), Slot("values", values.name, self.cache_layout)) if self.kept else ()
-        buffers = [q, k, v, y, keys, values, scores, row, packed]
+        buffers = [q, k, v, y, keys, values, scores, row, packed, *([come] if self.shifted else [])]
         if self.masked:
             inputs.append(Slot("mask", mask.name, self.mask_layout))
             buffers.append(mask)
         constant = (Slot("bias", bias.name, self.bias_layout),) if self.biased else ()
         buffers += [bias] if self.biased else []
-        name = f"{self.name}-cached" if self.kept else self.name
+        name = f"{self.name}-{'shifted' if self.shifted else 'cached'}" if self.kept else self.name
         return Fragment(name, tuple(inputs), (Slot("y", y.name, self.q_layout),), constant, states, tuple(buffers), tuple(steps))
 
     def _append(self, source: str, cache: str, local: int) -> list[Step]:
@@ -256,6 +264,10 @@ class CachedAttention:
         new = View(source, (local,), (1,), var("token") * local)
         lines = Where(rows=where) if self.along == "x" else Where(columns=where)
         return [Loop("token", self.new, (Local("mov", slot, (new,), self.dtype, where=lines),))]
+
+    @property
+    def _shifting(self) -> Shifting:
+        return Shifting(self.position, other(self.along), self.token_lines, self.slots, self.heads_per_line * self.piece, self.dtype)
 
     def _product(self, scores: str, q: str, keys: str, head: int, now: Affine, local: int, form: str) -> Local:
         """Partial scores of one query head."""
@@ -293,6 +305,8 @@ class CachedAttention:
         tokens = self.reduction.pattern(self.token_lines)
         local = self.heads_per_line * piece
         append = 2 * self.new * (machine.vector_cycles(self.dtype, local) + step)
+        if self.shifted:
+            append = 2 * self._shifting.cycles(machine, int(self.position.value(scalars)))
         if not self.kept and self.new != self.slots * self.token_lines:
             append += 2 * (machine.vector_cycles(self.dtype, self.slots * local) + step)
         score = heads * (product_cycles(machine, form.name, m, piece, now, aligned=True) + step)

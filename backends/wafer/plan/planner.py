@@ -13,6 +13,7 @@ from cgptc.backends.wafer.machine import Machine
 from cgptc.backends.wafer.plan.choose import Choice, DoesNotFitError, choices
 from cgptc.backends.wafer.plan.layouts import LENGTH, PAST, direct
 from cgptc.backends.wafer.plan.merit import figures, least
+from cgptc.backends.wafer.plan.mlps import joined_mlps
 from cgptc.backends.wafer.plan.pack import pack
 from cgptc.backends.wafer.plan.prefill import Prefill
 from cgptc.backends.wafer.plan.remedies import Wanted, remedies
@@ -20,6 +21,7 @@ from cgptc.backends.wafer.plan.select import buffer_of, ordered_weights
 from cgptc.backends.wafer.plan.size import Cost, Counted, Fitted, Sizer, grids
 from cgptc.backends.wafer.plan.stages import DEPTH, Group, groups, one_group, together
 from cgptc.backends.wafer.plan.tasks import Tasks, width_of
+from cgptc.backends.wafer.plan.ties import ties
 from cgptc.backends.wafer.program import Program, Scalar
 from cgptc.backends.wafer.verify import check
 from cgptc.ir.weights import Weight
@@ -116,7 +118,8 @@ def _chosen(tasks: Tasks, aim: Aim, dtype: str, counted: Counted | None) -> tupl
         if aim.strategy != "auto":
             raise
         try:
-            best = _best(replace(sizer, streamed=True), tasks, replace(aim, strategy=STREAMING), counted)
+            streaming = _sizer(tasks, aim.machine, dtype, streamed=True)
+            best = _best(streaming, tasks, replace(aim, strategy=STREAMING), counted)
         except DoesNotFitError:
             raise error from None
         return best, (error.what, *error.lines)
@@ -200,18 +203,21 @@ def _placed(
 
 
 def _sizer(tasks: Tasks, machine: Machine, dtype: str, *, streamed: bool) -> Sizer:
-    widths = tasks.hosted | {task.name: width_of(task.work) for task in tasks.tasks}
-    directed = direct(tasks.tasks, widths, {feed.value: feed.rows for feed in tasks.feeds if feed.width})
+    works = tasks.tasks
+    if not streamed:
+        # Matrices that come from off the wafer may come without their zeros, which only a layer of its own can take.
+        works = joined_mlps(works, {one.value for one in tasks.outputs}, ties(works).values())
+    widths = tasks.hosted | {task.name: width_of(task.work) for task in works}
+    directed = direct(works, widths, {feed.value: feed.rows for feed in tasks.feeds if feed.width})
     return Sizer(machine, directed, tasks.hosted, dtype, tasks.context, [one.value for one in tasks.outputs], tasks.whole, streamed)
 
 
 def _has_room(wanted: Wanted) -> bool:
     """Whether there is room: for one region on the whole machine, or for those of a pipeline."""
-    sizer = _sizer(wanted.tasks, wanted.machine, wanted.dtype, streamed=False)
-    whole, everything = grids(wanted.machine)[-1], one_group(sizer.directed.tasks)
-    ways = {"resident": sizer, STREAMING: replace(sizer, streamed=True)}
-    for name, one in ways.items():
-        cost = one.cost(everything[0], whole) if wanted.strategy in ("auto", name) else None
+    sizer, streaming = (_sizer(wanted.tasks, wanted.machine, wanted.dtype, streamed=streamed) for streamed in (False, True))
+    whole = grids(wanted.machine)[-1]
+    for name, one in {"resident": sizer, STREAMING: streaming}.items():
+        cost = one.cost(one_group(one.directed.tasks)[0], whole) if wanted.strategy in ("auto", name) else None
         if cost is not None and cost.bytes <= wanted.machine.usable_bytes:
             return True
     if wanted.strategy != "pipeline":

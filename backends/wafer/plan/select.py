@@ -19,6 +19,7 @@ from cgptc.backends.wafer.kernels.gated import Gated
 from cgptc.backends.wafer.kernels.head_norm import HeadNorm
 from cgptc.backends.wafer.kernels.linear import Linear
 from cgptc.backends.wafer.kernels.loss import CrossEntropy, SquaredError
+from cgptc.backends.wafer.kernels.mlp import SpreadMlp, in_tiles
 from cgptc.backends.wafer.kernels.norm import Norm
 from cgptc.backends.wafer.kernels.pooling import Pool
 from cgptc.backends.wafer.kernels.rearrange import JoinFeatures, JoinRows, Piece, pieces_of, role_of
@@ -41,6 +42,7 @@ from cgptc.backends.wafer.plan.tasks import (
     LinearWork,
     LookupWork,
     MapWork,
+    MlpWork,
     NormWork,
     PoolWork,
     RotateWork,
@@ -106,18 +108,36 @@ Selector = Callable[[Task, Any, Ground], Kernel]
 
 
 def _linear(task: Task, work: LinearWork, ground: Ground) -> Kernel:
-    along = ground.lies[task.inputs[0]].along
-    accumulate = ground.accumulate
-    kernel = Linear(task.rows, work.k, work.n, ground.grid, along, ground.dtype, accumulate, bias=work.bias)
-    kernel = replace(kernel, k_block=ground.block(task.inputs[0]), n_block=ground.block(task.name))
-    words = format_of(accumulate).words(task.rows * kernel.y_layout.local_shape[1])
-    dense = replace(kernel, reduction=best_reduction(ground.grid.lines(along), words, ground.machine))
+    lie = ground.lies[task.inputs[0]]
+    dense = _dense(task.rows, work.k, work.n, lie.along, ground, bias=work.bias, k_block=lie.block, n_block=ground.block(task.name))
     if work.zeros is None:
         return dense
     pattern = work.zeros.pattern
     into, out = ground.lies[task.inputs[0]].order, ground.lies[task.name].order
     pattern = pattern if into is None else pattern[list(into)]
     return best_form(pattern if out is None else pattern[:, list(out)], dense, ground.machine)
+
+
+def _dense(m: int, k: int, n: int, along: Direction, ground: Ground, *, bias: bool, k_block: int = 0, n_block: int = 0) -> Linear:
+    """A linear layer that adds up along its line as is cheapest."""
+    kernel = Linear(m, k, n, ground.grid, along, ground.dtype, ground.accumulate, bias=bias, k_block=k_block, n_block=n_block)
+    words = format_of(ground.accumulate).words(m * kernel.y_layout.local_shape[1])
+    return replace(kernel, reduction=best_reduction(ground.grid.lines(along), words, ground.machine))
+
+
+def _mlp(task: Task, work: MlpWork, ground: Ground) -> Kernel:
+    """Spread, or in tiles where that is faster and takes no more memory."""
+    lie, rows = ground.lies[task.inputs[0]], task.rows
+    up = _dense(rows, work.k, work.hidden, lie.along, ground, bias=work.up_bias, k_block=lie.block)
+    down = _dense(rows, work.hidden, work.n, other(lie.along), ground, bias=work.down_bias, n_block=ground.block(task.name))
+    spread = SpreadMlp(up, work.activation, down)
+    if lie.along == "y":
+        return spread
+    words = format_of(ground.dtype).words(rows * down.y_layout.local_shape[1])
+    reduction = best_reduction(ground.grid.height, words, ground.machine)
+    room = spread.fragment("one").bytes
+    tiled = (replace(one, reduction=reduction) for one in in_tiles(spread))
+    return ground.cheapest([spread, *(one for one in tiled if one.fragment("one").bytes <= room)])
 
 
 def _norm(task: Task, work: NormWork, ground: Ground) -> Kernel:
@@ -245,6 +265,7 @@ def _head_norm(task: Task, work: HeadNormWork, ground: Ground) -> Kernel:
 
 KERNELS: dict[type[Work], Selector] = {
     LinearWork: _linear,
+    MlpWork: _mlp,
     NormWork: _norm,
     MapWork: _map,
     ConstantWork: _constant,
@@ -265,6 +286,7 @@ KERNELS: dict[type[Work], Selector] = {
 
 ROLES: dict[type[Work], tuple[str, ...]] = {
     LinearWork: ("x",),
+    MlpWork: ("x",),
     NormWork: ("x",),
     MapWork: ("x", "z"),
     ConstantWork: ("x",),
@@ -328,9 +350,9 @@ def ordered_weights(task: Task, ground: Ground, kernel: Kernel) -> dict[str, Wei
     found: dict[str, Weight] = {}
     for role, weight in task.weights:
         ordered = weight
-        if isinstance(task.work, LinearWork) and role == "weight" and into is not None:
+        if isinstance(task.work, (LinearWork, MlpWork)) and role in ("weight", "up.weight") and into is not None:
             ordered = taken(ordered, 0, into)
-        if out is not None:
+        if out is not None and not role.startswith("up."):
             ordered = taken(ordered, len(weight.shape) - 1, out)
         if isinstance(kernel, SparseLinear) and role == "weight":
             found[f"{task.name}.values"] = Packed(kernel, ordered, places=False)

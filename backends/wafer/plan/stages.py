@@ -44,7 +44,7 @@ def groups(tasks: Sequence[Task]) -> tuple[Group, ...]:
     if all(task.stage is not None for task in tasks):
         numbers = sorted({task.stage for task in tasks if task.stage is not None})
         return _joined([Group(f"stage-{number}", tuple(task for task in tasks if task.stage == number)) for number in numbers])
-    keys = _filled([_layer(task.path) for task in tasks])
+    keys = _filled([layer_of(task.path) for task in tasks])
     found: list[tuple[str, list[Task]]] = []
     for key, task in zip(keys, tasks, strict=True):
         if not found or found[-1][0] != key:
@@ -57,7 +57,8 @@ def groups(tasks: Sequence[Task]) -> tuple[Group, ...]:
     return _joined(_named_apart(named))
 
 
-def _layer(path: str) -> str:
+def layer_of(path: str) -> str:
+    """A module path up to its first number, such as ``transformer.h.3``; empty where it has none."""
     parts = path.split(".")
     number = next((index for index, part in enumerate(parts) if part.isdigit()), None)
     return ".".join(parts[: number + 1]) if number is not None else ""

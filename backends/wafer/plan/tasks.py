@@ -35,6 +35,18 @@ class LinearWork:
 
 
 @dataclass(frozen=True)
+class MlpWork:
+    """``down(activation(up(x)))`` by two linear layers: ``k`` features become ``hidden`` ones, and those ``n``."""
+
+    k: int
+    hidden: int
+    n: int
+    activation: str
+    up_bias: bool
+    down_bias: bool
+
+
+@dataclass(frozen=True)
 class NormWork:
     """LayerNorm over all features, or RMSNorm where ``rms``."""
 
@@ -197,6 +209,7 @@ class TurnWork:
 
 Work: TypeAlias = (
     LinearWork
+    | MlpWork
     | NormWork
     | MapWork
     | ConstantWork
@@ -219,7 +232,7 @@ Work: TypeAlias = (
 def width_of(work: Work) -> int:
     """Features of what a task makes."""
     match work:
-        case LinearWork():
+        case LinearWork() | MlpWork():
             return work.n
         case AttendWork():
             return work.heads * work.head_dim

@@ -67,12 +67,23 @@ class Part:
         return self.ideal / self.cycles if self.cycles else 0.0
 
 
+@dataclass
+class StepCost:
+    """One step of a region for an item, loops unrolled: ``what`` it is at its first turn, how many turns it has, and their cycles."""
+
+    part: str
+    what: str
+    turns: int = 0
+    cycles: int = 0
+
+
 @dataclass(frozen=True)
 class Stage:
     """One region: its kernels, its PEs' memory by use, and its cycles on the clock per item, waiting not counted."""
 
     region: Region
     parts: tuple[Part, ...]
+    steps: tuple[StepCost, ...]
     weight_bytes: int
     state_bytes: int
     work_bytes: int
@@ -171,9 +182,10 @@ def measure(program: Program, timeline: Timeline, entry: str | None = None, scal
     for region in program.regions:
         steps = region.steps(described.name)
         if steps:
-            parts = _parts(program, region, steps, {**values, ITEM: items // 2}, pricer, account)
+            middle = {**values, ITEM: items // 2}
+            parts, costs = _parts(program, region, steps, middle, pricer, account), _step_costs(program, region, steps, middle, pricer)
             finished = max(1, len(timeline.of(region.name)))
-            stages.append(_stage(program, region, parts, timeline.busy(region.name) / finished))
+            stages.append(_stage(program, region, parts, costs, timeline.busy(region.name) / finished))
     host = sum(
         math.prod(one.layout.shape) * format_of(program.region(one.region).buffer(one.buffer).dtype).bytes
         for one in program.bindings
@@ -219,15 +231,53 @@ def _parts(
                         part.active = max(part.active, block.area)
             case Send():
                 stream = program.stream(step.stream)
-                consumer = program.region(stream.consumer)
-                part.talk += stream_cost(stream, region, consumer, program.machine).contention
-                account.stream_traffic(stream, region.rectangle, consumer.rectangle)
+                part.talk += _talk_cycles(step, program, region)
+                account.stream_traffic(stream, region.rectangle, program.region(stream.consumer).rectangle)
             case Receive():
-                stream = program.stream(step.stream)
-                part.talk += program.machine.vector_cycles(stream.dtype, math.prod(stream.target.local_shape))
+                part.talk += _talk_cycles(step, program, region)
             case Take() | Absorb():
                 _arrival(step, part, program, region, now, pricer, account)
     return tuple(found.values())
+
+
+def _step_costs(
+    program: Program, region: Region, steps: tuple[Step, ...], environment: Environment, pricer: Pricer
+) -> tuple[StepCost, ...]:
+    """Every step with its cycles, in the order of the first turns. Their sum is that of the parts."""
+    found: dict[int, StepCost] = {}
+    for step, now, name in _leaves(steps, environment):
+        one = found.get(id(step)) or found.setdefault(id(step), StepCost(name, _said(step, region, now)))
+        one.turns += 1
+        one.cycles += _talk_cycles(step, program, region) if isinstance(step, (Send, Receive)) else pricer.cycles(step, region, now)
+    return tuple(found.values())
+
+
+def _talk_cycles(step: Send | Receive, program: Program, region: Region) -> int:
+    """Cycles of a region at one end of a stream."""
+    stream = program.stream(step.stream)
+    if isinstance(step, Send):
+        return stream_cost(stream, region, program.region(stream.consumer), program.machine).contention
+    return program.machine.vector_cycles(stream.dtype, math.prod(stream.target.local_shape))
+
+
+def _said(step: Step, region: Region, now: Environment) -> str:
+    """A step in words: what its price is worked out from."""
+    match step:
+        case Local():
+            out, *taken = (place(one, region.buffer(one.buffer), now).shape for one in (step.out, *step.inputs) if isinstance(one, View))
+            given = ", ".join("×".join(map(str, shape)) or "1" for shape in taken)
+            return f"{step.instruction} of {given or 'a number'} to {'×'.join(map(str, out)) or '1'} in {step.format}"
+        case Collective():
+            words = place(step.source, region.buffer(step.source.buffer), now).words
+            sizes = sorted({pattern_of(step, block, now)[0].size for block in blocks(step.where, region.rectangle, now) if block.area})
+            lines = f"lines of {', '.join(map(str, sizes))}" if sizes else "no line"
+            return f"{step.kind} by {step.algorithm}{f' of {step.group}' if step.group else ''} along {step.along}: {words} words, {lines}"
+        case Send() | Receive():
+            return f"{type(step).__name__.lower()} '{step.stream}'"
+        case Take() | Absorb():
+            return f"{type(step).__name__.lower()} '{step.tensor}'"
+        case Loop():
+            return "loop"
 
 
 def _arrival(step: Take | Absorb, part: Part, program: Program, region: Region, now: Environment, pricer: Pricer, account: Account) -> None:
@@ -268,7 +318,7 @@ def _bytes(placed: Placed) -> int:
     return size * format_of(placed.buffer.dtype).bytes
 
 
-def _stage(program: Program, region: Region, parts: tuple[Part, ...], busy: float) -> Stage:
+def _stage(program: Program, region: Region, parts: tuple[Part, ...], steps: tuple[StepCost, ...], busy: float) -> Stage:
     weights = {one.buffer for one in program.bindings if one.region == region.name and one.role == "weight"}
     states = {one.buffer for one in program.bindings if one.region == region.name and one.role == "state"}
     held = {name: sum(one.bytes for one in region.buffers if one.name in names) for name, names in (("w", weights), ("s", states))}
@@ -277,7 +327,7 @@ def _stage(program: Program, region: Region, parts: tuple[Part, ...], busy: floa
     if inflow is not None and inflow.region == region.name:
         queues += inflow.depth * inflow.slot_bytes
     peak = peak_bytes(program, region)
-    return Stage(region, parts, held["w"], held["s"], max(0, peak - queues - held["w"] - held["s"]), queues, peak, busy)
+    return Stage(region, parts, steps, held["w"], held["s"], max(0, peak - queues - held["w"] - held["s"]), queues, peak, busy)
 
 
 def _bounds(machine: Machine, stages: list[Stage], account: Account, host_bytes: int) -> tuple[Bound, ...]:

@@ -65,6 +65,7 @@ def page(figures: Figures, machine: Machine, title: str = "", note: str = "") ->
         _pipeline(figures),
         _stages(figures),
         _kernels(figures, machine),
+        _steps(figures.slowest),
         _memory(figures),
         _links(figures),
         _streams(figures),
@@ -193,6 +194,16 @@ def _kernels(figures: Figures, machine: Machine) -> str:
         "Utilisation is the share of cycles that multiply-accumulates at full rate would take, padding of ragged tiles included.</p>"
     )
     return "<h2>Kernels</h2>" + note + _scrolled(_table(head, rows), len(rows))
+
+
+def _steps(stage: Stage) -> str:
+    rows = [
+        (f"{number}", escape(one.part), escape(one.what), f"{one.turns:,}", f"{one.cycles:,}", f"{one.cycles / max(one.turns, 1):,.0f}")
+        for number, one in enumerate(stage.steps, 1)
+    ]
+    head = ("step", "kernel", "what", "turns", "cycles", "each")
+    note = f"<p>Of one item in '{escape(stage.region.name)}', as they follow each other; overlap in loops is not taken off.</p>"
+    return "<h2>Steps of the slowest stage</h2>" + note + _scrolled(_table(head, rows, left=(1, 2)), len(rows))
 
 
 def _memory(figures: Figures) -> str:

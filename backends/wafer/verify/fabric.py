@@ -15,8 +15,8 @@ from cgptc.backends.wafer.faults import Issue
 from cgptc.backends.wafer.program import ITEM, Collective, Loop, Program, Receive, Rectangle, Region, Send, Step, Stream
 from cgptc.backends.wafer.resolve import blocks, iterations, pattern_of
 from cgptc.backends.wafer.routes import Loads, check_layouts, family, loads, share_links
+from cgptc.backends.wafer.verify.corners import corners, looked_at
 from cgptc.backends.wafer.verify.likeness import Kinds
-from cgptc.backends.wafer.verify.steps import corners, looked_at
 
 SAMPLED_ROOTS = 8
 """Roots of one collective that are looked at: a router's configurations depend only on which side of the root it lies."""

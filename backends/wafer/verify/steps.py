@@ -1,4 +1,4 @@
-"""Rules about steps: views inside their buffers, operands that fit, reads after writes, overlap only where buffers are doubled."""
+"""Rules about steps: views inside their buffers, operands that fit, overlap only where buffers are doubled."""
 
 from __future__ import annotations
 
@@ -7,12 +7,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
 
-from cgptc.backends.wafer.affine import value_of
 from cgptc.backends.wafer.arithmetic.formats import FORMATS, format_of
 from cgptc.backends.wafer.arithmetic.instructions import INSTRUCTIONS
 from cgptc.backends.wafer.faults import Issue, ProgramError
 from cgptc.backends.wafer.program import (
-    ITEM,
     Absorb,
     Code,
     Collective,
@@ -28,11 +26,10 @@ from cgptc.backends.wafer.program import (
     View,
     views,
 )
-from cgptc.backends.wafer.resolve import Placed, blocks, iterations, pattern_of, place
+from cgptc.backends.wafer.resolve import Placed, blocks, pattern_of, place
+from cgptc.backends.wafer.verify.corners import corners, looked_at
+from cgptc.backends.wafer.verify.filled import filled_issues
 from cgptc.backends.wafer.verify.likeness import Kinds
-
-MAX_ITERATIONS = 4096
-"""Iterations of one loop that are looked at one by one; of longer loops the first and last so many."""
 
 
 def step_issues(program: Program, kinds: Kinds) -> Iterator[Issue]:
@@ -41,55 +38,10 @@ def step_issues(program: Program, kinds: Kinds) -> Iterator[Issue]:
     def broken(region: Region) -> Iterator[Issue]:
         for code in region.code:
             entry = program.entry(code.entry)
-            yield from _walk(program, region, code, entry)
-            yield from _order(program, region, code)
+            found = list(_walk(program, region, code, entry))
+            yield from found or filled_issues(program, region, code)
 
     yield from dict.fromkeys(kinds.issues(broken))
-
-
-def corners(program: Program, entry: Entry) -> Iterator[dict[str, int]]:
-    """Environments at the outermost admissible values of the scalars, each with the first and the last item.
-
-    Where lowest and highest values together break a limit, one scalar after the other goes down as far as the limit asks.
-    """
-    ends = [sorted({scalar.low, scalar.high}) for scalar in entry.scalars]
-    found: dict[tuple[int, ...], dict[str, int]] = {}
-    for values in product(*ends):
-        scalars = {scalar.name: value for scalar, value in zip(entry.scalars, values, strict=True)}
-        for admissible in _within(entry, scalars):
-            found[tuple(admissible.values())] = admissible
-    for scalars in found.values():
-        items = value_of(entry.items, scalars)
-        for item in sorted({0, items - 1}):
-            if item >= 0:
-                yield {**scalars, ITEM: item}
-
-
-def _within(entry: Entry, scalars: dict[str, int]) -> Iterator[dict[str, int]]:
-    if entry.refusal(scalars) is None:
-        yield scalars
-        return
-    for scalar in entry.scalars:
-        low, high = scalar.low, scalars[scalar.name]
-        if entry.refusal({**scalars, scalar.name: low}) is not None:
-            continue
-        # The largest value that the limits admit, by bisection: limits are affine, so what they admit is one range.
-        while low < high:
-            middle = (low + high + 1) // 2
-            if entry.refusal({**scalars, scalar.name: middle}) is None:
-                low = middle
-            else:
-                high = middle - 1
-        yield {**scalars, scalar.name: low}
-
-
-def looked_at(loop: Loop, environment: Mapping[str, int]) -> list[dict[str, int]]:
-    """The iterations of a loop that the verifier looks at."""
-    count = value_of(loop.count, environment)
-    if count <= MAX_ITERATIONS:
-        return list(iterations(loop, environment))
-    half = MAX_ITERATIONS // 2
-    return [{**environment, loop.variable: index} for index in (*range(half), *range(count - half, count))]
 
 
 @dataclass(frozen=True)
@@ -274,23 +226,3 @@ def _meet(some: list[Placed], others: list[Placed]) -> bool:
         if one.buffer.name == other.buffer.name and low < other_high and other_low < high:
             return True
     return False
-
-
-def _order(program: Program, region: Region, code: Code) -> Iterator[Issue]:
-    """Buffers are written before they are read, and outputs are written."""
-    where = f"region '{region.name}', entry '{code.entry}'"
-    mine = [one for one in program.bindings if one.region == region.name]
-    ready = {one.buffer for one in mine if one.role in ("weight", "state") or (one.role == "input" and code.entry in one.entries)}
-    pending: list[Step] = list(reversed(code.steps))
-    while pending:
-        step = pending.pop()
-        reads, writes = views(step)
-        for view in reads:
-            if view.buffer not in ready:
-                yield Issue("read-before-write", where, f"'{view.buffer}' is read before any step writes it")
-        ready.update(view.buffer for view in writes)
-        if isinstance(step, Loop):
-            pending.extend(reversed(step.steps))
-    for binding in mine:
-        if binding.role == "output" and code.entry in binding.entries and binding.buffer not in ready:
-            yield Issue("output-unwritten", where, f"output '{binding.tensor}' is never written")

@@ -16,9 +16,9 @@ from cgptc.backends.wafer.collectives import Action, Expansion, Pattern
 from cgptc.backends.wafer.faults import Issue
 from cgptc.backends.wafer.program import ITEM, Entry, Loop, Program, Receive, Region, Send, Step
 from cgptc.backends.wafer.resolve import iterations
+from cgptc.backends.wafer.verify.corners import corners
 from cgptc.backends.wafer.verify.fabric import uses
 from cgptc.backends.wafer.verify.likeness import Kinds
-from cgptc.backends.wafer.verify.steps import corners
 
 MAX_NAMED = 10
 

@@ -15,8 +15,12 @@ from tests.backends.wafer.test_pipeline import gpt
 from cgptc.backends.wafer.clock import timeline
 from cgptc.backends.wafer.faults import WaferError
 from cgptc.backends.wafer.interpret.fast import FastEngine
+from cgptc.backends.wafer.kernels.assembly import Stage, pipeline, renamed, single_region
+from cgptc.backends.wafer.kernels.fragment import Grid, Reduction
+from cgptc.backends.wafer.kernels.gemm import Summa
+from cgptc.backends.wafer.kernels.linear import Linear
 from cgptc.backends.wafer.layout import Layout
-from cgptc.backends.wafer.machine import Machine, machine_fields, machine_from
+from cgptc.backends.wafer.machine import Machine, machine_fields, machine_from, small_machine
 from cgptc.backends.wafer.program import Code, Collective, Local, Program, Receive, Rectangle, Region, Send, Step, View, views
 from cgptc.backends.wafer.verify import peak_bytes, verify
 from cgptc.testing import SpatialSample, assert_t0, layouts, machines, spatial_programs
@@ -45,6 +49,23 @@ def test_a_layout_places_every_element_once_and_gives_it_back(layout: Layout) ->
 @given(spatial_programs(), st.integers(0, 19))
 def test_both_engines_give_the_same_bits_under_any_schedule(sample: SpatialSample, number: int) -> None:
     run_both(sample.program, sample.weights, sample.inputs, schedules=[twenty_schedules(sample.program)[number]])
+
+
+def test_twenty_different_schedules_give_one_set_of_bits() -> None:
+    """A sum in two phases, a stream, a sum by a tree, then tile products whose panels travel ahead."""
+    first = Linear(2, 5, 7, Grid(2, 3), reduction=Reduction("two-phase", 2))
+    second = renamed(Linear(2, 7, 4, Grid(3, 2), "y", reduction=Reduction("tree")).fragment("b"), {"b.x": "a.y"})
+    relayed = pipeline(small_machine(5, 3), [Stage("a", (0, 0), (first.fragment("a"),)), Stage("b", (3, 0), (second,))], items=2)
+    panels = single_region(small_machine(2, 3), [Summa(3, 4, 5, Grid(3, 2)).fragment("g")])
+    random = np.random.default_rng(1)
+    for program in (relayed, panels):
+        schedules = twenty_schedules(program)
+        boxes = [region.rectangle for region in program.regions]
+        pes = [(box.x + x, box.y + y) for box in boxes for y, x in np.ndindex(box.height, box.width)]
+        assert len({str([list(schedule(pes, turn)) for turn in range(8)]) for schedule in twenty_schedules(program)}) == 20
+        given = {one.tensor: random.normal(size=one.layout.shape).astype(np.float32) for one in program.bindings if one.role != "output"}
+        inputs = {name: np.stack([one] * 2) if name == "a.x" else one for name, one in given.items()}
+        run_both(program, given, inputs, schedules=schedules)
 
 
 @settings(deadline=None, max_examples=15)

@@ -9,6 +9,7 @@ import pytest
 from tests.backends.wafer.harness import check_cycles, run_both, same_counts
 
 from cgptc.backends.wafer.affine import Affine, var
+from cgptc.backends.wafer.faults import ProgramError
 from cgptc.backends.wafer.interpret.fast import FastEngine
 from cgptc.backends.wafer.interpret.pe import PeEngine
 from cgptc.backends.wafer.interpret.schedules import backwards
@@ -102,6 +103,38 @@ CASES = {
     "biases of each head": {"heads": 4, "kv_heads": 2, "head_dim": 4, "grid": Grid(5, 3), "biased": 4},
     "biases of all heads": {"heads": 2, "kv_heads": 1, "head_dim": 4, "grid": Grid(3, 2), "along": "x", "biased": 1},
 }
+
+
+def test_a_cache_that_shifts_sees_the_same_tokens_in_order_along_the_lines_for_more_cycles() -> None:
+    random = np.random.default_rng(6)
+    context, lines = 8, 3
+    dealt = CachedAttention(1, 2, 2, 2, context, 0.5, Grid(2, lines), var("past"))
+    shifted = replace(dealt, shifted=True)
+    q, k, v = (random.normal(size=(context, 4)).astype(np.float32) for _ in range(3))
+    program = single_region(MACHINE, [shifted.fragment("a")], scalars=[Scalar("past", 0, context - 1)])
+    assert verify(program) == []
+    fast, slow = FastEngine(program), PeEngine(program)
+    for past in range(context):
+        inputs = {f"a.{role}": one[past : past + 1] for role, one in (("q", q), ("k", k), ("v", v))}
+        run, other = fast.run("run", inputs, {"past": past}), slow.run("run", inputs, {"past": past}, backwards)
+        np.testing.assert_array_equal(run.outputs["a.y"], other.outputs["a.y"])
+        same_counts(other, run)
+        check_cycles(shifted, run, {"past": past})
+        assert (dealt.cycles(MACHINE, {"past": past}) < run.account.timeline.cycles) is (past >= lines)
+        wide = [one.astype(float) for one in (q[past : past + 1], k[: past + 1], v[: past + 1])]
+        expected = _reference(shifted, *wide, np.zeros((1, context, context)), start=past, first=0)
+        assert np.abs(run.outputs["a.y"] - expected).max() <= 64 * 2.0**-24 * np.abs(v).max()
+        counts = [len(range(number, past + 1, lines)) for number in range(lines)]
+        held = fast.tiles("region", "a.keys")[0].reshape(lines, -1, 2)
+        along = np.concatenate([held[number, :count] for number, count in enumerate(counts)])
+        np.testing.assert_array_equal(along, k[: past + 1, :2])
+
+
+def test_a_cache_that_shifts_takes_one_token_and_no_window() -> None:
+    for wrong in ({"m": 2}, {"window": 3}, {"kept": False, "position": Affine(), "context": 1}):
+        given = {"m": 1, "context": 8, "position": var("past"), **wrong}
+        with pytest.raises(ProgramError, match="shifts"):
+            CachedAttention(heads=2, kv_heads=2, head_dim=2, scale=0.5, grid=Grid(2, 3), shifted=True, **given)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("dtype", ["f32", "f16", "f64"])

@@ -42,7 +42,19 @@ def figures(program: Program) -> Figures:
 def test_parts_add_up_to_what_the_clock_counts(figures: Figures) -> None:
     for stage in figures.stages:
         middle = next(one for one in figures.timeline.of(stage.region.name) if one.item == figures.items // 2)
-        assert stage.compute + stage.talk == middle.busy
+        assert stage.compute + stage.talk == middle.busy == sum(step.cycles for step in stage.steps)
+
+
+def test_the_cycles_of_a_step_can_be_worked_out_by_hand(figures: Figures) -> None:
+    """A product of 1 × 2 with 2 × 8, streamed by rows; two numbers added up by a tree over lines of four, and sent back to all."""
+    (block,) = (stage for stage in figures.stages if stage.region.name == "block0")
+    steps = [step for step in block.steps if step.part.startswith("0.up")]
+    product = next(step for step in steps if step.what.startswith("gemm"))
+    assert (product.what, product.turns, product.cycles) == ("gemm of 1×8, 1×2, 2×8 to 1×8 in f32", 1, 35 + 2 * (6 + 8))
+    line = next(step for step in steps if "allreduce" in step.what)
+    assert line.what == "allreduce by tree along x: 8 words, lines of 4"
+    reduce, broadcast = max(2 * 8, 8 * 4 // 3) + 3 + 5 * 2, 8 + 3 + 5
+    assert line.cycles == reduce + broadcast
 
 
 def test_words_over_links_are_those_of_a_run(program: Program) -> None:

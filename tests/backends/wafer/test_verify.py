@@ -44,8 +44,8 @@ from cgptc.backends.wafer.program import (
 from cgptc.backends.wafer.resolve import Placed
 from cgptc.backends.wafer.routes import Loads, share_links
 from cgptc.backends.wafer.verify import check, peak_bytes, verify
+from cgptc.backends.wafer.verify.corners import corners
 from cgptc.backends.wafer.verify.likeness import Kinds
-from cgptc.backends.wafer.verify.steps import corners
 from cgptc.backends.wafer.verify.waits import stalled
 
 MACHINE = small_machine(4, 4)
@@ -157,8 +157,12 @@ REJECTED: dict[str, list[Callable[[], Program]]] = {
     "switch-positions": [
         lambda: program(*(replace(BROADCAST, root=root) for root in (0, 1)), machine=replace(MACHINE, switch_positions=1)),
     ],
-    "read-before-write": [lambda: _with_scratch((Live("run", 0, 1),))],
-    "output-unwritten": [lambda: program(replace(COPY, out=A))],
+    "read-before-write": [lambda: _with_scratch((Live("run", 0, 1),)), lambda: _with_scratch((Live("run", 0, 3),), 3)],
+    "output-unwritten": [
+        lambda: program(replace(COPY, out=A)),
+        lambda: program(Local("mov", whole("b", (3,)), (whole("a", (3,)),), "f32")),
+        lambda: program(Loop("k", 3, (Local("mov", View("b", (1,), (1,), var("k")), (whole("a", (1,)),), "f32"),))),
+    ],
     "loop-count": [lambda: program(Loop("k", -1, (COPY,)))],
     "loop-overlap": [lambda: program(Loop("k", 2, (SHIFT, Local("mov", A, (B,), "f32")), ahead=0))],
     "stream-unknown": [lambda: replace(_relay(), streams=())],
@@ -177,9 +181,12 @@ def _nested(depth: int) -> Step:
     return step
 
 
-def _with_scratch(live: tuple[Live, ...]) -> Program:
+def _with_scratch(live: tuple[Live, ...], written: int = 0) -> Program:
+    """Scratch memory that is read when so many of its elements are written, the last of them one by one."""
     scratch = whole("c", (4,))
-    steps = (replace(COPY, inputs=(scratch,)), replace(COPY, out=scratch))
+    one = Local("mov", View("c", (1,), (1,), var("k")), (whole("a", (1,)),), "f32")
+    steps = (Loop("k", written, (one,)),) if written else ()
+    steps += (replace(COPY, inputs=(scratch,)), replace(COPY, out=scratch))
     return program(*steps, buffers=(*_buffers(), Buffer("c", "f32", (4,), 32, live=live)))
 
 
@@ -274,6 +281,7 @@ def test_the_smallest_program_is_accepted() -> None:
         lambda: _shifting_beside(2),
         lambda: _shifting_beside(3),
         lambda: _shifting_beside(0, filled=2),
+        lambda: _with_scratch((Live("run", 0, 3),), 4),
     ],
     ids=[
         "corner",
@@ -287,6 +295,7 @@ def test_the_smallest_program_is_accepted() -> None:
         "a move right behind what a shift fills",
         "a move further behind",
         "a move before",
+        "all elements read after they are written",
     ],
 )
 def test_what_a_rule_just_allows_is_accepted(edge: Callable[[], Program]) -> None:
@@ -379,6 +388,7 @@ def test_a_dropped_message_is_noticed() -> None:
 
 def test_reading_memory_that_nobody_wrote_is_poison_in_the_defining_engine() -> None:
     partial = program(Local("mov", whole("b", (2,)), (whole("a", (2,)),), "f32"))
+    assert {issue.code for issue in verify(partial)} == {"output-unwritten"}
     engine = PeEngine(partial)
     with pytest.raises(ExecutionError, match="reads 'b' before it is written"):
         engine.run("run", {"a": np.zeros(4)}, {})

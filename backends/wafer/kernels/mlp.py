@@ -1,0 +1,201 @@
+"""Two linear layers with an activation between them, on several rows at once.
+
+*Spread*: a linear layer, the activation, a linear layer, as each would be alone. What lies between them is the same on every line of one
+direction, so that the activation of every row is computed on all of them.
+
+*In tiles*: each line of PEs takes rows of its own, which it holds already. Both products are of tiles (`Summa`, `Cannon`), the activation
+is computed once, and at the end the lines put their rows together. No row is reduced between the layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import ClassVar, Literal
+
+from cgptc.backends.wafer.affine import Affine, var
+from cgptc.backends.wafer.arithmetic.formats import format_of
+from cgptc.backends.wafer.faults import ProgramError
+from cgptc.backends.wafer.kernels.assembly import join, renamed
+from cgptc.backends.wafer.kernels.cannon import Cannon
+from cgptc.backends.wafer.kernels.constant import WithConstant
+from cgptc.backends.wafer.kernels.elementwise import Elementwise
+from cgptc.backends.wafer.kernels.fragment import CHAIN, Fragment, Grid, Kernel, Reduction, Slot, all_of, buffer, coordinate, run
+from cgptc.backends.wafer.kernels.gemm import Summa
+from cgptc.backends.wafer.kernels.linear import Linear
+from cgptc.backends.wafer.layout import Layout
+from cgptc.backends.wafer.machine import Machine
+
+Product = Literal["summa", "neighbour", "interleaved"]
+"""How tiles are multiplied: by panels, or by Cannon on one of its rings."""
+
+
+def _as_one(name: str, parts: Sequence[Fragment], outputs: tuple[Slot, ...]) -> Fragment:
+    """Fragments that run in turn as one, which gives ``outputs``."""
+    joined = join(parts)
+    taken = tuple(joined.inputs.values()), outputs, tuple(joined.weights.values()), tuple(joined.states.values())
+    return Fragment(name, *taken, tuple(joined.buffers.values()), joined.steps)
+
+
+@dataclass(frozen=True)
+class SpreadMlp:
+    """``y = down(activation(up(x)))``; x lies along ``up.along``, and so does y."""
+
+    up: Linear
+    activation: str
+    down: Linear
+
+    name: ClassVar[str] = "mlp"
+
+    @property
+    def parts(self) -> tuple[Linear, Elementwise, Linear]:
+        return self.up, Elementwise(self.activation, self.up.y_layout, self.up.dtype), self.down
+
+    def fragment(self, prefix: str) -> Fragment:
+        one, each, other = self.parts
+        up, between, down = one.fragment(f"{prefix}.up"), each.fragment(f"{prefix}.between"), other.fragment(f"{prefix}.down")
+        between = renamed(between, {f"{prefix}.between.x": f"{prefix}.up.y"})
+        down = renamed(down, {f"{prefix}.down.x": f"{prefix}.between.y", f"{prefix}.down.y": f"{prefix}.y"})
+        made = (renamed(up, {f"{prefix}.up.x": f"{prefix}.x"}), between, down)
+        return _as_one(self.name, made, (Slot("y", f"{prefix}.y", self.down.y_layout),))
+
+    def cycles(self, machine: Machine, scalars: Mapping[str, int]) -> int:
+        """Those of its parts."""
+        return sum(one.cycles(machine, scalars) for one in self.parts)
+
+
+@dataclass(frozen=True)
+class TiledMlp:
+    """``y [m, n] = activation(x [m, k] @ up + up_bias) @ down + down_bias``, x and y along x, all between in tiles ``[rows, features]``.
+
+    Raises ProgramError where the grid's tiles of one product are not those of the next.
+    """
+
+    m: int
+    k: int
+    hidden: int
+    n: int
+    activation: str
+    grid: Grid
+    product: Product = "summa"
+    dtype: str = "f32"
+    accumulate: str = "f32"
+    up_bias: bool = True
+    down_bias: bool = True
+    reduction: Reduction = CHAIN
+
+    name: ClassVar[str] = "mlp-tiles"
+
+    def __post_init__(self) -> None:
+        up, down = self.products
+        tiled = self.grid.tiled((self.m, self.k), 0, 1)
+        if up.a_layout != tiled or up.y_layout != down.a_layout:
+            raise ProgramError("kernel", f"panels on {self.grid.height} × {self.grid.width} PEs are no tiles of {self.k} and {self.hidden}")
+
+    @cached_property
+    def products(self) -> tuple[Summa | Cannon, Summa | Cannon]:
+        """From x to what is between, and from there to y."""
+        up, down = (self.m, self.k, self.hidden, self.grid), (self.m, self.hidden, self.n, self.grid)
+        if self.product == "summa":
+            return Summa(*up, self.dtype, self.accumulate), Summa(*down, self.dtype, self.accumulate)
+        return Cannon(*up, self.product, self.dtype, self.accumulate), Cannon(*down, self.product, self.dtype, self.accumulate)
+
+    @property
+    def spread(self) -> tuple[Linear, Linear]:
+        """The two layers, each as it would be alone; their reductions are no choice."""
+        kind = self.dtype, self.accumulate
+        up = Linear(self.m, self.k, self.hidden, self.grid, "x", *kind, bias=self.up_bias)
+        return up, Linear(self.m, self.hidden, self.n, self.grid, "y", *kind, bias=self.down_bias)
+
+    @property
+    def x_layout(self) -> Layout:
+        return self.grid.spread((self.m, self.k), "x")
+
+    @property
+    def y_layout(self) -> Layout:
+        return self.grid.spread((self.m, self.n), "x")
+
+    @property
+    def _between(self) -> list[Kernel]:
+        """What is done to the tiles of the first product: its bias, the activation."""
+        tiles = self.products[0].y_layout
+        return [*([WithConstant("add", tiles, None, self.dtype)] if self.up_bias else []), Elementwise(self.activation, tiles, self.dtype)]
+
+    @property
+    def _after(self) -> list[Kernel]:
+        return [WithConstant("add", self.products[1].y_layout, None, self.dtype)] if self.down_bias else []
+
+    def fragment(self, prefix: str) -> Fragment:
+        up, down = self.products
+        hidden, result = f"{prefix}.hidden", f"{prefix}.rows"
+        parts = [
+            self._taken(prefix, up),
+            _weighted(up.fragment(f"{prefix}.up"), f"{prefix}.up", f"{prefix}.own", hidden),
+            *(_in_place(one, f"{prefix}.up", hidden) for one in self._between),
+            _weighted(down.fragment(f"{prefix}.down"), f"{prefix}.down", hidden, result),
+            *(_in_place(one, f"{prefix}.down", result) for one in self._after),
+            self._given(prefix, down),
+        ]
+        return _as_one(f"{self.name}-{self.product}", parts, (Slot("y", f"{prefix}.y", self.y_layout),))
+
+    def _taken(self, prefix: str, up: Summa | Cannon) -> Fragment:
+        """Each line's rows of x, which every PE of a column holds."""
+        rows, local = up.a_layout.local_shape
+        x, own = buffer(f"{prefix}.x", self.dtype, self.m, local), buffer(f"{prefix}.own", self.dtype, rows, local)
+        ids = buffer(f"{prefix}.ids", "i32", rows)
+        steps = (
+            run("index", all_of(ids), form="i32", value=coordinate("y") * rows + var("i0")),
+            run("lookup", all_of(own), all_of(x), all_of(ids), form=self.dtype, first=Affine()),
+        )
+        slots = (Slot("x", x.name, self.x_layout),), (Slot("own", own.name, up.a_layout),)
+        return Fragment(self.name, *slots, (), (), (x, own, ids), steps)
+
+    def _given(self, prefix: str, down: Summa | Cannon) -> Fragment:
+        """All rows on every line: each puts its own among zeros, and they are merged bit by bit."""
+        rows, local = down.y_layout.local_shape
+        result, y = buffer(f"{prefix}.rows", self.dtype, rows, local), buffer(f"{prefix}.y", self.dtype, self.m, local)
+        places = buffer(f"{prefix}.places", "i32", self.m)
+        steps = (
+            run("index", all_of(places), form="i32", value=var("i0")),
+            run("lookup", all_of(y), all_of(result), all_of(places), form=self.dtype, first=coordinate("y") * rows),
+            self.reduction.step("y", all_of(y), all_of(y), "or"),
+        )
+        slots = (Slot("rows", result.name, down.y_layout),), (Slot("y", y.name, self.y_layout),)
+        return Fragment(self.name, *slots, (), (), (result, y, places), steps)
+
+    def cycles(self, machine: Machine, scalars: Mapping[str, int]) -> int:
+        """Those of its parts, and of taking rows apart and putting them together."""
+        (rows, taken), given = self.products[0].a_layout.local_shape, self.m * self.y_layout.local_shape[1]
+        parts = sum(one.cycles(machine, scalars) for one in (*self.products, *self._between, *self._after))
+        apart = machine.vector_cycles("i32", rows) + machine.vector_cycles(self.dtype, rows * taken)
+        together = machine.vector_cycles("i32", self.m) + machine.vector_cycles(self.dtype, given)
+        line = self.reduction.pattern(self.grid.height).cycles(format_of(self.dtype).words(given), machine)
+        return parts + apart + together + line + 5 * machine.step_cycles
+
+
+def _weighted(product: Fragment, prefix: str, left: str, result: str) -> Fragment:
+    """A product of tiles whose right side is a weight."""
+    found = renamed(product, {f"{prefix}.a": left, f"{prefix}.b": f"{prefix}.weight", f"{prefix}.y": result})
+    a, b = found.inputs
+    return replace(found, inputs=(a,), weights=(replace(b, role="weight"),))
+
+
+def _in_place(kernel: Kernel, prefix: str, tiles: str) -> Fragment:
+    """An element-wise kernel that writes where it reads; its weight is a bias."""
+    made = kernel.fragment(f"{prefix}.each")
+    return renamed(made, {f"{prefix}.each.x": tiles, f"{prefix}.each.y": tiles, f"{prefix}.each.weight": f"{prefix}.bias"})
+
+
+def in_tiles(spread: SpreadMlp) -> Iterator[TiledMlp]:
+    """The same in tiles, by every product that the grid and the blocks of its neighbours admit; reductions are left to the caller."""
+    up, down = spread.up, spread.down
+    for product in ("summa", "neighbour", "interleaved"):
+        try:
+            made = TiledMlp(
+                up.m, up.k, up.n, down.n, spread.activation, up.grid, product, up.dtype, up.accumulate, up.bias, down.bias
+            )  # fmt: skip
+        except ProgramError:
+            continue
+        if (up.x_layout, down.y_layout) == (made.x_layout, made.y_layout):
+            yield made
