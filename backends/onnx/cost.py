@@ -15,8 +15,8 @@ from cgptc.ir.types import TensorType
 
 NODE_SECONDS = 2e-6
 """Time to start one kernel: what a graph of trivial nodes takes per node on onnxruntime 1.31."""
-PICK_SECONDS = 3e-9
-"""Time for one element of a Gather along the last axis (`benchmarks/feature_gathers.py`)."""
+PIECE_SECONDS, TURN_SECONDS = 25e-9, 4e-9
+"""Time for each place of a Gather along a row, and for each element to be turned for it and back (`benchmarks/feature_gathers.py`)."""
 HAND_OVER_SECONDS = 5e-5
 """Time that one thread takes to wake another with a value."""
 
@@ -73,8 +73,8 @@ class OnnxCostModel:
         return Price(seconds, resident_bytes=weight, peak_bytes=weight + come + go, bytes_in=come, bytes_out=go)
 
     def pick(self, rows: int, count: int) -> Price:
-        """A Gather copies element by element (`PICK_SECONDS`)."""
-        return Price(NODE_SECONDS + rows * count * PICK_SECONDS)
+        """A Gather between two Transposes, as the lowering of one along the last axis is."""
+        return Price(3 * NODE_SECONDS + count * (PIECE_SECONDS + rows * TURN_SECONDS))
 
     def transfer(self, byte_count: int) -> Price:
         """A value handed from one stage's session to another's in this process: one copy, held on either side."""

@@ -16,7 +16,12 @@ def as_index(emit: Emit, indices: OnnxValue) -> OnnxValue:
 
 @lowers(ops.Gather)
 def _gather(emit: Emit, op: ops.Gather, x: OnnxValue, indices: OnnxValue) -> OnnxValue:
-    return emit.Gather(x, as_index(emit, indices), axis=op.axis)
+    """Along the last axis onnxruntime copies element by element, 20 times as slowly as it turns the axes and copies rows."""
+    type_, chosen = emit.type_of(x), as_index(emit, indices)
+    if op.axis == 0 or op.axis != type_.rank - 1 or emit.type_of(indices).rank != 1 or not type_.dtype.is_float:
+        return emit.Gather(x, chosen, axis=op.axis)
+    turn = [*range(op.axis - 1), op.axis, op.axis - 1]
+    return emit.Transpose(emit.Gather(emit.Transpose(x, perm=turn), chosen, axis=op.axis - 1), perm=turn)
 
 
 @lowers(ops.GatherElements)
