@@ -3,9 +3,9 @@
     python benchmarks/feature_gathers.py [--rounds 20] [--threads 2] [--write docs/precision-and-sparsity.md]
 
 Twelve products with weights of their own run in one session, so that decode reads them from memory; the forms take turns, and the ratios
-are taken within a round. Rows: a Gather of the features that are read, between two Transposes, as cgptc emits it. Columns: the product
-gives one zero column beside those that live, and such a Gather puts each into its place; scattered: a ScatterElements does. Plain: a Gather along
-the last axis in the place of the three nodes.
+are taken within a round. Rows: a Gather of the features that are read, between two Transposes, as cgptc emits it; plain: a Gather along
+the last axis. Columns: the product gives one zero column beside those that live, and a turned Gather puts each into its place; scattered:
+a ScatterElements does.
 """
 
 from __future__ import annotations
