@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 INTEROP := .venv-interop
 # Python compiles what it imports; compiling all of torch and transformers first would take most of the installation.
 INSTALL := -m pip install --quiet --no-compile
+# Tests start dozens of processes: what the first of them imports is compiled once, also where a system asks for no bytecode.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: demo test interop lint package clean
 

@@ -15,6 +15,7 @@ import pytest
 from benchmarks.mutants.areas import ROOT
 
 OPTIONS = ["-q", "--no-header", "--no-summary", "--tb=no", "-p", "no:cacheprovider", "-p", "no:xdist", "--hypothesis-seed=0"]
+OPTIONS += ["-p", "no:unraisableexception"]  # which collects garbage five times at the end, seconds in a fork of a process as large as this
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+from tests.driver.test_bench import without_care_for_figures
 
 ROOT = Path(__file__).parents[2]
 
@@ -24,12 +25,9 @@ def commands(file: str) -> list[list[str]]:
 
 @pytest.mark.parametrize("file", ["README.md", "docs/tour.md"])
 def test_the_commands_run(file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    from cgptc.backends.onnx import gemm_peak
     from cgptc.cli.entry import run
-    from cgptc.driver.bench import read_stream
 
-    for module in (gemm_peak, read_stream):
-        monkeypatch.setattr(module, "SETTLE_SECONDS", 0)  # rests make figures steady, which nobody reads here
+    without_care_for_figures(monkeypatch)
     monkeypatch.chdir(tmp_path)
     found = commands(file)
     assert len(found) >= 4

@@ -33,7 +33,8 @@ class Traced:
 
     def __init__(self, folder: Path) -> None:
         self.log = folder / "trace"
-        environment = {**os.environ, "PYTHONPATH": str(SOURCE)}
+        # What is imported late is read from source, not written as bytecode: that is no call of the writer's.
+        environment = {**os.environ, "PYTHONPATH": str(SOURCE), "PYTHONDONTWRITEBYTECODE": "1"}
         program = Path(__file__).with_name("traced_writer.py")
         self.process = subprocess.Popen(
             [sys.executable, str(program)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
@@ -153,6 +154,23 @@ def test_a_compile_that_is_cut_short_leaves_the_old_artifact_or_the_new_one(trac
     write(place, b"one")  # the next run clears debris
     assert hidden(tmp_path) == []
     assert ends[Exit.IO if what == "error=ENOSPC" else -signal.SIGKILL] > 40, ends
+
+
+def forbid_tracing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on strace says what it does where it may not attach."""
+    strace = folder / "bin" / "strace"
+    strace.parent.mkdir()
+    strace.write_text("#!/bin/sh\necho 'strace: attach: ptrace(PTRACE_SEIZE, 7): Operation not permitted' >&2\nexit 1\n")
+    strace.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{strace.parent}{os.pathsep}{os.environ['PATH']}")
+
+
+def test_where_tracing_is_forbidden_the_tests_are_skipped_with_the_reason(
+    traced: Traced, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forbid_tracing(tmp_path, monkeypatch)
+    with pytest.raises(pytest.skip.Exception, match=r"forbids tracing: strace: attach: .*Operation not permitted"):
+        traced.run(tmp_path / "out", "two")
 
 
 def test_a_write_touches_nothing_but_its_place(traced: Traced, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cgptc.artifact import ArtifactWriter, Manifest, check_files, open_folder
@@ -153,6 +153,7 @@ json_values = st.recursive(
 )
 
 
+@settings(max_examples=settings().max_examples // 2)  # each takes tens of milliseconds
 @given(json_values)
 def test_canonical_json_reads_back_and_prints_the_same(value: Any) -> None:
     text = canonical_json(value)

@@ -5,17 +5,17 @@ import json
 from pathlib import Path
 
 import pytest
+from tests.driver.test_reproducibility import SMALL
 
 from cgptc.cli.entry import run
 from cgptc.frontend.new_model import write_model
-from cgptc.frontend.presets import preset
 from cgptc.ir.parser import parse_graph
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("inspect") / "tiny.pt"
-    write_model(preset("tiny"), path)
+    path = tmp_path_factory.mktemp("inspect") / "small.pt"
+    write_model(SMALL, path)
     return path
 
 
@@ -29,7 +29,7 @@ def test_a_model_is_shown_as_the_text_that_opt_reads(model: Path, capsys: pytest
 def test_a_model_is_shown_as_mlir(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["inspect", str(model), "--mlir", "torch", "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
-    assert "torch.vtensor<[?,?],si64>) -> !torch.vtensor<[?,?,512],f32>" in shown["text"]
+    assert "torch.vtensor<[?,?],si64>) -> !torch.vtensor<[?,?,17],f32>" in shown["text"]
     assert "torch.aten." in shown["text"]
     assert str(model.parent) not in shown["text"]
 

@@ -17,13 +17,15 @@ from tests.driver.forked_command import FORBIDDEN
 from tests.driver.test_artifact_writer import hidden
 
 from cgptc.artifact import check_files, open_folder
+from cgptc.frontend.gpt_config import GptConfig
 from cgptc.frontend.new_model import write_model
-from cgptc.frontend.presets import preset
+from cgptc.frontend.presets import Preset
 from cgptc.ir.diagnostics import Exit
 
 SOURCE = Path(__file__).parents[2] / "src"
 SIGNALS = {signal.SIGINT: Exit.INTERRUPTED, signal.SIGTERM: 143}
 WATCHDOG_SECONDS = 60
+SMALL = Preset("small", GptConfig(vocabulary=17, positions=128, layers=1, heads=2, width=8, ffn_width=16), "")
 OTHER = ("--opset", "21")
 """Options that give another artifact."""
 
@@ -34,7 +36,7 @@ class Commands:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.model = folder / "model.pt"
-        write_model(preset("tiny"), self.model)
+        write_model(SMALL, self.model)
         environment = {**os.environ, "PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1"}
         program = Path(__file__).with_name("forked_command.py")
         self.process = subprocess.Popen(

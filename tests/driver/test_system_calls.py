@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from tests.driver.test_artifact_interruption import forbid_tracing
 
 from cgptc.cli.entry import run
 
@@ -126,6 +127,12 @@ def test_commands_open_no_connection_and_no_file_but_inputs_outputs_and_librarie
 @pytest.mark.parametrize("commands", [COMMANDS, WAFER], ids=["onnx", "wafer"])
 def test_a_verification_against_the_model_keeps_to_itself_too(tmp_path: Path, commands: tuple[str, ...]) -> None:
     assert_kept_to_itself(*traced(tmp_path, *commands, AGAINST))
+
+
+def test_where_tracing_is_forbidden_the_tests_are_skipped_with_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    forbid_tracing(tmp_path, monkeypatch)
+    with pytest.raises(pytest.skip.Exception, match=r"forbids tracing: strace: attach: .*Operation not permitted"):
+        traced(tmp_path, *COMMANDS)
 
 
 def test_a_trace_shows_what_is_foreign() -> None:

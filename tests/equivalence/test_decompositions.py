@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 
 from cgptc.ir.builder import Builder
 from cgptc.ir.graph import Graph
@@ -27,6 +27,7 @@ def decomposed(graph: Graph) -> Graph:
     return copy
 
 
+@settings(max_examples=settings().max_examples // 2)  # each takes tens of milliseconds
 @given(graphs(stable=True))
 def test_a_graph_and_its_decomposition_are_equivalent(graph: Graph) -> None:
     spelled = decomposed(graph)
@@ -34,6 +35,7 @@ def test_a_graph_and_its_decomposition_are_equivalent(graph: Graph) -> None:
     assert_equivalent(graph, spelled)
 
 
+@settings(max_examples=settings().max_examples // 2)  # each takes tens of milliseconds
 @given(graphs(stable=True, ops=COMPOSITES, max_nodes=3))
 def test_composites_on_top_of_each_other_are_equivalent_to_their_decompositions(graph: Graph) -> None:
     spelled = decomposed(graph)

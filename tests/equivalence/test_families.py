@@ -40,15 +40,15 @@ ODD: dict[str, dict[str, Any]] = {
     "gpt2": {"n_embd": 21, "n_head": 3, "n_inner": 13},
     "gpt_neo": {"intermediate_size": 13},
     "gptj": {"n_inner": 13},
-    "gpt_neox": {"intermediate_size": 37, "use_parallel_residual": False},
-    "opt": {"ffn_dim": 37},
+    "gpt_neox": {"num_hidden_layers": 1, "intermediate_size": 37, "use_parallel_residual": False},
+    "opt": {"num_hidden_layers": 1, "ffn_dim": 37},
     "llama": {"intermediate_size": 37, "tie_word_embeddings": True},
-    "mistral": {"intermediate_size": 37, "num_key_value_heads": 1, "tie_word_embeddings": False},
-    "qwen2": {"intermediate_size": 37, "tie_word_embeddings": False},
+    "mistral": {"num_hidden_layers": 1, "intermediate_size": 37, "num_key_value_heads": 1, "tie_word_embeddings": False},
+    "qwen2": {"num_hidden_layers": 1, "intermediate_size": 37, "tie_word_embeddings": False},
     "qwen3": {"intermediate_size": 37, "head_dim": 10, "tie_word_embeddings": False},
-    "bert": {"intermediate_size": 37},
+    "bert": {"num_hidden_layers": 1, "intermediate_size": 37},
 }
-"""Widths that nothing divides, and the head of the other kind than in `CONFIGS`, where the family has both."""
+"""Widths that nothing divides, the head of the other kind than in `CONFIGS` where there are both, and one layer where all are alike."""
 
 
 def shapes() -> Iterator[Any]:

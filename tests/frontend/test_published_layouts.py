@@ -14,7 +14,7 @@ from cgptc.frontend.gpt import Gpt
 from cgptc.frontend.gpt_config import GptConfig
 from cgptc.frontend.initialise import initial_blocks
 from cgptc.frontend.oracle import evaluate_module, wide_copy
-from cgptc.frontend.source import open_model
+from cgptc.frontend.source import CapturedModel, open_model
 from cgptc.ir.interpreter import evaluate_graph
 from cgptc.ir.op import Array
 from cgptc.testing.tolerances import assert_t1
@@ -60,14 +60,18 @@ def write(folder: Path, config: dict[str, Any], weights: dict[str, torch.Tensor]
 
 def assert_opens_as_pytorch_has_it(folder: Path, dtype: str, output: str) -> None:
     with open_model(str(folder)) as model:
-        assert str(model.graph.output(output).type).startswith(f"{dtype}[batch, seq, ")
-        assert model.reference is not None
-        reference = model.reference()
-        assert isinstance(reference, Gpt)
-        assert str(next(reference.parameters()).dtype).endswith({"f16": "float16", "f32": "float32"}[dtype])
-        inputs = {"input_ids": np.array([[1, 5, 9], [0, 7, 36]]), "attention_mask": np.array([[1, 1, 1], [0, 1, 1]])}
-        expected = evaluate_module(wide_copy(reference), inputs, wide=True, output_names=[output])[output]
-        actual = evaluate_graph(model.graph, inputs, wide=True)[output]
+        assert_is_as_pytorch_has_it(model, dtype, output)
+
+
+def assert_is_as_pytorch_has_it(model: CapturedModel, dtype: str, output: str) -> None:
+    assert str(model.graph.output(output).type).startswith(f"{dtype}[batch, seq, ")
+    assert model.reference is not None
+    reference = model.reference()
+    assert isinstance(reference, Gpt)
+    assert str(next(reference.parameters()).dtype).endswith({"f16": "float16", "f32": "float32"}[dtype])
+    inputs = {"input_ids": np.array([[1, 5, 9], [0, 7, 36]]), "attention_mask": np.array([[1, 1, 1], [0, 1, 1]])}
+    expected = evaluate_module(wide_copy(reference), inputs, wide=True, output_names=[output])[output]
+    actual = evaluate_graph(model.graph, inputs, wide=True)[output]
     kept = inputs["attention_mask"] > 0
     assert_t1(expected[kept], actual[kept], depth=model.graph.node_count)
 
@@ -94,4 +98,4 @@ def test_a_mup_folder_opens_without_its_remote_code(tmp_path: Path) -> None:
         reference = model.reference()
         assert isinstance(reference, Gpt)
         assert (reference.config.embeddings_scale, reference.config.logits_scale) == (10.0, 0.5)
-    assert_opens_as_pytorch_has_it(tmp_path, "f16", "logits")
+        assert_is_as_pytorch_has_it(model, "f16", "logits")

@@ -19,10 +19,10 @@ from cgptc.ir.weights import EMPTY_STORE, Stored, Weight
 TINY = GptConfig(vocabulary=11, positions=8, layers=4, heads=2, width=8, ffn_width=12)
 CONFIGS = {
     "Cerebras-GPT": TINY,
-    "muP": replace(preset("tiny-mup").config, layers=5),
-    "no bias, a head of its own, tanh": replace(TINY, bias=False, head=Head.SEPARATE, activation=Activation.GELU_TANH),
-    "no head": replace(TINY, head=Head.NONE),
-    "scores by layer": replace(TINY, attention_scale_by_layer=True),
+    "muP": replace(preset("tiny-mup").config, layers=3),
+    "no bias, a head of its own, tanh": replace(TINY, layers=3, bias=False, head=Head.SEPARATE, activation=Activation.GELU_TANH),
+    "no head": replace(TINY, layers=3, head=Head.NONE),
+    "scores by layer": replace(TINY, layers=3, attention_scale_by_layer=True),
     "one layer": replace(TINY, layers=1),
 }
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 
 from cgptc.frontend.new_model import write_model
 from cgptc.frontend.presets import preset
-from cgptc.frontend.source import Request, is_preset, open_model
+from cgptc.frontend.source import CapturedModel, Request, is_preset, open_model
 from cgptc.ir.diagnostics import CgptcError, Exit, FileError, UsageError
 from cgptc.ir.interpreter import evaluate_graph
 from cgptc.testing.tolerances import assert_t1
@@ -21,24 +22,28 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def opened(tiny: Path) -> Iterator[CapturedModel]:
+    with open_model(str(tiny)) as model:
+        yield model
+
+
 @pytest.mark.parametrize("length", [1, 5])
-def test_the_captured_graph_is_the_reference_module(tiny: Path, length: int) -> None:
+def test_the_captured_graph_is_the_reference_module(opened: CapturedModel, length: int) -> None:
     ids = np.random.default_rng(0).integers(0, 512, (2, length))
-    with open_model(str(tiny)) as model:
-        assert model.reference is not None
-        with torch.no_grad():
-            expected = model.reference().double()(torch.from_numpy(ids)).numpy()
-        inputs = {"input_ids": ids, "attention_mask": np.ones((2, length), np.int64)}
-        actual = evaluate_graph(model.graph, inputs, wide=True)["logits"]
-    assert_t1(expected, actual, depth=model.graph.node_count)
+    assert opened.reference is not None
+    with torch.no_grad():
+        expected = opened.reference().double()(torch.from_numpy(ids)).numpy()
+    inputs = {"input_ids": ids, "attention_mask": np.ones((2, length), np.int64)}
+    actual = evaluate_graph(opened.graph, inputs, wide=True)["logits"]
+    assert_t1(expected, actual, depth=opened.graph.node_count)
 
 
-def test_what_is_known_beyond_the_graph(tiny: Path) -> None:
-    with open_model(str(tiny)) as model:
-        assert (model.parameter_count, model.layer_count) == (preset("tiny").config.parameter_count, 2)
-        assert model.text is not None
-        assert (model.text.vocabulary, model.text.context) == (512, 128)
-        assert len(model.digest()) == 64
+def test_what_is_known_beyond_the_graph(opened: CapturedModel) -> None:
+    assert (opened.parameter_count, opened.layer_count) == (preset("tiny").config.parameter_count, 2)
+    assert opened.text is not None
+    assert (opened.text.vocabulary, opened.text.context) == (512, 128)
+    assert len(opened.digest()) == 64
 
 
 def test_a_fixed_size_is_fixed_and_others_stay_symbolic(tiny: Path) -> None:

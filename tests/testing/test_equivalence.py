@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 
 from cgptc.ir.comparison import first_difference, graph_depth, name_values
 from cgptc.ir.graph import Graph
@@ -22,6 +22,7 @@ graph @main(batch: 1..8) {
 """
 
 
+@settings(max_examples=settings().max_examples // 2)  # each takes tens of milliseconds
 @given(graphs(stable=True))
 def test_a_graph_is_equivalent_to_its_clone(graph: Graph) -> None:
     assert_equivalent(graph, graph.clone())

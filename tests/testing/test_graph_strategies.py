@@ -60,6 +60,7 @@ def test_each_op_is_drawn_beside_values_without_elements(op: type[Op], data: st.
     verify(graph)
 
 
+@settings(max_examples=settings().max_examples // 2)  # each takes tens of milliseconds
 @given(graphs(annotated=True))
 def test_graphs_survive_printing_and_parsing(graph: Graph) -> None:
     verify(graph)
@@ -70,6 +71,7 @@ def test_graphs_survive_printing_and_parsing(graph: Graph) -> None:
     assert difference(graph, parsed, hints=True) == ""
 
 
+@settings(max_examples=settings().max_examples // 2)  # each takes tens of milliseconds
 @given(graphs(annotated=True))
 def test_a_clone_is_equal_and_shares_nothing_that_can_change(graph: Graph) -> None:
     copy = graph.clone()
@@ -84,6 +86,7 @@ def test_a_clone_is_equal_and_shares_nothing_that_can_change(graph: Graph) -> No
     verify(graph)
 
 
+@settings(max_examples=settings().max_examples // 2)  # each takes tens of milliseconds
 @given(graphs_with_inputs())
 def test_a_parsed_graph_computes_the_same_bits(drawn: tuple[Graph, Feed]) -> None:
     graph, feed = drawn
@@ -92,6 +95,7 @@ def test_a_parsed_graph_computes_the_same_bits(drawn: tuple[Graph, Feed]) -> Non
     assert [array.tobytes() for array in expected.values()] == [array.tobytes() for array in actual.values()]
 
 
+@settings(max_examples=settings().max_examples // 2)  # each takes tens of milliseconds
 @given(graphs(stable=True), st.integers(0, 99))
 def test_stable_graphs_give_finite_numbers(graph: Graph, seed: int) -> None:
     assert {type(node.op) for node in graph.nodes} <= STABLE

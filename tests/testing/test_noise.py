@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cgptc.ir import ops
@@ -26,6 +26,7 @@ graph @main(batch: 1..4, seq: 1..16) {
 """
 
 
+@settings(max_examples=settings().max_examples // 2)  # each takes tens of milliseconds
 @given(graphs(stable=True), st.integers(0, 99))
 def test_orders_agree_in_float64(graph: Graph, seed: int) -> None:
     inputs = random_inputs(graph, seed=seed)
@@ -45,6 +46,7 @@ def test_orders_agree_in_float64(graph: Graph, seed: int) -> None:
 LINEAR = [ops.Add, ops.MatMul, ops.Linear, ops.ReduceSum, ops.Transpose, ops.Conv1d, ops.Neg]
 
 
+@settings(max_examples=settings().max_examples // 2)  # each takes tens of milliseconds
 @given(graphs(ops=LINEAR, max_nodes=2, stable=True), st.integers(0, 99))
 def test_orders_agree_exactly_on_small_integers(graph: Graph, seed: int) -> None:
     inputs = random_inputs(graph, seed=seed, kind="integers")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 
 from cgptc.backends.onnx.backend import BACKEND
 from cgptc.backends.onnx.options import OnnxOptions
@@ -135,6 +135,7 @@ class Interpreted:
         raise NotImplementedError
 
 
+@settings(max_examples=settings().max_examples // 2)  # each takes tens of milliseconds
 @given(graphs(ops=[op for op in OPS.values() if op is not LayerNorm], stable=True, floats=(f64,), max_nodes=4))
 def test_a_backend_that_is_right_passes(graph: Graph) -> None:
     class Right(InterpretedSession):

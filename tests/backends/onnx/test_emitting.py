@@ -127,6 +127,7 @@ class SparseStore:
         return rows
 
 
+@pytest.mark.slow
 def test_table_above_two_gigabytes_loads_and_its_holes_stay_holes(tmp_path: Path) -> None:
     rows, width = 140_000, 4096
     graph = Graph("huge", SparseStore(width, rows - 2))

@@ -34,7 +34,7 @@ OPERATIONS = [op for op in OPS.values() if op in LEGAL and op not in {Constant, 
 
 
 @pytest.mark.parametrize("op", [op for op in OPERATIONS if op not in WITHOUT_F64_KERNEL], ids=lambda op: op.name)
-@settings(max_examples=max(1, settings.default.max_examples // 5))  # of each operation
+@settings(max_examples=max(10, settings.default.max_examples // 10))  # of each of eighty operations
 @given(data=st.data())
 def test_any_case_of_an_operation_means_the_same(op: type[Op], data: st.DataObject) -> None:
     case = data.draw(op_cases(op)).widened

@@ -128,19 +128,25 @@ def test_a_mutated_file_opens_or_is_refused(seeds: dict[str, Seed], folder: Path
     assert not (folder / "the canary ran").exists()
 
 
-@pytest.mark.parametrize("name", ["config.json", "model.safetensors.index.json", "a.safetensors"])
-@given(edits=EDITS)
-def test_a_mutated_folder_opens_or_is_refused(folder: Path, name: str, edits: Edits) -> None:
+@pytest.fixture(scope="module")
+def sharded(folder: Path) -> Path:
+    """A folder that opens, of two files of weights."""
     model = folder / "model"
-    model.mkdir(exist_ok=True)
-    files = {
-        "config.json": b'{"model_type": "gpt2", "n_layer": 1}',
-        "model.safetensors.index.json": b'{"weight_map": {"wte": "a.safetensors", "view": "b.safetensors"}}',
-    }
-    for file, data in files.items():
-        (model / file).write_bytes(data)
+    model.mkdir()
+    (model / "config.json").write_bytes(b'{"model_type": "gpt2", "n_layer": 1}')
+    (model / "model.safetensors.index.json").write_bytes(b'{"weight_map": {"wte": "a.safetensors", "view": "b.safetensors"}}')
     save_file({"wte": torch.ones(2, 3)}, model / "a.safetensors")
     save_file({"view": torch.ones(2)}, model / "b.safetensors")
     assert read_all(model) is None
-    (model / name).write_bytes(mutate((model / name).read_bytes(), edits))
-    assert_opens_or_is_refused(model)
+    return model
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors.index.json", "a.safetensors"])
+@given(edits=EDITS)
+def test_a_mutated_folder_opens_or_is_refused(sharded: Path, name: str, edits: Edits) -> None:
+    good = (sharded / name).read_bytes()
+    try:
+        (sharded / name).write_bytes(mutate(good, edits))
+        assert_opens_or_is_refused(sharded)
+    finally:
+        (sharded / name).write_bytes(good)

@@ -23,7 +23,7 @@ batch, seq, past = (Symbol(name, 1, 64).dim for name in ("batch", "seq", "past")
 
 @pytest.mark.parametrize("op", [op for op in OPERATIONS if "axis_roles" in vars(op)], ids=lambda op: op.name)
 @given(data=st.data())
-@settings(max_examples=max(24, settings().max_examples // 4), deadline=None)
+@settings(max_examples=max(24, settings().max_examples // 8), deadline=None)
 def test_roles_hold_when_executed(op: type[Op], data: st.DataObject) -> None:
     _check_roles(data.draw(op_cases(op)).widened, data)
 
