@@ -12,7 +12,7 @@ from cgptc.backends.onnx.interface_names import STANDARD_ATTENTION
 from cgptc.backends.onnx.lowering import lowers
 from cgptc.backends.onnx.lowerings.attention_mask import additive_mask, allowed_keys, near_keys
 from cgptc.backends.onnx.lowerings.shape import reshape, slice_axis
-from cgptc.backends.onnx.precision import rounded, widened
+from cgptc.backends.onnx.precision import by_number, rounded, widened
 from cgptc.ir.dims import Dim, Shape, floordiv
 from cgptc.ir.dtypes import bf16, f16, f64
 from cgptc.ir.ops.attention import Attention, Rotary
@@ -84,8 +84,7 @@ def _spelled_out(
 
     queries = widened(emit, q)
     wide = emit.dtype_of(queries)
-    # A vector: onnxruntime would fold a scalar into the product's attribute, an f32, which costs f64 its precision.
-    queries = emit.Mul(queries, emit.Expand(emit.scalar(op.scale, queries), emit.shape((width,))))
+    queries = by_number(emit, "Mul", queries, emit.scalar(op.scale, queries), 4)
     rows = floordiv(heads, key_heads) * seq
 
     def shaped(value: OnnxValue, old: Shape, new: Shape) -> OnnxValue:

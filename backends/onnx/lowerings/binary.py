@@ -6,7 +6,7 @@ import math
 
 from cgptc.backends.onnx.emit import Emit, OnnxValue
 from cgptc.backends.onnx.lowering import lowers
-from cgptc.backends.onnx.precision import rounded, widened
+from cgptc.backends.onnx.precision import by_number, rounded, widened
 from cgptc.ir.dtypes import boolean, i32, i64
 from cgptc.ir.op import Op
 from cgptc.ir.ops import binary as ops
@@ -27,7 +27,18 @@ _SAME: dict[type[Op], str] = {
 _BITS: dict[type[Op], tuple[str, str]] = {ops.And: ("And", "BitwiseAnd"), ops.Or: ("Or", "BitwiseOr"), ops.Xor: ("Xor", "BitwiseXor")}
 
 
-@lowers(*_SAME)
+@lowers(ops.Mul, ops.Div)
+def _scaled(emit: Emit, op: Op, x: OnnxValue, y: OnnxValue) -> OnnxValue:
+    operator = _SAME[type(op)]
+    single = [value.type.is_static and value.type.size == 1 for value in emit.source.inputs]
+    if single[1]:
+        return by_number(emit, operator, x, y, emit.type_of_result().rank)
+    if single[0] and operator == "Mul":
+        return by_number(emit, operator, y, x, emit.type_of_result().rank)
+    return emit.node(operator, (x, y))[0]
+
+
+@lowers(*(cls for cls in _SAME if cls not in (ops.Mul, ops.Div)))
 def _same(emit: Emit, op: Op, x: OnnxValue, y: OnnxValue) -> OnnxValue:
     return emit.node(_SAME[type(op)], (x, y))[0]
 

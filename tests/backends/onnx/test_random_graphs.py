@@ -12,6 +12,7 @@ from tests.backends.onnx.execution import ORT, STANDARD, graph_of, model_of, ses
 
 from cgptc.backends.onnx.backend import BACKEND
 from cgptc.backends.onnx.lowering import legal_ops
+from cgptc.ir.builder import Builder
 from cgptc.ir.comparison import graph_depth
 from cgptc.ir.dtypes import DType, boolean, f32, f64, i4, u8
 from cgptc.ir.graph import Graph, Value
@@ -57,6 +58,20 @@ def test_what_is_expanded_to_nothing_is_empty(old: tuple[int, ...], new: tuple[i
 @pytest.mark.parametrize(("a", "b"), [((1, 2, 3), (0, 3, 2)), ((0, 2, 3), (1, 3, 2)), ((1, 1, 2, 3), (0, 4, 3, 2))])
 def test_a_product_over_no_batch_is_empty(a: tuple[int, ...], b: tuple[int, ...], inside: bool) -> None:
     assert_means_the_same(matmul.MatMul(), (TensorType(f64, a), TensorType(f64, b)), (np.ones(a), np.ones(b)), inside)
+
+
+@pytest.mark.parametrize("op", [binary.Mul(), binary.Div()], ids=str)
+@pytest.mark.parametrize("number", [(), (1,), (1, 1)])
+@pytest.mark.parametrize(("a", "before"), [((1, 3), False), ((2, 3), False), ((2, 2, 3), False), ((2, 3), True)])
+def test_a_number_beside_a_product_keeps_its_precision(op: Op, number: tuple[int, ...], a: tuple[int, ...], before: bool) -> None:
+    """onnxruntime folds it into the product, rounded to f32."""
+    graph = Graph()
+    build = Builder(graph)
+    x, w = (graph.add_input(name, TensorType(f64, shape)) for name, shape in (("x", a), ("w", (3, 2))))
+    factor = build.constant(np.full(number, 0.3))
+    product = build(matmul.MatMul(), build(op, x, factor) if before else x, w)
+    graph.add_output("y", product if before else build(op, product, factor))
+    assert_lowering_preserves(BACKEND, graph)
 
 
 def assert_means_the_same(op: Op, types: Sequence[TensorType | None], operands: Sequence[Array | None], inside: bool) -> None:
