@@ -26,8 +26,8 @@ from cgptc.ir.weights import dense
 from cgptc.passes.manager import Pipeline
 from cgptc.testing import assert_equivalent, assert_t1, graphs
 
-PASSES = Pipeline.parse(DEFAULT_PIPELINE).without(["add-cache", "legalise"])
-"""What a compile runs, but for what changes inputs and outputs or asks what a target has."""
+PASSES = Pipeline.parse(f"dead-code,{DEFAULT_PIPELINE}").without(["add-cache", "legalise"])
+"""What a compile runs, but for what changes inputs and outputs or asks what a target has; no importer leaves a node that nobody reads."""
 
 SPELLINGS = [
     Spelling(mask="additive", padding="additive", positions="mask", layers=2),
@@ -105,7 +105,7 @@ def exchanged(name: str, weight: Array) -> Array:
     """A weight of an attention layer when its two heads change places: the rows that give queries, keys and values, the columns behind."""
     if name == "behind":
         return weight.reshape(WIDTH, HEADS, -1)[:, ::-1].reshape(weight.shape)
-    return weight.reshape(3, HEADS, WIDTH // HEADS, *weight.shape[1:])[:, :, ::-1].reshape(weight.shape)
+    return weight.reshape(3, HEADS, WIDTH // HEADS, *weight.shape[1:])[:, ::-1].reshape(weight.shape)
 
 
 OF_ATTENTION = {(3 * WIDTH, WIDTH): "into", (3 * WIDTH,): "into", (WIDTH, WIDTH): "behind"}
