@@ -4,7 +4,7 @@ A command then starts in milliseconds, so that many can be interrupted. It reads
 
 * ``{"arguments": […], "folder": …, "messages": FILE, "mount": [FOLDER, OPTIONS]}`` forks, and prints the copy's process id. The copy
   runs the command line in the folder as ``cgptc`` would, what it prints goes to the file. With ``mount`` it first puts a file system in
-  memory of its own on that folder (``size=64k``, ``ro``), which nobody else sees, and names what lies there on its last line.
+  memory of its own on that folder (``size=16k``, ``ro``), which nobody else sees, and names what lies there on its last line.
 * ``{"wait": PID}`` waits, and prints the exit status as `subprocess` does. 97: this system forbids the mount.
 """
 

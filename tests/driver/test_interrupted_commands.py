@@ -152,7 +152,7 @@ def test_two_compiles_into_one_output_give_one_whole_winner(commands: Commands, 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["messages", "out"]
 
 
-@pytest.mark.parametrize(("options", "step"), [("ro", "choose a folder that you may write to"), ("size=64k", "free some space")])
+@pytest.mark.parametrize(("options", "step"), [("ro", "choose a folder that you may write to"), ("size=16k", "free some space")])
 def test_an_output_that_cannot_be_written_is_told_in_one_line_and_left_as_it_was(
     commands: Commands, tmp_path: Path, options: str, step: str
 ) -> None:
