@@ -231,7 +231,7 @@ class WaferSession:
         rest, later = used.items - used.prompt_items, used.cycles - used.prompt_cycles
         if not used.prompt_items or not rest:
             return (whole, *([self.host.filled] if self.host.whole else []))
-        chunks = f" by {used.chunks} chunks of {self.host.chunk}" if used.chunks else ""
+        chunks = f" by {used.chunks} chunk{'s' * (used.chunks > 1)} of {self.host.chunk}" if used.chunks else ""
         prompt = f"prompt: {used.prompt_items} tokens{chunks} in {used.prompt_cycles:,} cycles; then {later / rest:,.0f} cycles per token"
         return (whole, f"{prompt}: {machine.clock_hz * rest / later:,.0f} tokens/s")
 

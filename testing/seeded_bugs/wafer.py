@@ -60,6 +60,13 @@ WAFER_BUGS = (
         killer=f"{_LINEAR}test_linear_is_exact_on_every_grid_ragged_ones_included[3-2]",
     ),
     SeededBug(
+        name="wafer-rows-of-tiles-one-off",
+        where="cgptc.backends.wafer.kernels.mlp:TiledMlp._taken",
+        right='value=coordinate("y") * rows + var("i0")',
+        wrong='value=coordinate("y") * rows + var("i0") + 1',
+        killer="tests/backends/wafer/test_kernels_mlp.py::test_products_in_tiles_are_exact_on_integers_where_ends_are_ragged[neighbour-3-f32]",
+    ),
+    SeededBug(
         name="wafer-norm-counts-padding",
         where="cgptc.backends.wafer.kernels.norm:Norm.fragment",
         right="scale = 1.0 / self.d",

@@ -188,6 +188,7 @@ def test_a_result_is_shown_in_any_encoding(encoding: str, shown: bytes, monkeypa
 
 def test_a_table_aligns_its_columns() -> None:
     assert table([["a", "b"], ["longer", "c"]]) == "  a        b\n  longer   c"
+    assert table([["a", "a last cell"], ["b", "c", "d"]]) == "  a   a last cell\n  b   c   d"
 
 
 def test_a_reader_that_leaves_is_not_an_error() -> None:

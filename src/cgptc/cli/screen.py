@@ -83,10 +83,10 @@ def printable(text: str) -> str:
 
 
 def table(rows: Sequence[Sequence[str]], indent: str = "  ") -> str:
-    """Rows in columns as wide as their widest cell; the last column is ragged."""
+    """Rows in columns as wide as their widest cell; each row's last cell is as long as it likes."""
     if not rows:
         return ""
-    widths = [max(len(row[column]) for row in rows if column < len(row)) for column in range(max(map(len, rows)))]
+    widths = [max((len(row[column]) for row in rows if column < len(row) - 1), default=0) for column in range(max(map(len, rows)))]
     lines = []
     for row in rows:
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
