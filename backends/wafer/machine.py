@@ -246,7 +246,10 @@ def read_machine(path: Path) -> Machine:
         raise MachineError("machine-file", f"'{path.name}' cannot be read ({error.strerror})") from None
     except (ValueError, RecursionError) as error:
         raise MachineError("machine-file", f"'{path.name}' is neither TOML nor JSON ({error})") from None
-    return machine_from(content)
+    try:
+        return machine_from(content)
+    except MachineError as error:
+        raise MachineError(error.code, f"'{path.name}': {error.what}", fix=error.fix) from None
 
 
 def machine_from(content: object) -> Machine:
@@ -287,6 +290,13 @@ def machine_fields(machine: Machine) -> dict[str, object]:
     return values
 
 
+_EXPECTED = {
+    "name": "a name",
+    "integer": "an integer",
+    "number": "a number",
+    "lanes": "a table of numbers by format",
+    "integers": "a list of integers",
+}
 _KINDS = {"str": "name", "int": "integer", "float": "number", "Lanes": "lanes", "tuple[int, ...]": "integers"}
 
 
@@ -301,7 +311,7 @@ def _converted(key: str, kind: str, value: object) -> object:
         return tuple(value)
     if kind == "lanes" and isinstance(value, Mapping) and all(_is_number(lanes, int, float) for lanes in value.values()):
         return tuple((str(dtype), float(lanes)) for dtype, lanes in value.items())
-    raise MachineError("machine-field", f"'{key}' must be {'a' if kind != 'integer' else 'an'} {kind}, got {value!r}")
+    raise MachineError("machine-field", f"'{key}' must be {_EXPECTED[kind]}, got {value!r}")
 
 
 def _is_number(value: object, *types: type[int | float]) -> bool:

@@ -39,6 +39,8 @@ def test_a_toml_file_changes_a_preset(tmp_path: Path) -> None:
         ({"base": "wse2", "widht": 4}, "did you mean 'width'"),
         ({"base": "wse2", "width": "4"}, "'width' must be an integer"),
         ({"base": "wse2", "width": True}, "'width' must be an integer"),
+        ({"base": "wse2", "input_queue_words": 4}, "'input_queue_words' must be a list of integers"),
+        ({"base": "wse2", "mac_lanes": [4]}, "'mac_lanes' must be a table of numbers by format"),
         ({"base": "wse2", "width": 0}, "'width' must be at least 1"),
         ({"base": "wse2", "sram_bytes": 100}, "'sram_bytes' must be more than"),
         ({"base": "wse2", "colours": 25}, "at most 24"),
@@ -61,6 +63,12 @@ def test_a_toml_file_changes_a_preset(tmp_path: Path) -> None:
 def test_a_wrong_description_is_refused_by_field(content: object, message: str) -> None:
     with pytest.raises(MachineError, match=message):
         machine_from(content)
+
+
+def test_a_wrong_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text('base = "wse2"\nwidth = 0\n')
+    with pytest.raises(MachineError, match="'mine.toml': 'width' must be at least 1"):
+        find_machine(str(tmp_path / "mine.toml"))
 
 
 def test_an_unknown_name_lists_the_presets() -> None:
