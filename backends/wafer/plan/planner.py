@@ -259,6 +259,9 @@ def _on_grid(sizer: Sizer, regions: tuple[Group, ...], grid: Grid) -> Choice:
     """Every region on that grid. Raises DoesNotFitError."""
     machine = sizer.machine
     shown = f"{grid.width}x{grid.height}"
+    if grid.width > machine.width or grid.height > machine.height:
+        what = f"a grid of {shown} is larger than {machine.name}, which has {machine.width} x {machine.height} PEs"
+        raise DoesNotFitError(what, "give a smaller --grid, or none", ())
     costs = []
     for group in regions:
         cost = sizer.cost(group, grid)

@@ -67,7 +67,7 @@ def test_a_wrong_description_is_refused_by_field(content: object, message: str) 
 
 def test_a_wrong_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_text('base = "wse2"\nwidth = 0\n')
-    with pytest.raises(MachineError, match="'mine.toml': 'width' must be at least 1"):
+    with pytest.raises(MachineError, match=r"'mine\.toml': 'width' must be at least 1"):
         find_machine(str(tmp_path / "mine.toml"))
 
 

@@ -107,6 +107,8 @@ def test_what_does_not_fit_says_what_is_needed_where_and_what_would_help() -> No
     with pytest.raises(DoesNotFitError, match=r"needs .* bytes of SRAM per PE and has") as caught:
         planned(SMALL.graph(), None, "pipeline", "f32", small_machine(2, 2, sram_bytes=7000))
     assert "--machine" in caught.value.fix
+    with pytest.raises(DoesNotFitError, match="a grid of 99999x1 is larger than small-2x2, which has 2 x 2 PEs"):
+        planned(SMALL.graph(), (99999, 1), "pipeline", "f32", small_machine(2, 2))
     with pytest.raises(CompileError) as told:
         plan_graph(TinyGpt(vocabulary=40000).graph(), WaferOptions("small-8x8"))
     assert told.value.exit == Exit.DOES_NOT_FIT
