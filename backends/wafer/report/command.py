@@ -42,8 +42,10 @@ def report_folder(folder: Path, output: Path, *, past: int, tokens: int) -> Repo
     with loading(str(folder)):
         program, host = read_program(folder), read_host(folder)
     # Items that are whole rows know nothing of a past: as many rows as tokens are asked for.
-    scalars = {"length": max(1, tokens)} if host.whole else {"past": past, "length": max(1, min(tokens, host.context - past))}
+    scalars = {"length": tokens} if host.whole else {"past": past, "length": max(1, min(tokens, host.context - past))}
     with running():
+        if tokens < 1:
+            raise ProgramError("scalars", f"a run of {tokens} tokens has nothing to report", fix="give --tokens 1 or more")
         refusal = program.entry(host.entry).refusal(scalars)
         if refusal:
             raise ProgramError("scalars", refusal, fix="give another --past or --tokens")

@@ -47,6 +47,8 @@ def test_items_that_are_whole_rows_are_reported_without_a_past(tmp_path: Path) -
 def test_a_run_that_the_context_has_no_room_for_is_refused(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="past"):
         report_folder(folder, tmp_path / "r.html", past=10_000, tokens=1)
+    with pytest.raises(UsageError, match="a run of 0 tokens has nothing to report"):
+        report_folder(folder, tmp_path / "r.html", past=0, tokens=0)
     assert not (tmp_path / "r.html").exists()
 
 
