@@ -5,10 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from tests.traced_once import modules_are_traced_once
 from torch import nn
 
 import cgptc
 from cgptc.ir.diagnostics import CompileError, UsageError
+
+__all__ = ["modules_are_traced_once"]
 
 VOCABULARY, WIDTH, HEADS, PLACES = 13, 16, 2, 20
 BIASED = ("alibi", "alibi before the mask")
