@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from cgptc.backends.wafer.affine import value_of
 from cgptc.backends.wafer.faults import ExecutionError
@@ -27,6 +28,7 @@ from cgptc.backends.wafer.program import (
     Step,
     Stream,
     Take,
+    numbered,
     step_variables,
 )
 from cgptc.backends.wafer.resolve import Environment, absorb_cycles, collective_cycles, iterations, local_cycles, take_cycles
@@ -262,6 +264,12 @@ def talks(loop: Loop) -> bool:
         if isinstance(step, Loop):
             pending.extend(step.steps)
     return False
+
+
+def waits_for_return(steps: Sequence[Step]) -> bool:
+    """Whether a region takes back what others make of what it has sent, and so finishes each item before it begins the next."""
+    talk = [step for _, _, step in numbered(steps) if isinstance(step, (Send, Receive))]
+    return any(isinstance(one, Send) and isinstance(after, Receive) for one, after in pairwise(talk))
 
 
 def _size(stream: Stream) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from cgptc.backends.wafer.arithmetic.formats import format_of
-from cgptc.backends.wafer.clock import Pricer, timeline
+from cgptc.backends.wafer.clock import Pricer, timeline, waits_for_return
 from cgptc.backends.wafer.inflow import parcel_cost
 from cgptc.backends.wafer.kernels.fragment import Kernel
 from cgptc.backends.wafer.kernels.linear import Linear
@@ -39,7 +39,8 @@ def facts_of(tasks: Tasks, plan: Plan, dtype: str) -> Mapping[str, object]:
     used = {region.name: peak_bytes(program, region) for region in program.regions}
     areas = {region.name: region.rectangle.area for region in program.regions}
     total = sum(areas.values())
-    slowest = max(program.regions, key=lambda region: clock.busy(region.name))
+    # A region that waits for each item to come back holds up all others, however long they work.
+    slowest = max(program.regions, key=lambda region: (waits_for_return(region.steps(ENTRY)), clock.busy(region.name)))
     macs = sum(task.rows * task.work.k * task.work.n for task in tasks.tasks if isinstance(task.work, LinearWork))
     lanes = dict(machine.mac_lanes).get("f32" if dtype == "f16" else dtype, 1.0)
     return {

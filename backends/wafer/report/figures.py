@@ -12,7 +12,7 @@ import numpy as np
 from cgptc.backends.wafer.affine import value_of
 from cgptc.backends.wafer.arithmetic.formats import format_of
 from cgptc.backends.wafer.arithmetic.instructions import instruction_of
-from cgptc.backends.wafer.clock import Pricer, Timeline
+from cgptc.backends.wafer.clock import Pricer, Timeline, waits_for_return
 from cgptc.backends.wafer.faults import ProgramError
 from cgptc.backends.wafer.inflow import link_words, parcel_cost, tile_words
 from cgptc.backends.wafer.interpret.account import Account
@@ -196,6 +196,10 @@ def measure(program: Program, timeline: Timeline, entry: str | None = None, scal
         box = program.region(inflow.region).rectangle
         host += sum(parcel_cost(parcel, inflow.dtype, box, program.machine).host_bytes for parcel in inflow.parcels)
     bounds = _bounds(program.machine, stages, account, host)
+    for stage in stages:
+        if waits_for_return(stage.region.steps(described.name)):
+            alone = max((one.finish for one in timeline.of(stage.region.name) if one.item == 0), default=0)
+            bounds = (*bounds, Bound("way back", alone, f"'{stage.region.name}' starts no item before the last has come back to it"))
     return Figures(program, described, values, items, timeline, tuple(stages), account, bounds, host)
 
 

@@ -141,6 +141,7 @@ def test_a_pipeline_keeps_a_tied_head_twice_and_says_why() -> None:
         tasks, _ = lift(made.graph)
         assert tasks is not None
         facts = facts_of(tasks, made.plan, "f32")
+        assert (facts["slowest"] == "embedding+head") == (made is made_once)
         (row,) = facts["tied"]  # type: ignore[misc]
         assert row["copies"] == copies
         ((_, named, told),) = tied_rows(facts)
