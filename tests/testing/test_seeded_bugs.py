@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 # Derandomised, so that a bug is noticed always or never; what it finds is neither shrunk nor remembered.
 settings.register_profile(
     "seeded-bugs",
-    max_examples=100,
+    max_examples=200,
     deadline=None,
     derandomize=True,
     database=None,
