@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,8 @@ from cgptc.driver.replay import replay
 from cgptc.driver.reproducer import write_reproducer
 from cgptc.ir.diagnostics import CgptcError, FileError
 from cgptc.ir.stage_plan import PLAN_FILE, PlannedEdge, PlannedStage, StagePlan
-from cgptc.passes.manager import PASSES, PassContext
+from cgptc.passes.common_subexpressions import CommonSubexpressions
+from cgptc.passes.manager import PassContext
 
 
 def arrays(compressed: bool) -> bytes:
@@ -46,7 +48,7 @@ def machine_in_toml() -> bytes:
 
 
 def facts_of_a_failure() -> bytes:
-    folder = write_reproducer(perceptron().graph, PASSES["cse"](), PassContext(), "ir", ValueError("a planted bug"))
+    folder = write_reproducer(perceptron().graph, CommonSubexpressions(), PassContext(), "ir", ValueError("a planted bug"))
     return (folder / "reproducer.json").read_bytes()
 
 
@@ -113,6 +115,21 @@ def test_a_mutated_file_is_read_or_refused(folder: Path, contents: dict[str, byt
     name, _, read = READERS[kind]
     (folder / name).write_bytes(mutate(contents[kind], edits))
     assert_said_in_one_line(lambda: read(folder / name))
+
+
+@pytest.mark.parametrize(
+    ("local", "central", "values"), [(6, 8, [1 << bit for bit in range(16)]), (8, 10, range(100))], ids=["flags", "method"]
+)
+def test_arrays_of_any_flag_and_compression_are_read_or_refused(
+    folder: Path, contents: dict[str, bytes], local: int, central: int, values: Sequence[int]
+) -> None:
+    for value in values:
+        data = bytearray(contents["compressed arrays"])
+        for signature, offset in ((b"PK\3\4", local), (b"PK\1\2", central)):
+            for start in (found.start() for found in re.finditer(re.escape(signature), data)):
+                data[start + offset : start + offset + 2] = value.to_bytes(2, "little")
+        (folder / "in.npz").write_bytes(data)
+        assert_said_in_one_line(lambda: read_npz(folder / "in.npz"))
 
 
 @pytest.mark.parametrize("kind", [kind for kind in READERS if "arrays" not in kind])
