@@ -228,7 +228,7 @@ def find_machine(name: str) -> Machine:
         if width.isascii() and height.isascii() and width.isdigit() and height.isdigit():
             return small_machine(int(width), int(height))
     if not Path(name).is_file():
-        raise MachineError("unknown-machine", f"'{name}' is neither {', '.join(PRESETS)}, small-WxH nor a file", fix="give --machine wse2")
+        raise MachineError("unknown-machine", f"{name!r} is neither {', '.join(PRESETS)}, small-WxH nor a file", fix="give --machine wse2")
     return read_machine(Path(name))
 
 
@@ -238,18 +238,18 @@ def read_machine(path: Path) -> Machine:
     The key ``base`` names a preset whose fields hold where the file is silent.
     """
     if path.stat().st_size > MAX_FILE_BYTES:
-        raise MachineError("machine-file", f"'{path.name}' is larger than {MAX_FILE_BYTES} bytes")
+        raise MachineError("machine-file", f"{path.name!r} is larger than {MAX_FILE_BYTES} bytes")
     try:
         text = path.read_text(encoding="utf-8")
         content = json.loads(text) if text.lstrip().startswith("{") else tomllib.loads(text)
     except OSError as error:
-        raise MachineError("machine-file", f"'{path.name}' cannot be read ({error.strerror})") from None
+        raise MachineError("machine-file", f"{path.name!r} cannot be read ({error.strerror})") from None
     except (ValueError, RecursionError) as error:
-        raise MachineError("machine-file", f"'{path.name}' is neither TOML nor JSON ({error})") from None
+        raise MachineError("machine-file", f"{path.name!r} is neither TOML nor JSON ({error})") from None
     try:
         return machine_from(content)
     except MachineError as error:
-        raise MachineError(error.code, f"'{path.name}': {error.what}", fix=error.fix) from None
+        raise MachineError(error.code, f"{path.name!r}: {error.what}", fix=error.fix) from None
 
 
 def machine_from(content: object) -> Machine:
@@ -266,7 +266,7 @@ def machine_from(content: object) -> Machine:
     for key, value in values.items():
         if key not in known:
             near = difflib.get_close_matches(str(key), known, 1)
-            raise MachineError("machine-field", f"unknown field '{key}'", fix=f"did you mean '{near[0]}'?" if near else "")
+            raise MachineError("machine-field", f"unknown field {key!r}", fix=f"did you mean '{near[0]}'?" if near else "")
         given[key] = _converted(key, kinds[key], value)
     missing = [name for name in ("name", "width", "height", "clock_hz") if base is None and name not in given]
     if missing:

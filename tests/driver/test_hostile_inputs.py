@@ -141,6 +141,14 @@ def test_what_is_nested_deeply_is_refused(folder: Path, kind: str, bracket: str)
         read(folder / name)
 
 
+@pytest.mark.parametrize("field", ["\x7f", "\u200b", "\\n", "\\u001b", "\\ud800"])
+def test_an_unknown_field_of_a_machine_is_told_in_one_line(tmp_path: Path, field: str) -> None:
+    (tmp_path / "machine").write_text(f'{{"name": "m", "width": 4, "height": 4, "clock_hz": 1e9, "{field}": 1}}')
+    with pytest.raises(CgptcError, match="unknown field"):
+        read_machine(tmp_path / "machine")
+    assert_said_in_one_line(lambda: read_machine(tmp_path / "machine"))
+
+
 @pytest.mark.parametrize("field", ['"base": ["wse2"]', '"clock_hz": 1e999', '"clock_hz": NaN', f'"clock_hz": 1{"0" * 400}', '"width": -1'])
 def test_a_machine_of_impossible_numbers_is_refused(tmp_path: Path, field: str) -> None:
     (tmp_path / "machine").write_text(f'{{"name": "m", "width": 4, "height": 4, "clock_hz": 1e9, {field}}}')
