@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tests.file_mutations import Edits, mutate
+from tests.json_mutations import JsonEdits, mutate_json
 
 from cgptc.artifact.canonical import canonical_json
 from cgptc.artifact.manifest import sealed
@@ -23,10 +24,20 @@ def copied(original: Path) -> Path:
 
 
 def damage(original: Path, copy: Path, files: Sequence[str], name: str, edits: Edits) -> None:
-    """Make ``files`` of the copy those of the original, but for the one that is edited."""
+    """Make ``files`` of the copy those of the original, but for the one whose bytes are edited."""
+    _restore(original, copy, files)
+    (copy / name).write_bytes(mutate((original / name).read_bytes(), edits))
+
+
+def damage_json(original: Path, copy: Path, files: Sequence[str], name: str, edits: JsonEdits) -> None:
+    """Make ``files`` of the copy those of the original, but for the one that is edited and still JSON."""
+    _restore(original, copy, files)
+    (copy / name).write_bytes(mutate_json((original / name).read_bytes(), edits))
+
+
+def _restore(original: Path, copy: Path, files: Sequence[str]) -> None:
     for file in files:
         shutil.copyfile(original / file, copy / file)
-    (copy / name).write_bytes(mutate((original / name).read_bytes(), edits))
 
 
 def with_right_digests(artifact: Path) -> None:

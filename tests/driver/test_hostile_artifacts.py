@@ -15,7 +15,8 @@ import pytest
 from hypothesis import given
 from tests.driver.test_compilation import X, perceptron
 from tests.file_mutations import EDITS, Edits, mutate
-from tests.hostile_artifacts import assert_said_in_one_line, copied, damage, with_right_digests, without_each_file
+from tests.hostile_artifacts import assert_said_in_one_line, copied, damage, damage_json, with_right_digests, without_each_file
+from tests.json_mutations import JSON_EDITS, JsonEdits
 
 import cgptc
 from cgptc.artifact.canonical import canonical_json, parse_json
@@ -52,6 +53,14 @@ def edited_manifest(artifact: Path) -> str | None:
         return None
 
 
+def reseal(artifact: Path, edited: str) -> None:
+    """Make the digests right again, and the seal where the manifest itself was edited."""
+    if edited != "manifest.json":
+        with_right_digests(artifact)
+    elif (changed := edited_manifest(artifact)) is not None:
+        (artifact / edited).write_text(changed)
+
+
 def read_all(place: Path) -> None:
     """Everything that an artifact is asked for before the target's own loader sees it."""
     artifact = cgptc.load(place)
@@ -69,10 +78,15 @@ def test_the_original_is_read(original: Path) -> None:
 @given(edits=EDITS)
 def test_a_mutated_file_is_read_or_refused(original: Path, copy: Path, name: str, edits: Edits) -> None:
     damage(original, copy, FILES, name, edits)
-    if name != "manifest.json":
-        with_right_digests(copy)
-    elif (changed := edited_manifest(copy)) is not None:
-        (copy / name).write_text(changed)
+    reseal(copy, name)
+    assert_said_in_one_line(lambda: read_all(copy))
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "report.json"])
+@given(edits=JSON_EDITS)
+def test_a_file_of_other_json_is_read_or_refused(original: Path, copy: Path, name: str, edits: JsonEdits) -> None:
+    damage_json(original, copy, FILES, name, edits)
+    reseal(copy, name)
     assert_said_in_one_line(lambda: read_all(copy))
 
 
