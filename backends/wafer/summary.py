@@ -125,10 +125,10 @@ def _layers(task: Task, kernel: Kernel) -> Iterator[tuple[Linear, Zeros | None, 
             yield dense, _zeros(task), f"blocks {deep}x{wide}"
         case SparseLinear(dense=dense, form=form):
             yield dense, _zeros(task), form
-        case SpreadMlp(up=up, down=down):
-            yield from ((one, None, "dense") for one in (up, down))
+        case SpreadMlp():
+            yield from ((one, None, "dense") for one in kernel.linears.values())
         case TiledMlp(product=product):
-            yield from ((one, None, f"tiles, {product}") for one in kernel.spread)
+            yield from ((one, None, f"tiles, {product}") for one in kernel.spread.linears.values())
 
 
 def _zeros(task: Task) -> Zeros | None:

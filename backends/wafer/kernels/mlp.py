@@ -1,4 +1,4 @@
-"""Two linear layers with an activation between them, on several rows at once.
+"""Two linear layers with an activation between them, or with a gated product of two layers, on several rows at once.
 
 *Spread*: a linear layer, the activation, a linear layer, as each would be alone. What lies between them is the same on every line of one
 direction, so that the activation of every row is computed on all of them.
@@ -22,6 +22,7 @@ from cgptc.backends.wafer.kernels.cannon import Cannon
 from cgptc.backends.wafer.kernels.constant import WithConstant
 from cgptc.backends.wafer.kernels.elementwise import Elementwise
 from cgptc.backends.wafer.kernels.fragment import CHAIN, Fragment, Grid, Kernel, Reduction, Slot, all_of, buffer, coordinate, run
+from cgptc.backends.wafer.kernels.gated import Gated
 from cgptc.backends.wafer.kernels.gemm import Summa
 from cgptc.backends.wafer.kernels.linear import Linear
 from cgptc.backends.wafer.layout import Layout
@@ -40,34 +41,44 @@ def _as_one(name: str, parts: Sequence[Fragment], outputs: tuple[Slot, ...]) -> 
 
 @dataclass(frozen=True)
 class SpreadMlp:
-    """``y = down(activation(up(x)))``; x lies along ``up.along``, and so does y."""
+    """``y = down(activation(up(x)))``, or ``down(activation(gate(x)) · up(x))``; x lies along ``up.along``, and so does y."""
 
     up: Linear
     activation: str
     down: Linear
+    gate: Linear | None = None
 
     name: ClassVar[str] = "mlp"
 
     @property
-    def parts(self) -> tuple[Linear, Elementwise, Linear]:
-        return self.up, Elementwise(self.activation, self.up.y_layout, self.up.dtype), self.down
+    def linears(self) -> dict[str, Linear]:
+        """The layers by the names of their weights."""
+        return {**({"gate": self.gate} if self.gate else {}), "up": self.up, "down": self.down}
+
+    @property
+    def _between(self) -> Elementwise | Gated:
+        return (Gated if self.gate else Elementwise)(self.activation, self.up.y_layout, self.up.dtype)
 
     def fragment(self, prefix: str) -> Fragment:
-        one, each, other = self.parts
-        up, between, down = one.fragment(f"{prefix}.up"), each.fragment(f"{prefix}.between"), other.fragment(f"{prefix}.down")
-        between = renamed(between, {f"{prefix}.between.x": f"{prefix}.up.y"})
-        down = renamed(down, {f"{prefix}.down.x": f"{prefix}.between.y", f"{prefix}.down.y": f"{prefix}.y"})
-        made = (renamed(up, {f"{prefix}.up.x": f"{prefix}.x"}), between, down)
-        return _as_one(self.name, made, (Slot("y", f"{prefix}.y", self.down.y_layout),))
+        made = {part: linear.fragment(f"{prefix}.{part}") for part, linear in self.linears.items()}
+        first, *further = (part for part in made if part != "down")
+        names = {f"{prefix}.{part}.x": f"{prefix}.x" for part in (first, *further)}
+        names |= {f"{prefix}.between.{role}": f"{prefix}.{part}.y" for role, part in zip("xz", (first, *further), strict=False)}
+        names |= {f"{prefix}.down.x": f"{prefix}.between.y", f"{prefix}.down.y": f"{prefix}.y"}
+        down = made.pop("down")
+        parts = [renamed(one, names) for one in (*made.values(), self._between.fragment(f"{prefix}.between"), down)]
+        return _as_one(self.name, parts, (Slot("y", f"{prefix}.y", self.down.y_layout),))
 
     def cycles(self, machine: Machine, scalars: Mapping[str, int]) -> int:
         """Those of its parts."""
-        return sum(one.cycles(machine, scalars) for one in self.parts)
+        return sum(one.cycles(machine, scalars) for one in (*self.linears.values(), self._between))
 
 
 @dataclass(frozen=True)
 class TiledMlp:
     """``y [m, n] = activation(x [m, k] @ up + up_bias) @ down + down_bias``, x and y along x, all between in tiles ``[rows, features]``.
+
+    Where ``gated``, it is ``activation(x @ gate + gate_bias) · (x @ up + up_bias)`` that is multiplied by ``down``.
 
     Raises ProgramError where the grid's tiles of one product are not those of the next.
     """
@@ -84,6 +95,8 @@ class TiledMlp:
     up_bias: bool = True
     down_bias: bool = True
     reduction: Reduction = CHAIN
+    gated: bool = False
+    gate_bias: bool = False
 
     name: ClassVar[str] = "mlp-tiles"
 
@@ -102,11 +115,12 @@ class TiledMlp:
         return Cannon(*up, self.product, self.dtype, self.accumulate), Cannon(*down, self.product, self.dtype, self.accumulate)
 
     @property
-    def spread(self) -> tuple[Linear, Linear]:
-        """The two layers, each as it would be alone; their reductions are no choice."""
+    def spread(self) -> SpreadMlp:
+        """The layers, each as it would be alone; their reductions are no choice."""
         kind = self.dtype, self.accumulate
         up = Linear(self.m, self.k, self.hidden, self.grid, "x", *kind, bias=self.up_bias)
-        return up, Linear(self.m, self.hidden, self.n, self.grid, "y", *kind, bias=self.down_bias)
+        down = Linear(self.m, self.hidden, self.n, self.grid, "y", *kind, bias=self.down_bias)
+        return SpreadMlp(up, self.activation, down, replace(up, bias=self.gate_bias) if self.gated else None)
 
     @property
     def x_layout(self) -> Layout:
@@ -117,24 +131,31 @@ class TiledMlp:
         return self.grid.spread((self.m, self.n), "x")
 
     @property
-    def _between(self) -> list[Kernel]:
-        """What is done to the tiles of the first product: its bias, the activation."""
-        tiles = self.products[0].y_layout
-        return [*([WithConstant("add", tiles, None, self.dtype)] if self.up_bias else []), Elementwise(self.activation, tiles, self.dtype)]
+    def _first(self) -> dict[str, bool]:
+        """The layers that x goes through, by the names of their weights, and whether they have a bias; the activation is of the first."""
+        return {**({"gate": self.gate_bias} if self.gated else {}), "up": self.up_bias}
 
     @property
-    def _after(self) -> list[Kernel]:
-        return [WithConstant("add", self.products[1].y_layout, None, self.dtype)] if self.down_bias else []
+    def _activation(self) -> Elementwise | Gated:
+        return (Gated if self.gated else Elementwise)(self.activation, self.products[0].y_layout, self.dtype)
+
+    def _biases(self, product: Summa | Cannon, *, present: bool) -> list[Kernel]:
+        """What is added to the tiles of a product."""
+        return [WithConstant("add", product.y_layout, None, self.dtype)] if present else []
 
     def fragment(self, prefix: str) -> Fragment:
         up, down = self.products
-        hidden, result = f"{prefix}.hidden", f"{prefix}.rows"
-        parts = [
-            self._taken(prefix, up),
-            _weighted(up.fragment(f"{prefix}.up"), f"{prefix}.up", f"{prefix}.own", hidden),
-            *(_in_place(one, f"{prefix}.up", hidden) for one in self._between),
-            _weighted(down.fragment(f"{prefix}.down"), f"{prefix}.down", hidden, result),
-            *(_in_place(one, f"{prefix}.down", result) for one in self._after),
+        result = f"{prefix}.rows"
+        parts = [self._taken(prefix, up)]
+        made: list[str] = []
+        for part, bias in self._first.items():
+            made.append(f"{prefix}.{part}.tiles")
+            parts.append(_weighted(up.fragment(f"{prefix}.{part}"), f"{prefix}.{part}", f"{prefix}.own", made[-1]))
+            parts += [_in_place(one, f"{prefix}.{part}", made[-1]) for one in self._biases(up, present=bias)]
+        parts += [
+            _in_place(self._activation, f"{prefix}.between", *made),
+            _weighted(down.fragment(f"{prefix}.down"), f"{prefix}.down", made[0], result),
+            *(_in_place(one, f"{prefix}.down", result) for one in self._biases(down, present=self.down_bias)),
             self._given(prefix, down),
         ]
         return _as_one(f"{self.name}-{self.product}", parts, (Slot("y", f"{prefix}.y", self.y_layout),))
@@ -167,7 +188,11 @@ class TiledMlp:
     def cycles(self, machine: Machine, scalars: Mapping[str, int]) -> int:
         """Those of its parts, and of taking rows apart and putting them together."""
         (rows, taken), given = self.products[0].a_layout.local_shape, self.m * self.y_layout.local_shape[1]
-        parts = sum(one.cycles(machine, scalars) for one in (*self.products, *self._between, *self._after))
+        up, down = self.products
+        kernels: list[Kernel] = [self._activation, down, *self._biases(down, present=self.down_bias)]
+        for bias in self._first.values():
+            kernels += [up, *self._biases(up, present=bias)]
+        parts = sum(one.cycles(machine, scalars) for one in kernels)
         apart = machine.vector_cycles("i32", rows) + machine.vector_cycles(self.dtype, rows * taken)
         together = machine.vector_cycles("i32", self.m) + machine.vector_cycles(self.dtype, given)
         line = self.reduction.pattern(self.grid.height).cycles(format_of(self.dtype).words(given), machine)
@@ -181,10 +206,11 @@ def _weighted(product: Fragment, prefix: str, left: str, result: str) -> Fragmen
     return replace(found, inputs=(a,), weights=(replace(b, role="weight"),))
 
 
-def _in_place(kernel: Kernel, prefix: str, tiles: str) -> Fragment:
-    """An element-wise kernel that writes where it reads; its weight is a bias."""
+def _in_place(kernel: Kernel, prefix: str, tiles: str, others: str = "") -> Fragment:
+    """An element-wise kernel that writes where it reads, with a second operand from ``others``; its weight is a bias."""
     made = kernel.fragment(f"{prefix}.each")
-    return renamed(made, {f"{prefix}.each.x": tiles, f"{prefix}.each.y": tiles, f"{prefix}.each.weight": f"{prefix}.bias"})
+    names = {f"{prefix}.each.{role}": tiles for role in "xy"} | {f"{prefix}.each.z": others}
+    return renamed(made, {**names, f"{prefix}.each.weight": f"{prefix}.bias"})
 
 
 def in_tiles(spread: SpreadMlp) -> Iterator[TiledMlp]:
@@ -193,7 +219,8 @@ def in_tiles(spread: SpreadMlp) -> Iterator[TiledMlp]:
     for product in ("summa", "neighbour", "interleaved"):
         try:
             made = TiledMlp(
-                up.m, up.k, up.n, down.n, spread.activation, up.grid, product, up.dtype, up.accumulate, up.bias, down.bias
+                up.m, up.k, up.n, down.n, spread.activation, up.grid, product, up.dtype, up.accumulate, up.bias, down.bias,
+                gated=spread.gate is not None, gate_bias=spread.gate is not None and spread.gate.bias,
             )  # fmt: skip
         except ProgramError:
             continue

@@ -130,7 +130,7 @@ def _mlp(task: Task, work: MlpWork, ground: Ground) -> Kernel:
     lie, rows = ground.lies[task.inputs[0]], task.rows
     up = _dense(rows, work.k, work.hidden, lie.along, ground, bias=work.up_bias, k_block=lie.block)
     down = _dense(rows, work.hidden, work.n, other(lie.along), ground, bias=work.down_bias, n_block=ground.block(task.name))
-    spread = SpreadMlp(up, work.activation, down)
+    spread = SpreadMlp(up, work.activation, down, replace(up, bias=work.gate_bias) if work.gated else None)
     if lie.along == "y":
         return spread
     words = format_of(ground.dtype).words(rows * down.y_layout.local_shape[1])
@@ -306,6 +306,13 @@ ROLES: dict[type[Work], tuple[str, ...]] = {
 """By which roles a kernel knows a task's inputs, in order; pieces come from ``x0``, ``x1``, …. Every output is ``y``."""
 
 
+ENTRANCES = ("gate.", "up.")
+"""How the weights of those layers of an MLP are named that its input goes through."""
+
+INTO = ("weight", *(f"{layer}weight" for layer in ENTRANCES))
+"""Weights whose rows are the features of a task's input."""
+
+
 def kernel_of(task: Task, ground: Ground) -> Kernel:
     """The kernel that serves a task."""
     return KERNELS[type(task.work)](task, task.work, ground)
@@ -350,9 +357,9 @@ def ordered_weights(task: Task, ground: Ground, kernel: Kernel) -> dict[str, Wei
     found: dict[str, Weight] = {}
     for role, weight in task.weights:
         ordered = weight
-        if isinstance(task.work, (LinearWork, MlpWork)) and role in ("weight", "up.weight") and into is not None:
+        if isinstance(task.work, (LinearWork, MlpWork)) and role in INTO and into is not None:
             ordered = taken(ordered, 0, into)
-        if out is not None and not role.startswith("up."):
+        if out is not None and not role.startswith(ENTRANCES):
             ordered = taken(ordered, len(weight.shape) - 1, out)
         if isinstance(kernel, SparseLinear) and role == "weight":
             found[f"{task.name}.values"] = Packed(kernel, ordered, places=False)

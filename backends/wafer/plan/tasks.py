@@ -36,7 +36,10 @@ class LinearWork:
 
 @dataclass(frozen=True)
 class MlpWork:
-    """``down(activation(up(x)))`` by two linear layers: ``k`` features become ``hidden`` ones, and those ``n``."""
+    """``down(activation(up(x)))`` by two linear layers: ``k`` features become ``hidden`` ones, and those ``n``.
+
+    Where ``gated`` it is ``down(activation(gate(x)) · up(x))``.
+    """
 
     k: int
     hidden: int
@@ -44,6 +47,8 @@ class MlpWork:
     activation: str
     up_bias: bool
     down_bias: bool
+    gated: bool = False
+    gate_bias: bool = False
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Two linear layers in tiles: exact on integers, near numpy's result, one set of bits, cycles of the closed form; planned where it pays."""
+"""The layers of an MLP in tiles: exact on integers, near numpy's result, one set of bits, cycles as told; planned where it pays."""
 
 from __future__ import annotations
 
@@ -21,33 +21,64 @@ from cgptc.backends.wafer.machine import small_machine
 from cgptc.ir.comparison import graph_depth
 from cgptc.ir.graph import Graph
 from cgptc.ir.interpreter import evaluate_graph
-from cgptc.ir.ops.elementwise import Gelu, Relu
+from cgptc.ir.ops.binary import Mul
+from cgptc.ir.ops.elementwise import Gelu, Relu, Silu
 from cgptc.testing.tolerances import assert_t1
 
 PRODUCTS = ("summa", "neighbour", "interleaved")
 
 
-def _kernel(product: str, grid: Grid, *, dtype: str = "f32", activation: str = "relu", bias: bool = True) -> TiledMlp:
+def _kernel(product: str, grid: Grid, *, dtype: str = "f32", bias: bool = True, gated: bool = False) -> TiledMlp:
     return TiledMlp(
-        5, 7, 13, 6, activation, grid, product, dtype, "f32", bias, bias, Reduction("tree")  # type: ignore[arg-type]
+        5, 7, 13, 6, "relu", grid, product, dtype, "f32", bias, bias, Reduction("tree"), gated, gated and bias  # type: ignore[arg-type]
     )  # fmt: skip
 
 
+def _linear_weights(kernel: TiledMlp | SpreadMlp, random: np.random.Generator) -> dict[str, np.ndarray]:
+    """Integers for every weight of a kernel ``m``, by buffer."""
+    slots = kernel.fragment("m").weights
+    return {slot.buffer: integers(random, *slot.layout.shape) for slot in slots}
+
+
+def _expected(x: np.ndarray, weights: dict[str, np.ndarray]) -> np.ndarray:
+    def layer(part: str, x: np.ndarray) -> np.ndarray:
+        return x @ weights[f"m.{part}.weight"] + weights.get(f"m.{part}.bias", 0)
+
+    up = layer("up", x)
+    between = np.maximum(layer("gate", x), 0) * up if "m.gate.weight" in weights else np.maximum(up, 0)
+    return layer("down", between)
+
+
 @pytest.mark.parametrize(
-    ("product", "side", "dtype"),
-    [("summa", 1, "f32"), ("summa", 3, "f16"), ("neighbour", 3, "f32"), ("interleaved", 4, "f16")],
+    ("product", "side", "dtype", "gated"),
+    [
+        ("summa", 1, "f32", False),
+        ("summa", 3, "f16", False),
+        ("neighbour", 3, "f32", False),
+        ("interleaved", 4, "f16", False),
+        ("summa", 3, "f16", True),
+        ("interleaved", 2, "f32", True),
+    ],
 )
-def test_products_in_tiles_are_exact_on_integers_where_ends_are_ragged(product: str, side: int, dtype: str) -> None:
+def test_products_in_tiles_are_exact_on_integers_where_ends_are_ragged(product: str, side: int, dtype: str, *, gated: bool) -> None:
     random = np.random.default_rng(side)
     storage = format_of(dtype).storage
-    kernel = _kernel(product, Grid(side, side), dtype=dtype, bias=side != 1)
-    x, up, down = integers(random, 5, 7), integers(random, 7, 13), integers(random, 13, 6)
-    given = {"m.up.weight": up, "m.down.weight": down}
-    biases = (integers(random, 13), integers(random, 6)) if kernel.up_bias else (0, 0)
-    given |= {f"m.{part}.bias": one for part, one in zip(("up", "down"), biases, strict=True) if kernel.up_bias}  # type: ignore[misc]
-    run = run_both(single_region(small_machine(4, 4), [kernel.fragment("m")]), {k: v.astype(storage) for k, v in given.items()}, {"m.x": x})
+    kernel = _kernel(product, Grid(side, side), dtype=dtype, bias=side != 1, gated=gated)
+    x, weights = integers(random, 5, 7), _linear_weights(kernel, random)
+    stored = {name: weight.astype(storage) for name, weight in weights.items()}
+    run = run_both(single_region(small_machine(4, 4), [kernel.fragment("m")]), stored, {"m.x": x})
     check_cycles(kernel, run)
-    np.testing.assert_array_equal(run.outputs["m.y"], np.maximum(x @ up + biases[0], 0) @ down + biases[1])
+    np.testing.assert_array_equal(run.outputs["m.y"], _expected(x, weights).astype(storage))
+
+
+def test_a_gated_mlp_that_is_spread_is_exact_on_integers() -> None:
+    random = np.random.default_rng(2)
+    kernel = _kernel("summa", Grid(2, 2), gated=True).spread
+    x, weights = integers(random, 5, 7), _linear_weights(kernel, random)
+    assert weights.keys() == {f"m.{part}.{role}" for part in ("gate", "up", "down") for role in ("weight", "bias")}
+    run = run_both(single_region(small_machine(2, 2), [kernel.fragment("m")]), weights, {"m.x": x})
+    check_cycles(kernel, run)
+    np.testing.assert_array_equal(run.outputs["m.y"], _expected(x, weights))
 
 
 def test_tiles_are_those_of_neighbours_or_none() -> None:
@@ -60,13 +91,14 @@ def test_tiles_are_those_of_neighbours_or_none() -> None:
     assert list(in_tiles(replace(square, up=replace(square.up, k_block=4)))) == []
 
 
-def _encoder(hidden: int, *, kept: bool = False) -> Graph:
-    """Tokens that look at each other, and two layers after that."""
+def _encoder(hidden: int, *, kept: bool = False, gated: bool = False) -> Graph:
+    """Tokens that look at each other, and an MLP after that."""
     here = Drawing(seed=hidden)
     x = here.start(crosses=False)
     here.layer(0)
     x = here.attention(x, x, None, causal=False)
-    between = here.build(Gelu("none") if hidden > 9 else Relu(), here.linear(x, hidden))
+    between = here.build(Silu() if gated else Gelu("none") if hidden > 9 else Relu(), here.linear(x, hidden))
+    between = here.build(Mul(), between, here.linear(x, hidden)) if gated else between
     here.graph.add_output("y", here.linear(between))
     if kept:
         here.graph.add_output("between", between)
@@ -83,11 +115,13 @@ def test_the_planner_multiplies_in_tiles_where_that_costs_less() -> None:
     assert _chosen(_encoder(64), (8, 8)) == {"mlp-tiles-summa"}
     assert _chosen(_encoder(64), (7, 8)) == {"mlp"}
     assert _chosen(_encoder(64, kept=True), (8, 8)) == set()
+    assert _chosen(_encoder(64, gated=True), (8, 8)) == {"mlp-tiles-summa"}
+    assert _chosen(_encoder(64, gated=True, kept=True), (8, 8)) == set()
 
 
-@pytest.mark.parametrize(("hidden", "grid"), [(33, (8, 8)), (9, (2, 3))])
-def test_what_is_planned_as_one_is_exact_in_float64(hidden: int, grid: tuple[int, int]) -> None:
-    graph = _encoder(hidden)
+@pytest.mark.parametrize(("hidden", "grid", "gated"), [(33, (8, 8), False), (9, (2, 3), False), (33, (8, 8), True), (9, (2, 3), True)])
+def test_what_is_planned_as_one_is_exact_in_float64(hidden: int, grid: tuple[int, int], *, gated: bool) -> None:
+    graph = _encoder(hidden, gated=gated)
     inputs = _inputs(graph, 2, 5, 3, seed=1)
     found = planned(graph, grid, "resident").session.run(inputs)
     assert_t1(evaluate_graph(graph, inputs, wide=True)["y"], found["y"], depth=graph_depth(graph))
