@@ -26,6 +26,7 @@ from cgptc.backends.wafer.kernels.rearrange import JoinFeatures, JoinRows, Piece
 from cgptc.backends.wafer.kernels.rotary import Rotary
 from cgptc.backends.wafer.kernels.softmax import Softmax
 from cgptc.backends.wafer.kernels.sparse import SparseLinear, best_form
+from cgptc.backends.wafer.kernels.tiled_attention import TiledAttention
 from cgptc.backends.wafer.kernels.turn import Turn
 from cgptc.backends.wafer.layout import Layout
 from cgptc.backends.wafer.machine import Machine
@@ -175,8 +176,15 @@ def _lookup(task: Task, work: LookupWork, ground: Ground) -> Kernel:
 
 
 def _attend(task: Task, work: AttendWork, ground: Ground) -> Kernel:
+    """Keys dealt out, or of whole rows queries where that is faster and takes no more memory."""
     kernel = ground.attention(task, work)
-    return ground.cheapest(replace(kernel, reduction=reduction) for reduction in reductions(kernel.token_lines))
+    spread = [replace(kernel, reduction=reduction) for reduction in reductions(kernel.token_lines)]
+    if kernel.kept:
+        return ground.cheapest(spread)
+    words = format_of(ground.dtype).words(kernel.m * kernel.q_layout.local_shape[1])
+    tiled = TiledAttention(kernel, best_reduction(kernel.token_lines, words, ground.machine))
+    fits = tiled.fragment("one").bytes <= kernel.fragment("one").bytes
+    return ground.cheapest([*spread, tiled] if fits else spread)
 
 
 def _rotate(task: Task, work: RotateWork, ground: Ground) -> Kernel:
@@ -349,9 +357,9 @@ def ordered_weights(task: Task, ground: Ground, kernel: Kernel) -> dict[str, Wei
         cosines, sines = (weight for _, weight in task.weights)
         heads = attention.lines_used // attention.segment
         return {f"{task.name}.table": angle_table(cosines, sines, attention.head_dim, attention.piece, heads)}
-    if isinstance(kernel, CachedAttention):
-        order = kernel.bias_order()
-        return {f"{task.name}.{role}": taken(weight, 0, order) if kernel.biased > 1 else weight for role, weight in task.weights}
+    if isinstance(task.work, AttendWork):
+        order = ground.attention(task, task.work).bias_order()
+        return {f"{task.name}.{role}": taken(weight, 0, order) if task.work.biased > 1 else weight for role, weight in task.weights}
     into = ground.lies[task.inputs[0]].order if task.inputs and task.inputs[0] in ground.lies else None
     out = ground.lies[task.name].order
     found: dict[str, Weight] = {}

@@ -1,4 +1,4 @@
-"""Attention over one item's own keys: encoders, whole prompts, cross attention, padding."""
+"""Attention over one item's own keys: encoders, whole prompts, cross attention, padding; keys dealt out, or queries."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from cgptc.backends.wafer.faults import ProgramError
 from cgptc.backends.wafer.kernels.assembly import single_region
 from cgptc.backends.wafer.kernels.attention import CachedAttention, full_attention
 from cgptc.backends.wafer.kernels.fragment import Grid, Reduction
+from cgptc.backends.wafer.kernels.tiled_attention import TiledAttention
 from cgptc.backends.wafer.machine import doubled_sram, small_machine
 from cgptc.ir.dtypes import f32, f64
 from cgptc.testing.tolerances import assert_t2
@@ -58,36 +59,50 @@ CASES = {
 @pytest.mark.parametrize("dtype", ["f32", "f16", "f64"])
 @pytest.mark.parametrize("name", CASES)
 def test_attention_without_a_cache_is_close_to_float64(name: str, dtype: str) -> None:
+    kernel = replace(CASES[name], dtype=dtype)
+    _check(kernel, kernel)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_attention_in_tiles_is_close_to_float64(name: str) -> None:
+    kernel = replace(CASES[name], dtype={"biases of each head": "f16", "cross attention": "f64"}.get(name, "f32"))
+    _check(kernel, TiledAttention(kernel, Reduction("tree")))
+
+
+def _check(kernel: CachedAttention, served: CachedAttention | TiledAttention) -> None:
+    """What serves ``kernel`` against its reference, on both engines."""
     random = np.random.default_rng(3)
-    case = CASES[name]
-    kernel = CachedAttention(**{**case.__dict__, "dtype": dtype})
-    storage = format_of(dtype).storage
+    storage = format_of(kernel.dtype).storage
     wide, narrow = kernel.heads * kernel.head_dim, kernel.kv_heads * kernel.head_dim
     q, k, v = (random.normal(size=shape).astype(storage) for shape in ((kernel.m, wide), (kernel.new, narrow), (kernel.new, narrow)))
     mask = np.ones(kernel.new, storage)
     if kernel.masked:
         mask[random.integers(kernel.new)] = 0
     order = list(kernel.query_order())
-    machine = doubled_sram(MACHINE) if dtype == "f64" else MACHINE
+    machine = doubled_sram(MACHINE) if kernel.dtype == "f64" else MACHINE
     bias = random.normal(size=(max(1, kernel.biased), kernel.m, kernel.new)).astype(storage) * bool(kernel.biased)
     weights = {"a.bias": bias[list(kernel.bias_order())] if kernel.biased > 1 else bias} if kernel.biased else {}
-    run = run_both(single_region(machine, [kernel.fragment("a")]), weights, {"a.q": q[:, order], "a.k": k, "a.v": v, "a.mask": mask})
-    check_cycles(kernel, run)
+    run = run_both(single_region(machine, [served.fragment("a")]), weights, {"a.q": q[:, order], "a.k": k, "a.v": v, "a.mask": mask})
+    check_cycles(served, run)
     expected, size = (one[:, order] for one in _reference(kernel, *(one.astype(float) for one in (q, k, v)), mask, bias.astype(float)))
-    inner = f64 if dtype == "f64" else f32
+    inner = f64 if kernel.dtype == "f64" else f32
     assert_t2(expected, run.outputs["a.y"], magnitude=size, terms=kernel.new + kernel.head_dim, accumulator=inner, function="exp")
 
 
-def test_where_all_keys_are_padding_the_result_is_zero() -> None:
-    kernel = CASES["an encoder with padding"]
+@pytest.mark.parametrize("tiled", [False, True])
+def test_where_all_keys_are_padding_the_result_is_zero(*, tiled: bool) -> None:
+    case = CASES["an encoder with padding"]
+    kernel = TiledAttention(case) if tiled else case
     random = np.random.default_rng(4)
     given = {f"a.{role}": random.normal(size=(5, 8)).astype(np.float32) for role in "qkv"}
     run = run_both(single_region(MACHINE, [kernel.fragment("a")]), {}, {**given, "a.mask": np.zeros(5, np.float32)})
     assert (run.outputs["a.y"] == 0).all()
 
 
-def test_padding_does_not_touch_what_others_see() -> None:
-    kernel = CASES["an encoder with padding"]
+@pytest.mark.parametrize("tiled", [False, True])
+def test_padding_does_not_touch_what_others_see(*, tiled: bool) -> None:
+    case = CASES["an encoder with padding"]
+    kernel = TiledAttention(case) if tiled else case
     random = np.random.default_rng(5)
     program = single_region(MACHINE, [kernel.fragment("a")])
     given = {f"a.{role}": random.normal(size=(5, 8)).astype(np.float32) for role in "qkv"} | {
@@ -107,3 +122,5 @@ def test_combinations_without_a_meaning_are_refused() -> None:
         CachedAttention(1, 1, 1, 2, 4, 1.0, Grid(1, 1), var("past"), kept=False)
     with pytest.raises(ProgramError, match="biases of 2 of 4 heads"):
         full_attention(3, 3, 4, 2, 2, 1.0, Grid(1, 1), biased=2)
+    with pytest.raises(ProgramError, match="keeps no keys"):
+        TiledAttention(CachedAttention(1, 1, 1, 2, 4, 1.0, Grid(1, 1), var("past")))

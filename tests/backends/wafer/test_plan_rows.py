@@ -9,6 +9,13 @@ from tests.backends.wafer.drawn_graphs import SEQ as DRAWN_SEQ
 from tests.backends.wafer.drawn_graphs import Drawing
 from tests.backends.wafer.planned import planned
 
+from cgptc.backends.wafer.kernels.attention import CachedAttention
+from cgptc.backends.wafer.kernels.fragment import Grid
+from cgptc.backends.wafer.kernels.tiled_attention import TiledAttention
+from cgptc.backends.wafer.machine import small_machine
+from cgptc.backends.wafer.plan.layouts import Lie
+from cgptc.backends.wafer.plan.select import Ground, kernel_of
+from cgptc.backends.wafer.plan.tasks import AttendWork, Task
 from cgptc.ir.builder import Builder
 from cgptc.ir.comparison import graph_depth
 from cgptc.ir.dims import Symbol
@@ -100,3 +107,11 @@ def test_a_mask_that_is_counted_without_a_cache_leaves_padding_out() -> None:
     expected, found = evaluate_graph(here.graph, inputs, wide=True)["y"], planned(here.graph, (3, 2)).session.run(inputs)["y"]
     real = inputs["attention_mask"].astype(bool)
     assert np.abs(expected[real] - found[real]).max() <= 64 * graph_depth(here.graph) * 2.0**-53 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize(("queries", "keys", "kernel"), [(32, 32, TiledAttention), (3, 6, CachedAttention), (1, 64, CachedAttention)])
+def test_queries_are_dealt_out_or_keys_as_is_cheaper(queries: int, keys: int, kernel: type) -> None:
+    work = AttendWork(2, 2, 4, 0.5, None, causal=False, queries=queries, keys=keys)
+    ground = Ground(small_machine(8, 8), Grid(8, 8), {"a": Lie("y")}, "f32", 64, whole=True)
+    chosen = kernel_of(Task("a", work, ("q", "k", "v"), rows=queries), ground)
+    assert isinstance(chosen, kernel)
