@@ -34,9 +34,9 @@ class CostModel(Protocol):
         """The price of one ``[m, k] @ [k, n]`` with a sparse right side."""
         ...
 
-    def pick(self, rows: int, count: int) -> Price | None:
-        """The price of a gather of ``count`` features, in any order, from each of ``rows`` rows. None where features are not to be picked
-        for the sake of zeros, as where kernels pass over these.
+    def pick(self, rows: int, width: int, count: int) -> Price | None:
+        """The price of a gather of ``count`` features, in any order, from each of ``rows`` rows of ``width``. None where features are not
+        to be picked for the sake of zeros, as where kernels pass over these.
         """
         ...
 

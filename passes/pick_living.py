@@ -50,8 +50,9 @@ class Pick:
 
     def time(self, model: CostModel, tokens: int, dtype: DType) -> float:
         """The product of what is left, and the gathers. Infinite where the target has none."""
-        picked = [self.left[0]] * (self.rows is not None) + [self.whole[1]] * (self.sources is not None)
-        prices = [model.matmul(tokens, *self.left, dtype), *(model.pick(tokens, count) for count in picked)]
+        read = [(self.whole[0], self.left[0])] if self.rows is not None else []
+        put_back = [(self.left[1], self.whole[1])] if self.sources is not None else []
+        prices = [model.matmul(tokens, *self.left, dtype), *(model.pick(tokens, *sizes) for sizes in (*read, *put_back))]
         return sum(price.time if price is not None else math.inf for price in prices)
 
 
@@ -80,7 +81,7 @@ class PickLiving(Pass, name="pick-living", optional=False):
 def find_picks(graph: Graph, model: CostModel) -> dict[Node, Pick | None]:
     """For each linear layer with dead rows or columns, as its weight's pattern says: what to pick, None where that gains nothing."""
     found: dict[Node, Pick | None] = {}
-    if model.pick(1, 1) is None:
+    if model.pick(1, 1, 1) is None:
         return found
     for node in graph.nodes:
         weight = weight_of(node, 1) if isinstance(node.op, Linear) else None

@@ -15,8 +15,10 @@ from cgptc.ir.types import TensorType
 
 NODE_SECONDS = 2e-6
 """Time to start one kernel: what a graph of trivial nodes takes per node on onnxruntime 1.31."""
-PIECE_SECONDS, TURN_SECONDS = 25e-9, 4e-9
-"""Time for each place of a Gather along a row, and for each element to be turned for it and back (`benchmarks/feature_gathers.py`)."""
+PIECE_SECONDS, TURN_SECONDS = 25e-9, 1.3e-9
+"""Time for each piece that a Gather copies, and for each element of a Transpose (`benchmarks/feature_gathers.py`)."""
+TURNED_SHARE = 1 / 8
+"""Of a row at least so many elements must be taken for turns of its axes to pay: below, turning what is not taken costs more."""
 HAND_OVER_SECONDS = 5e-5
 """Time that one thread takes to wake another with a value."""
 
@@ -72,9 +74,11 @@ class OnnxCostModel:
         seconds = NODE_SECONDS + self._roofline(2 * m * k * n, weight + come + go, dtype)
         return Price(seconds, resident_bytes=weight, peak_bytes=weight + come + go, bytes_in=come, bytes_out=go)
 
-    def pick(self, rows: int, count: int) -> Price:
-        """A Gather between two Transposes, as the lowering of one along the last axis is."""
-        return Price(3 * NODE_SECONDS + count * (PIECE_SECONDS + rows * TURN_SECONDS))
+    def pick(self, rows: int, width: int, count: int) -> Price:
+        """A Gather along the last axis, between two Transposes where its lowering turns the axes."""
+        if count < TURNED_SHARE * width:
+            return Price(NODE_SECONDS + rows * count * PIECE_SECONDS)
+        return Price(3 * NODE_SECONDS + count * PIECE_SECONDS + rows * (width + count) * TURN_SECONDS)
 
     def transfer(self, byte_count: int) -> Price:
         """A value handed from one stage's session to another's in this process: one copy, held on either side."""

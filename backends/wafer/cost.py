@@ -51,7 +51,7 @@ class WaferCostModel:
         come, go = f32.bytes(m * k), f32.bytes(m * n)
         return Price(self._cycles(m * k * n, None), weight, weight + come + go, come, go)
 
-    def pick(self, rows: int, count: int) -> Price | None:
+    def pick(self, rows: int, width: int, count: int) -> Price | None:
         """None: the planner has sparse kernels, which it prices for each matrix."""
         return None
 

@@ -52,7 +52,7 @@ class Prices:
     def matmul(self, m: int, k: int, n: int, dtype: DType, sparsity: str = "dense") -> Price:
         return Price(0.0)
 
-    def pick(self, rows: int, count: int) -> Price:
+    def pick(self, rows: int, width: int, count: int) -> Price:
         return Price(0.0)
 
     def transfer(self, byte_count: int) -> Price:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from cgptc.backends.onnx.cost import TURNED_SHARE
 from cgptc.backends.onnx.emit import Emit, OnnxValue
 from cgptc.backends.onnx.lowering import lowers
 from cgptc.backends.onnx.precision import rounded, widened
+from cgptc.ir.dims import Dim
 from cgptc.ir.dtypes import i32, i64
 from cgptc.ir.ops import indexing as ops
 
@@ -16,12 +18,18 @@ def as_index(emit: Emit, indices: OnnxValue) -> OnnxValue:
 
 @lowers(ops.Gather)
 def _gather(emit: Emit, op: ops.Gather, x: OnnxValue, indices: OnnxValue) -> OnnxValue:
-    """Along the last axis onnxruntime copies element by element, 20 times as slowly as it turns the axes and copies rows."""
+    """Along the last axis onnxruntime copies element by element, up to 20 times as slowly as it turns the axes and copies rows."""
     type_, chosen = emit.type_of(x), as_index(emit, indices)
-    if op.axis == 0 or op.axis != type_.rank - 1 or emit.type_of(indices).rank != 1 or not type_.dtype.is_float:
+    places = emit.type_of(indices).shape
+    if op.axis == 0 or op.axis != type_.rank - 1 or len(places) != 1 or not type_.dtype.is_float or not _most(places[0], type_.shape[-1]):
         return emit.Gather(x, chosen, axis=op.axis)
     turn = [*range(op.axis - 1), op.axis, op.axis - 1]
     return emit.Transpose(emit.Gather(emit.Transpose(x, perm=turn), chosen, axis=op.axis - 1), perm=turn)
+
+
+def _most(taken: Dim, width: Dim) -> bool:
+    """Whether known sizes make up a share of a row that is worth its turns."""
+    return isinstance(taken, int) and isinstance(width, int) and taken >= TURNED_SHARE * width
 
 
 @lowers(ops.GatherElements)

@@ -76,7 +76,7 @@ class NumpyCosts:
     def matmul(self, m: int, k: int, n: int, dtype: DType, sparsity: str = "dense") -> Price:
         return Price(2e-9 * m * k * n)
 
-    def pick(self, rows: int, count: int) -> Price:
+    def pick(self, rows: int, width: int, count: int) -> Price:
         return Price(1e-9 * rows * count)
 
     def transfer(self, byte_count: int) -> Price:
