@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cgptc.backends.wafer.axis_kinds import BATCH, FEATURE, ONE, is_time, parts
+from cgptc.backends.wafer.host import Host
 
 Array = NDArray[Any]
 
@@ -24,6 +25,12 @@ def length_of(array: Array, axes: str) -> tuple[str, int]:
     """The kind of an input's axis of tokens, and how many there are; none and one where it has no such axis."""
     kind = next((kind for kind in axes.split() if is_time(kind)), "")
     return kind, array.shape[axes.split().index(kind)] if kind else 1
+
+
+def lengths_of(host: Host, inputs: Mapping[str, Array]) -> dict[str, int]:
+    """How many tokens each sequence has, by its kind: those of inputs, and those that are so many tokens longer or shorter."""
+    found = dict(length_of(inputs[one.name], one.axes) for one in host.inputs)
+    return found | {part.sequence: max(0, found[part.of] + part.difference) for part in host.parts if part.of in found}
 
 
 def arranged(values: Array, axes: str, features: Sequence[int]) -> Array:

@@ -14,7 +14,8 @@ from cgptc.backends.wafer.axis_kinds import parts
 from cgptc.backends.wafer.boundary import running
 from cgptc.backends.wafer.clock import Pricer, timeline
 from cgptc.backends.wafer.host import Host, HostCache, read_host
-from cgptc.backends.wafer.hosting import arranged, by_rows, length_of
+from cgptc.backends.wafer.host_check import check_given, check_host
+from cgptc.backends.wafer.hosting import arranged, by_rows, length_of, lengths_of
 from cgptc.backends.wafer.interpret.account import Account, Run
 from cgptc.backends.wafer.interpret.fast import FastEngine
 from cgptc.backends.wafer.interpret.pe import PeEngine
@@ -51,7 +52,7 @@ class WaferSession:
 
     def __init__(self, program: Program, host: Host, weights: Mapping[str, Array], fidelity: Fidelity = "fast") -> None:
         self.program = check(program)
-        self.host = host
+        self.host = check_host(host, program)
         self.engine = ENGINES[fidelity](program)
         self.engine.load(weights)
         self.usage = Usage()
@@ -76,6 +77,8 @@ class WaferSession:
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Outputs by name. Rows of a batch run one after another, each without its padding; outputs at padding are 0."""
         host = self.host
+        with running():
+            check_given(host, inputs)
         if host.whole:
             return self._run_whole(inputs)
         given = {one.name: by_rows(inputs[one.name], one.axes) for one in host.inputs}
@@ -105,21 +108,19 @@ class WaferSession:
     def _run_whole(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Every row of a batch as one item, filled up with padding."""
         host = self.host
-        lengths: dict[str, int] = {}
+        lengths = lengths_of(host, inputs)
         items: dict[str, Array] = {}
         rows = 0
         for one in host.inputs:
-            kind, time = length_of(inputs[one.name], one.axes)
+            _, time = length_of(inputs[one.name], one.axes)
             if time > one.rows:
                 what = f"{time} tokens in a row, and the program holds {one.rows}"
                 raise UsageError("context", what, fix="give fewer, or compile with a larger --context")
-            lengths[kind] = time
             given = by_rows(inputs[one.name], one.axes)
             given = given.astype(np.int32) if one.ids else given
             rows = len(given)
             items[one.tensor] = np.full((rows, one.rows, *given.shape[2:]), one.filler, given.dtype)
             items[one.tensor][:, : max(0, time - one.start)] = given[:, one.start :]
-        lengths |= {part.sequence: max(0, lengths[part.of] + part.difference) for part in host.parts if part.of in lengths}
         for mark in host.marks:
             real = np.zeros((rows, mark.rows), np.float32)
             real[:, : lengths[mark.sequence]] = 1 if not mark.mask else inputs[mark.mask].astype(np.bool_) != mark.inverted

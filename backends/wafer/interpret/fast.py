@@ -17,7 +17,6 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
-from cgptc.backends.wafer.affine import value_of
 from cgptc.backends.wafer.arithmetic.formats import COMBINERS, Format, format_of
 from cgptc.backends.wafer.arithmetic.instructions import Call
 from cgptc.backends.wafer.arithmetic.matrix import Strided, gemm_planes
@@ -27,6 +26,7 @@ from cgptc.backends.wafer.collectives import Combiner, Pattern
 from cgptc.backends.wafer.faults import ExecutionError, ProgramError
 from cgptc.backends.wafer.inflow import given_parcels, given_tensor, link_words
 from cgptc.backends.wafer.interpret.account import Account, Run
+from cgptc.backends.wafer.interpret.given import items_of
 from cgptc.backends.wafer.interpret.planes import Planes
 from cgptc.backends.wafer.interpret.transfer import tile_map
 from cgptc.backends.wafer.layout import Layout
@@ -68,13 +68,8 @@ class FastEngine:
 
     def run(self, entry: str, inputs: Mapping[str, Array], scalars: Mapping[str, int]) -> Run:
         """Run an entry. Inputs and outputs have a leading axis of items where the entry's item count is not the constant 1."""
-        described = self.program.entry(entry)
-        refusal = described.refusal(scalars)
-        if refusal:
-            raise ProgramError("scalars", refusal)
+        items, single = items_of(self.program, entry, inputs, scalars)
         account = Account(self.program.machine)
-        items = value_of(described.items, scalars)
-        single = described.items == 1
         outputs: dict[str, list[Array]] = {one.tensor: [] for one in self.program.bindings if one.role == "output" and entry in one.entries}
         self._queues: dict[str, deque[Array]] = {stream.name: deque() for stream in self.program.streams}
         work = {region.name: self._work(region, entry, items, single, inputs, scalars, outputs, account) for region in self.program.regions}
@@ -130,8 +125,6 @@ class FastEngine:
         for item in range(items if steps else 0):
             for binding in bindings:
                 if binding.role == "input":
-                    if binding.tensor not in inputs:
-                        raise ProgramError("input-missing", f"entry '{entry}' needs input '{binding.tensor}'")
                     self._write(binding, inputs[binding.tensor] if single else inputs[binding.tensor][item])
             pending: list[tuple[Step, dict[str, int]]] = [(step, {**scalars, ITEM: item}) for step in reversed(steps)]
             while pending:

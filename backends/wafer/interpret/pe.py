@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cgptc.backends.wafer.affine import value_of
 from cgptc.backends.wafer.arithmetic.formats import format_of
 from cgptc.backends.wafer.arithmetic.instructions import Call
 from cgptc.backends.wafer.clock import Pricer, timeline
-from cgptc.backends.wafer.faults import ExecutionError, ProgramError
+from cgptc.backends.wafer.faults import ExecutionError
 from cgptc.backends.wafer.interpret.account import Account, Run
+from cgptc.backends.wafer.interpret.given import items_of
 from cgptc.backends.wafer.interpret.inflow_messages import absorb, feed, take
 from cgptc.backends.wafer.interpret.line_messages import collective
 from cgptc.backends.wafer.interpret.mesh import Element, Mesh
@@ -71,12 +71,7 @@ class _EntryRun:
     def __init__(self, mesh: Mesh, entry: str, inputs: Mapping[str, Array], scalars: dict[str, int]) -> None:
         self.mesh, self.entry, self.scalars = mesh, entry, scalars
         self.program = mesh.program
-        described = self.program.entry(entry)
-        refusal = described.refusal(scalars)
-        if refusal:
-            raise ProgramError("scalars", refusal)
-        self.items = value_of(described.items, scalars)
-        self.single = described.items == 1
+        self.items, self.single = items_of(self.program, entry, inputs, scalars)
         self.pricer = Pricer(self.program.machine)
         self.account = Account(self.program.machine)
         self.net = Network(self.program.machine, self.account)
@@ -86,8 +81,6 @@ class _EntryRun:
         self.inputs: dict[tuple[str, int], Array] = {}
         for binding in self.bindings:
             if binding.role == "input":
-                if binding.tensor not in inputs:
-                    raise ProgramError("input-missing", f"entry '{entry}' needs input '{binding.tensor}'")
                 for item in range(self.items):
                     tensor = inputs[binding.tensor] if self.single else inputs[binding.tensor][item]
                     self.inputs[binding.tensor, item] = mesh.tiles(binding, tensor)

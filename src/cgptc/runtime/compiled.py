@@ -124,12 +124,17 @@ class Artifact:
             return self._staged_session(self.plan, "local", None, None)
         if self.fidelity is None:
             loaded: Session = target.backend.load(self.path, target.options)
-            return loaded
-        if self.target != "wafer":
+        elif self.target == "wafer":
+            loaded = import_module(BUILT_IN["wafer"]).BACKEND.load(self.path, target.options, self.fidelity)
+        else:
             what = f"an artifact for {self.target} has one engine"
             raise UsageError("unknown-option", what, file=str(self.path), fix="drop --fidelity")
-        placed: Session = import_module(BUILT_IN["wafer"]).BACKEND.load(self.path, target.options, self.fidelity)
-        return placed
+        named = {port.name for port in (*self.interface.inputs, *self.interface.outputs)}
+        other = named ^ {*loaded.input_names, *loaded.output_names}
+        if other:
+            what = f"the manifest and the model's files do not agree on {', '.join(map(repr, sorted(other)))}"
+            raise MalformedError("interface", what, file=str(self.path), fix="compile the model again")
+        return loaded
 
     @cached_property
     def tokenizer(self) -> Tokenizer | None:

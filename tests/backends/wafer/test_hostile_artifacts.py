@@ -6,16 +6,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from tests.driver.test_reproducibility import SMALL
 from tests.file_mutations import EDITS, Edits
-from tests.hostile_artifacts import assert_said_in_one_line, copied, damage, with_right_digests, without_each_file
+from tests.hostile_artifacts import assert_said_in_one_line, copied, damage, damage_json, with_right_digests, without_each_file
+from tests.json_mutations import JSON_EDITS, JsonEdits
 
 import cgptc
 from cgptc.frontend.new_model import write_model
 
 FEW = max(1, settings.default.max_examples // 5)  # type: ignore[union-attr]
 """Runs take longer than reading: a fifth of the profile's examples."""
+NO_SHRINKING = (Phase.explicit, Phase.reuse, Phase.generate)
+"""An edit tells enough as it is drawn, and trying shorter ones takes minutes."""
 
 FILES = ("program.json", "host.json", "weights.safetensors")
 
@@ -46,9 +49,18 @@ def test_a_file_that_is_not_there_and_not_listed_is_missed_with_an_error_of_ours
 
 
 @pytest.mark.parametrize("name", FILES)
-@settings(max_examples=FEW)
+@settings(max_examples=FEW, phases=NO_SHRINKING)
 @given(edits=EDITS)
 def test_a_mutated_file_runs_or_is_refused(original: Path, copy: Path, name: str, edits: Edits) -> None:
     damage(original, copy, FILES, name, edits)
+    with_right_digests(copy)
+    assert_said_in_one_line(lambda: load_and_run(copy))
+
+
+@pytest.mark.parametrize("name", ["program.json", "host.json"])
+@settings(max_examples=FEW, phases=NO_SHRINKING)
+@given(edits=JSON_EDITS)
+def test_a_document_that_means_something_else_runs_or_is_refused(original: Path, copy: Path, name: str, edits: JsonEdits) -> None:
+    damage_json(original, copy, FILES, name, edits)
     with_right_digests(copy)
     assert_said_in_one_line(lambda: load_and_run(copy))
