@@ -21,7 +21,7 @@ from cgptc.backends.wafer.kernels.gemm import Summa
 from cgptc.backends.wafer.kernels.linear import Linear
 from cgptc.backends.wafer.layout import Layout
 from cgptc.backends.wafer.machine import Machine, machine_fields, machine_from, small_machine
-from cgptc.backends.wafer.program import Code, Collective, Local, Program, Receive, Rectangle, Region, Send, Step, View, views
+from cgptc.backends.wafer.program import Code, Collective, Local, Program, Receive, Rectangle, Region, Send, Span, Step, View, Where, views
 from cgptc.backends.wafer.verify import peak_bytes, verify
 from cgptc.testing import SpatialSample, assert_t0, layouts, machines, spatial_programs
 
@@ -178,6 +178,39 @@ def _unwritten(program: Program) -> Program | None:
     return _region(program, lambda region: _with_steps(region, without) if region.name == binding.region else None)
 
 
+def _opening(program: Program) -> tuple[Region, int] | None:
+    """Region and number of the last step that writes an output without reading it; None where it only arrives."""
+    binding = next(one for one in program.bindings if one.role == "output")
+    region = program.region(binding.region)
+    found = [
+        number
+        for number, step in enumerate(region.code[0].steps)
+        if isinstance(step, Local) and step.out.buffer == binding.buffer and all(view.buffer != binding.buffer for view in views(step)[0])
+    ]
+    return (region, found[-1]) if found else None
+
+
+def _written_twice(program: Program) -> Program | None:
+    found = _opening(program)
+    if found is None:
+        return None
+    region, number = found
+    return _region(program, lambda one: _with_steps(one, lambda steps: (*steps, steps[number])) if one == region else None)
+
+
+def _a_column_left_out(program: Program) -> Program | None:
+    found = _opening(program)
+    if found is None or found[0].rectangle.width == 1:
+        return None
+    region, number = found
+    where = Where(columns=(Span(0, region.rectangle.width - 1),))
+
+    def limited(steps: tuple[Step, ...]) -> tuple[Step, ...]:
+        return tuple(replace(step, where=where) if at == number else step for at, step in enumerate(steps))  # type: ignore[call-arg]
+
+    return _region(program, lambda one: _with_steps(one, limited) if one == region else None)
+
+
 def _four_bytes_less(program: Program) -> Program:
     need = max(peak_bytes(program, region) for region in program.regions)
     return replace(program, machine=replace(program.machine, sram_bytes=program.machine.reserved_bytes + need - 4))
@@ -208,6 +241,8 @@ DAMAGE: dict[str, Callable[[Program], Program | None]] = {
         program, lambda region: replace(region, rectangle=replace(region.rectangle, x=program.machine.width - region.rectangle.width + 1))
     ),
     "an output never written": _unwritten,
+    "an output written twice": _written_twice,
+    "an output on all columns but one": _a_column_left_out,
     "four bytes too many": _four_bytes_less,
 }
 

@@ -39,6 +39,8 @@ from cgptc.backends.wafer.program import (
     Step,
     View,
     Where,
+    line,
+    numbered,
     whole,
 )
 from cgptc.backends.wafer.resolve import Placed
@@ -53,6 +55,8 @@ A, B = whole("a", (4,)), whole("b", (4,))
 COPY = Local("mov", B, (A,), "f32")
 BROADCAST = Collective("broadcast", "multicast", "x", A, B, (0,))
 SHIFT = Collective("shift", "neighbour", "x", A, B, (0, 1), hops=1)
+C = whole("c", (4,))
+GATHER = Collective("gather", "direct", "x", A, whole("c", (2, 4)), (0, 1))
 
 
 def program(*steps: Step, **changes: object) -> Program:
@@ -155,13 +159,33 @@ REJECTED: dict[str, list[Callable[[], Program]]] = {
     "colour-range": [lambda: program(replace(SHIFT, colours=(0, 21))), lambda: _relay(colours=(24,))],
     "colour-twice": [lambda: program(replace(SHIFT, colours=(3, 3)))],
     "switch-positions": [
-        lambda: program(*(replace(BROADCAST, root=root) for root in (0, 1)), machine=replace(MACHINE, switch_positions=1)),
+        lambda: program(BROADCAST, replace(BROADCAST, source=B, root=1), machine=replace(MACHINE, switch_positions=1)),
     ],
-    "read-before-write": [lambda: _with_scratch((Live("run", 0, 1),)), lambda: _with_scratch((Live("run", 0, 3),), 3)],
+    "read-before-write": [
+        lambda: _with_scratch((Live("run", 0, 1),)),
+        lambda: _with_scratch((Live("run", 0, 3),), 3),
+        lambda: _through_scratch(replace(COPY, out=C, where=Where(columns=line(0)))),
+        lambda: _through_scratch(replace(BROADCAST, target=C, where=Where(rows=line(1)))),
+        lambda: _through_scratch(GATHER),
+        lambda: _chosen_line(low=1),
+    ],
     "output-unwritten": [
         lambda: program(replace(COPY, out=A)),
         lambda: program(Local("mov", whole("b", (3,)), (whole("a", (3,)),), "f32")),
         lambda: program(Loop("k", 3, (Local("mov", View("b", (1,), (1,), var("k")), (whole("a", (1,)),), "f32"),))),
+        lambda: program(replace(COPY, where=Where(rows=line(0)))),
+        lambda: program(replace(SHIFT, where=Where(rows=line(1)))),
+        lambda: program(replace(COPY, where=Where(columns=(Span(0, var("n")),))), entries=(Entry("run", (Scalar("n", 1, 2),)),)),
+        lambda: program(Loop("k", 1 - var("item"), (COPY,)), entries=(Entry("run", items=2),)),
+    ],
+    "output-rewritten": [
+        lambda: program(COPY, COPY),
+        lambda: program(COPY, Local("mov", View("b", (1,), (1,), 3), (View("b", (1,), (1,), 2),), "f32")),
+        lambda: program(COPY, replace(COPY, where=Where((Span(1),), (Span(1),)))),
+        lambda: program(replace(COPY, where=Where(columns=(Span(0, 1),))), BROADCAST),
+        lambda: program(Loop("k", 2, (COPY,))),
+        lambda: program(COPY, Local("mov", A, (B,), "f32", where=Where(rows=line(0))), COPY),
+        lambda: program(COPY, Loop("k", var("item"), (COPY,)), entries=(Entry("run", items=2),)),
     ],
     "loop-count": [lambda: program(Loop("k", -1, (COPY,)))],
     "loop-overlap": [lambda: program(Loop("k", 2, (SHIFT, Local("mov", A, (B,), "f32")), ahead=0))],
@@ -208,11 +232,29 @@ def _renamed(code: Code) -> Code:
     return replace(code, steps=tuple(replace(step, stream="far") if isinstance(step, (Send, Receive)) else step for step in code.steps))
 
 
+def _through_scratch(*steps: Step, taken: View = C) -> Program:
+    """What is taken of scratch memory of eight elements, which these steps write, is the output."""
+    live = (Live("run", 0, len(list(numbered(steps)))),)
+    return program(*steps, replace(COPY, inputs=(taken,)), buffers=(*_buffers(), Buffer("c", "f32", (8,), 32, live=live)))
+
+
+def _chosen_line(low: int) -> Program:
+    """Scratch memory is written on as many lines as a scalar says, from ``low`` up to both, and read on both."""
+    scratch = replace(COPY, out=C, where=Where(rows=(Span(0, var("n")),)))
+    return replace(_through_scratch(scratch), entries=(Entry("run", (Scalar("n", low, 2),)),))
+
+
 def _shifting_beside(place: int, filled: int = 0) -> Program:
-    """In turns that overlap, a shift fills two elements of ``b``, and a move reads another one."""
-    shift = replace(SHIFT, source=whole("a", (2,)), target=View("b", (2,), (1,), filled))
-    move = Local("mov", View("a", (1,), (1,), 3), (View("b", (1,), (1,), place),), "f32")
-    return program(replace(COPY, out=B), Loop("k", 2, (shift, move), ahead=0))
+    """In turns that overlap, a shift fills two elements of scratch memory, and a move reads another one."""
+    shift = replace(SHIFT, source=whole("a", (2,)), target=View("c", (2,), (1,), filled))
+    move = Local("mov", View("a", (1,), (1,), 3), (View("c", (1,), (1,), place),), "f32")
+    return _through_scratch(replace(COPY, out=C), Loop("k", 2, (shift, move), ahead=0))
+
+
+def _on_one_column(*steps: Step) -> Program:
+    """The output lies on column 1 alone."""
+    (given, made) = program().bindings
+    return program(*steps, bindings=(given, replace(made, layout=replace(made.layout, column=1))))
 
 
 def _silent() -> Program:
@@ -282,6 +324,13 @@ def test_the_smallest_program_is_accepted() -> None:
         lambda: _shifting_beside(3),
         lambda: _shifting_beside(0, filled=2),
         lambda: _with_scratch((Live("run", 0, 3),), 4),
+        lambda: _through_scratch(*(replace(COPY, out=C, where=Where(columns=line(column))) for column in (0, 1))),
+        lambda: _through_scratch(GATHER, taken=View("c", (4,), (1,), 4)),
+        lambda: _chosen_line(low=2),
+        lambda: program(*(replace(COPY, where=Where(rows=line(row))) for row in (1, 0))),
+        lambda: program(COPY, replace(COPY, instruction="add", inputs=(B, A)), replace(BROADCAST, source=B)),
+        lambda: program(COPY, Local("mov", A, (B,), "f32"), COPY),
+        lambda: _on_one_column(COPY, replace(COPY, where=Where(columns=line(0)))),
     ],
     ids=[
         "corner",
@@ -296,6 +345,13 @@ def test_the_smallest_program_is_accepted() -> None:
         "a move further behind",
         "a move before",
         "all elements read after they are written",
+        "column by column",
+        "of a gather what the root and the last one have",
+        "a scalar of one value",
+        "an output row by row",
+        "an output in place",
+        "an output that was scratch memory",
+        "an output on one column, written twice beside it",
     ],
 )
 def test_what_a_rule_just_allows_is_accepted(edge: Callable[[], Program]) -> None:
@@ -321,8 +377,8 @@ def test_a_region_whose_first_pattern_is_known_is_looked_at_to_the_end(monkeypat
 
     def both(region: Region) -> Region:
         views = {"a": whole("s.a", (4,)), "b": whole("s.b", (4,))}
-        steps = [replace(step, source=views["a"], target=views["b"]) for step in (BROADCAST, turning)]
-        return replace(region, code=(Code("run", tuple(steps)),))
+        steps = (replace(BROADCAST, source=views["a"], target=views["b"]), replace(turning, source=views["b"], target=views["b"]))
+        return replace(region, code=(Code("run", steps),))
 
     twins = _alike(both)
     first = replace(twins.regions[0], code=(Code("run", (BROADCAST,)),))
@@ -344,6 +400,17 @@ def test_streams_share_a_link_where_both_have_words_on_it(seed: int) -> None:
 
     pairs = [(drawn(), drawn()) for _ in range(40)]
     assert [share_links(one, other) for one, other in pairs] == [bool(links(one) & links(other)) for one, other in pairs]
+
+
+def test_steps_that_tell_too_many_pes_apart_are_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both rows and both columns write an element of their own."""
+    ways = {0: Where(rows=line(var("k"))), 2: Where(columns=line(var("k")))}
+    one = Local("mov", View("b", (1,), (1,)), (1.0,), "f32")
+    loops = (Loop("k", 2, (replace(one, out=replace(one.out, offset=var("k") + at), where=where),)) for at, where in ways.items())
+    found = program(*loops)
+    for most, code in ((16, "output-unwritten"), (15, "step-kinds")):
+        monkeypatch.setattr("cgptc.backends.wafer.verify.presence.MOST_CELLS", most)
+        assert {issue.code for issue in verify(found)} == {code}
 
 
 def test_the_bounds_of_a_view_are_its_first_and_last_element_whatever_its_strides() -> None:
