@@ -14,17 +14,16 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import ClassVar, Literal
 
-from cgptc.backends.wafer.affine import Affine, var
-from cgptc.backends.wafer.arithmetic.formats import format_of
 from cgptc.backends.wafer.faults import ProgramError
 from cgptc.backends.wafer.kernels.assembly import join, renamed
 from cgptc.backends.wafer.kernels.cannon import Cannon
 from cgptc.backends.wafer.kernels.constant import WithConstant
 from cgptc.backends.wafer.kernels.elementwise import Elementwise
-from cgptc.backends.wafer.kernels.fragment import CHAIN, Fragment, Grid, Kernel, Reduction, Slot, all_of, buffer, coordinate, run
+from cgptc.backends.wafer.kernels.fragment import CHAIN, Fragment, Grid, Kernel, Reduction, Slot, buffer, other
 from cgptc.backends.wafer.kernels.gated import Gated
 from cgptc.backends.wafer.kernels.gemm import Summa
 from cgptc.backends.wafer.kernels.linear import Linear
+from cgptc.backends.wafer.kernels.own_rows import Dealt, OwnRows
 from cgptc.backends.wafer.layout import Layout
 from cgptc.backends.wafer.machine import Machine
 
@@ -41,12 +40,16 @@ def _as_one(name: str, parts: Sequence[Fragment], outputs: tuple[Slot, ...]) -> 
 
 @dataclass(frozen=True)
 class SpreadMlp:
-    """``y = down(activation(up(x)))``, or ``down(activation(gate(x)) · up(x))``; x lies along ``up.along``, and so does y."""
+    """``y = down(activation(up(x)))``, or ``down(activation(gate(x)) · up(x))``; x lies along ``up.along``, and so does y.
+
+    Where ``dealt`` is given, each line of PEs activates rows of its own, and they are merged by that reduction.
+    """
 
     up: Linear
     activation: str
     down: Linear
     gate: Linear | None = None
+    dealt: Reduction | None = None
 
     name: ClassVar[str] = "mlp"
 
@@ -56,8 +59,14 @@ class SpreadMlp:
         return {**({"gate": self.gate} if self.gate else {}), "up": self.up, "down": self.down}
 
     @property
-    def _between(self) -> Elementwise | Gated:
-        return (Gated if self.gate else Elementwise)(self.activation, self.up.y_layout, self.up.dtype)
+    def between(self) -> Kernel:
+        """What stands between the layers."""
+        layout, form = self.up.y_layout, self.up.dtype
+        if self.dealt is None:
+            return (Gated if self.gate else Elementwise)(self.activation, layout, form)
+        rows = Dealt(self.up.m, self.up.grid.lines(self.up.along), other(self.up.along), form).rows
+        own = (Gated if self.gate else Elementwise)(self.activation, replace(layout, shape=(rows, self.up.n)), form)
+        return OwnRows(own, self.up.m, other(self.up.along), form, self.dealt)
 
     def fragment(self, prefix: str) -> Fragment:
         made = {part: linear.fragment(f"{prefix}.{part}") for part, linear in self.linears.items()}
@@ -66,12 +75,12 @@ class SpreadMlp:
         names |= {f"{prefix}.between.{role}": f"{prefix}.{part}.y" for role, part in zip("xz", (first, *further), strict=False)}
         names |= {f"{prefix}.down.x": f"{prefix}.between.y", f"{prefix}.down.y": f"{prefix}.y"}
         down = made.pop("down")
-        parts = [renamed(one, names) for one in (*made.values(), self._between.fragment(f"{prefix}.between"), down)]
+        parts = [renamed(one, names) for one in (*made.values(), self.between.fragment(f"{prefix}.between"), down)]
         return _as_one(self.name, parts, (Slot("y", f"{prefix}.y", self.down.y_layout),))
 
     def cycles(self, machine: Machine, scalars: Mapping[str, int]) -> int:
         """Those of its parts."""
-        return sum(one.cycles(machine, scalars) for one in (*self.linears.values(), self._between))
+        return sum(one.cycles(machine, scalars) for one in (*self.linears.values(), self.between))
 
 
 @dataclass(frozen=True)
@@ -160,43 +169,38 @@ class TiledMlp:
         ]
         return _as_one(f"{self.name}-{self.product}", parts, (Slot("y", f"{prefix}.y", self.y_layout),))
 
+    @property
+    def _dealt(self) -> Dealt:
+        return Dealt(self.m, self.grid.height, "x", self.dtype)
+
     def _taken(self, prefix: str, up: Summa | Cannon) -> Fragment:
         """Each line's rows of x, which every PE of a column holds."""
         rows, local = up.a_layout.local_shape
         x, own = buffer(f"{prefix}.x", self.dtype, self.m, local), buffer(f"{prefix}.own", self.dtype, rows, local)
-        ids = buffer(f"{prefix}.ids", "i32", rows)
-        steps = (
-            run("index", all_of(ids), form="i32", value=coordinate("y") * rows + var("i0")),
-            run("lookup", all_of(own), all_of(x), all_of(ids), form=self.dtype, first=Affine()),
-        )
+        numbers, places, steps = self._dealt.numbers(prefix)
+        steps.append(self._dealt.taken(x.name, own.name, numbers, local))
         slots = (Slot("x", x.name, self.x_layout),), (Slot("own", own.name, up.a_layout),)
-        return Fragment(self.name, *slots, (), (), (x, own, ids), steps)
+        return Fragment(self.name, *slots, (), (), (x, own, numbers, places), tuple(steps))
 
     def _given(self, prefix: str, down: Summa | Cannon) -> Fragment:
-        """All rows on every line: each puts its own among zeros, and they are merged bit by bit."""
+        """All rows on every line."""
         rows, local = down.y_layout.local_shape
         result, y = buffer(f"{prefix}.rows", self.dtype, rows, local), buffer(f"{prefix}.y", self.dtype, self.m, local)
-        places = buffer(f"{prefix}.places", "i32", self.m)
-        steps = (
-            run("index", all_of(places), form="i32", value=var("i0")),
-            run("lookup", all_of(y), all_of(result), all_of(places), form=self.dtype, first=coordinate("y") * rows),
-            self.reduction.step("y", all_of(y), all_of(y), "or"),
-        )
+        _, places, _ = self._dealt.numbers(prefix)
+        steps = self._dealt.given(result.name, y.name, places, local, self.reduction)
         slots = (Slot("rows", result.name, down.y_layout),), (Slot("y", y.name, self.y_layout),)
-        return Fragment(self.name, *slots, (), (), (result, y, places), steps)
+        return Fragment(self.name, *slots, (), (), (result, y, places), tuple(steps))
 
     def cycles(self, machine: Machine, scalars: Mapping[str, int]) -> int:
         """Those of its parts, and of taking rows apart and putting them together."""
-        (rows, taken), given = self.products[0].a_layout.local_shape, self.m * self.y_layout.local_shape[1]
         up, down = self.products
         kernels: list[Kernel] = [self._activation, down, *self._biases(down, present=self.down_bias)]
         for bias in self._first.values():
             kernels += [up, *self._biases(up, present=bias)]
         parts = sum(one.cycles(machine, scalars) for one in kernels)
-        apart = machine.vector_cycles("i32", rows) + machine.vector_cycles(self.dtype, rows * taken)
-        together = machine.vector_cycles("i32", self.m) + machine.vector_cycles(self.dtype, given)
-        line = self.reduction.pattern(self.grid.height).cycles(format_of(self.dtype).words(given), machine)
-        return parts + apart + together + line + 5 * machine.step_cycles
+        dealt, taken, given = self._dealt, up.a_layout.local_shape[1], down.y_layout.local_shape[1]
+        apart = dealt.numbers_cycles(machine) + dealt.taken_cycles(taken, machine)
+        return parts + apart + dealt.given_cycles(given, self.reduction, machine)
 
 
 def _weighted(product: Fragment, prefix: str, left: str, result: str) -> Fragment:

@@ -19,10 +19,11 @@ from cgptc.backends.wafer.faults import ProgramError
 from cgptc.backends.wafer.kernels.attention import CachedAttention
 from cgptc.backends.wafer.kernels.fragment import CHAIN, Fragment, Reduction, Slot, all_of, buffer, coordinate, other, repeated, run
 from cgptc.backends.wafer.kernels.gemm import product_cycles
+from cgptc.backends.wafer.kernels.own_rows import Dealt
 from cgptc.backends.wafer.kernels.softmax import LOWEST, SMALLEST
 from cgptc.backends.wafer.layout import Layout
 from cgptc.backends.wafer.machine import Machine
-from cgptc.backends.wafer.program import Local, Loop, Span, Step, View, Where
+from cgptc.backends.wafer.program import Local, Span, View, Where
 
 
 @dataclass(frozen=True)
@@ -43,9 +44,8 @@ class TiledAttention:
             raise ProgramError("kernel", "attention in tiles takes whole rows, and keeps no keys")
 
     @property
-    def rows(self) -> int:
-        """Queries of one line."""
-        return -(-self.spread.m // self.spread.token_lines)
+    def _dealt(self) -> Dealt:
+        return Dealt(self.spread.m, self.spread.token_lines, self.spread.along, self.spread.dtype)
 
     @property
     def mask_layout(self) -> Layout:
@@ -59,24 +59,19 @@ class TiledAttention:
         return Layout(layout.height, layout.width, layout.shape, (heads, tokens, None))
 
     def fragment(self, prefix: str) -> Fragment:
-        spread, rows, keys = self.spread, self.rows, self.spread.new
+        spread, dealt, rows, keys = self.spread, self._dealt, self._dealt.rows, self.spread.new
         m, group, piece = spread.m, spread.group, spread.piece
         local, heads = spread.heads_per_line * piece, spread.heads_per_line * group
         dtype, form = spread.dtype, format_of(spread.dtype).wide.name
         q, y = (buffer(f"{prefix}.{role}", dtype, m, heads * piece) for role in ("q", "y"))
         k, v = (buffer(f"{prefix}.{role}", dtype, keys, local) for role in ("k", "v"))
-        own, ids = buffer(f"{prefix}.own", dtype, rows, heads * piece), buffer(f"{prefix}.ids", "i32", rows)
+        own = buffer(f"{prefix}.own", dtype, rows, heads * piece)
         scores, row = buffer(f"{prefix}.scores", form, heads, rows, keys), buffer(f"{prefix}.row", form, heads, rows)
         total = buffer(f"{prefix}.total", form, heads, rows, piece)
         mask, bias = buffer(f"{prefix}.mask", dtype, keys), buffer(f"{prefix}.bias", dtype, *self.bias_layout.local_shape)
-        places = buffer(f"{prefix}.places", "i32", spread.token_lines)
         shown, sums = all_of(scores), all_of(row)
-        line = coordinate(other(spread.along))
-        steps: list[Step] = [
-            run("index", all_of(ids), form="i32", value=line + var("i0") * spread.token_lines),
-            run("lookup", all_of(own), all_of(q), all_of(ids), form=dtype, first=Affine()),
-            run("fill", shown, 0.0, form=form),
-        ]
+        numbers, places, steps = dealt.numbers(prefix)
+        steps += [dealt.taken(q.name, own.name, numbers, heads * piece), run("fill", shown, 0.0, form=form)]
         for head in range(heads):
             mine = View(scores.name, (rows, keys), (keys, 1), head * rows * keys)
             queries = View(own.name, (rows, piece), (heads * piece, 1), head * piece)
@@ -112,14 +107,12 @@ class TiledAttention:
             run("max", sums, sums, SMALLEST, form=form),
             run("reciprocal", sums, sums, form=form),
             run("mul", result, all_of(total), repeated(sums, 2, piece), form=form),
-            run("index", all_of(places), form="i32", value=var("i0")),
-            *self._merged(own.name, y.name, places.name, heads * piece),
-            self.reduction.step(other(spread.along), all_of(y), all_of(y), "or"),
+            *dealt.given(own.name, y.name, places, heads * piece, self.reduction),
         ]
         inputs = [Slot("q", q.name, spread.q_layout), Slot("k", k.name, spread.kv_layout), Slot("v", v.name, spread.kv_layout)]
         inputs += [Slot("mask", mask.name, self.mask_layout)] if spread.masked else []
         constant = (Slot("bias", bias.name, self.bias_layout),) if spread.biased else ()
-        buffers = [q, k, v, y, own, ids, scores, row, total, places]
+        buffers = [q, k, v, y, own, numbers, places, scores, row, total]
         buffers += [*([mask] if spread.masked else []), *([bias] if spread.biased else [])]
         return Fragment(self.name, tuple(inputs), (Slot("y", y.name, spread.q_layout),), constant, (), tuple(buffers), tuple(steps))
 
@@ -132,33 +125,17 @@ class TiledAttention:
             conditions.append(var("i2") - query + (self.spread.window - 1))
         return tuple(conditions)
 
-    def _merged(self, own: str, y: str, places: str, width: int) -> list[Step]:
-        """Every line's rows in their places of y, zeros in those of the others."""
-        lines = self.spread.token_lines
-        full, rest = divmod(self.spread.m, lines)
-        number = var("slot")
-
-        def placed(slot: Affine, count: int) -> Step:
-            rows = View(y, (count, width), (width, 1), slot * (lines * width))
-            mine = View(own, (1, width), (width, 1), slot * width)
-            ids = View(places, (count,), (1,))
-            return run("lookup", rows, mine, ids, form=self.spread.dtype, first=coordinate(other(self.spread.along)))
-
-        steps: list[Step] = [Loop("slot", full, (placed(number, lines),))] if full else []
-        return [*steps, placed(Affine(full), rest)] if rest else steps
-
     def cycles(self, machine: Machine, scalars: Mapping[str, int]) -> int:
         """The own queries, scores, softmax and values on each line, and rows put together; of line operations that of a head, and one."""
-        spread, rows, keys = self.spread, self.rows, self.spread.new
-        m, piece, heads = spread.m, spread.piece, spread.heads_per_line * spread.group
+        spread, dealt, rows, keys = self.spread, self._dealt, self._dealt.rows, self.spread.new
+        piece, heads = spread.piece, spread.heads_per_line * spread.group
         width, size = heads * piece, heads * rows * keys
         form = format_of(spread.dtype).wide
         step = machine.step_cycles
 
-        def vector(length: int, operations: float = 1.0, dtype: str = form.name) -> int:
-            return machine.vector_cycles(dtype, length, operations) + step
+        def vector(length: int, operations: float = 1.0) -> int:
+            return machine.vector_cycles(form.name, length, operations) + step
 
-        taken = vector(rows, dtype="i32") + vector(rows * width, dtype=spread.dtype)
         score = heads * (product_cycles(machine, form.name, rows, piece, keys, aligned=True) + step)
         value = heads * (product_cycles(machine, form.name, rows, keys, piece, aligned=True) + step)
         join = spread.head_reduction.pattern(spread.segment).cycles(form.words(size), machine) + step if spread.segment > 1 else 0
@@ -171,8 +148,5 @@ class TiledAttention:
         )
         small = 2 * vector(heads * rows) + machine.scalar_map_cycles(heads * rows, OPERATIONS["reciprocal"]) + step
         ends = 2 * vector(rows * width)
-        full, rest = divmod(m, spread.token_lines)
-        put = vector(spread.token_lines, dtype="i32") + full * vector(spread.token_lines * width, dtype=spread.dtype)
-        put += vector(rest * width, dtype=spread.dtype) if rest else 0
-        line = self.reduction.pattern(spread.token_lines).cycles(format_of(spread.dtype).words(m * width), machine) + step
-        return taken + score + join + softmax + value + small + ends + put + line
+        dealing = dealt.numbers_cycles(machine) + dealt.taken_cycles(width, machine) + dealt.given_cycles(width, self.reduction, machine)
+        return dealing + score + join + softmax + value + small + ends

@@ -14,13 +14,14 @@ from cgptc.backends.wafer.kernels.attention import CachedAttention
 from cgptc.backends.wafer.kernels.constant import WithConstant
 from cgptc.backends.wafer.kernels.elementwise import Elementwise
 from cgptc.backends.wafer.kernels.embedding import Embedding
-from cgptc.backends.wafer.kernels.fragment import Direction, Fragment, Grid, Kernel, best_reduction, other, reductions
+from cgptc.backends.wafer.kernels.fragment import Direction, Fragment, Grid, Kernel, Reduction, best_reduction, other, reductions
 from cgptc.backends.wafer.kernels.gated import Gated
 from cgptc.backends.wafer.kernels.head_norm import HeadNorm
 from cgptc.backends.wafer.kernels.linear import Linear
 from cgptc.backends.wafer.kernels.loss import CrossEntropy, SquaredError
 from cgptc.backends.wafer.kernels.mlp import SpreadMlp, in_tiles
-from cgptc.backends.wafer.kernels.norm import Norm
+from cgptc.backends.wafer.kernels.norm import Norm, Statistics
+from cgptc.backends.wafer.kernels.own_rows import Dealt, OwnRows
 from cgptc.backends.wafer.kernels.pooling import Pool
 from cgptc.backends.wafer.kernels.rearrange import JoinFeatures, JoinRows, Piece, pieces_of, role_of
 from cgptc.backends.wafer.kernels.rotary import Rotary
@@ -127,40 +128,63 @@ def _dense(m: int, k: int, n: int, along: Direction, ground: Ground, *, bias: bo
 
 
 def _mlp(task: Task, work: MlpWork, ground: Ground) -> Kernel:
-    """Spread, or in tiles where that is faster and takes no more memory."""
+    """Spread, with what is between on all rows or dealt out, or in tiles, as is fastest and takes no more memory."""
     lie, rows = ground.lies[task.inputs[0]], task.rows
     up = _dense(rows, work.k, work.hidden, lie.along, ground, bias=work.up_bias, k_block=lie.block)
     down = _dense(rows, work.hidden, work.n, other(lie.along), ground, bias=work.down_bias, n_block=ground.block(task.name))
-    spread = SpreadMlp(up, work.activation, down, replace(up, bias=work.gate_bias) if work.gated else None)
+    gate = replace(up, bias=work.gate_bias) if work.gated else None
+    merged = _merged(Dealt(rows, ground.grid.lines(lie.along), other(lie.along), ground.dtype), up.y_layout, ground)
+    every = SpreadMlp(up, work.activation, down, gate)
+    own = replace(every, dealt=merged)
+    spread = [every, own] if _has_room(own.between, every.between) else [every]
     if lie.along == "y":
-        return spread
-    words = format_of(ground.dtype).words(rows * down.y_layout.local_shape[1])
-    reduction = best_reduction(ground.grid.height, words, ground.machine)
-    room = spread.fragment("one").bytes
-    tiled = (replace(one, reduction=reduction) for one in in_tiles(spread))
-    return ground.cheapest([spread, *(one for one in tiled if one.fragment("one").bytes <= room)])
+        return ground.cheapest(spread)
+    reduction = _merged(Dealt(rows, ground.grid.height, "x", ground.dtype), down.y_layout, ground)
+    room = every.fragment("one").bytes
+    tiled = (replace(one, reduction=reduction) for one in in_tiles(every))
+    return ground.cheapest([*spread, *(one for one in tiled if one.fragment("one").bytes <= room)])
+
+
+def _merged(dealt: Dealt, layout: Layout, ground: Ground) -> Reduction:
+    """The cheapest merge of rows of that layout."""
+    return best_reduction(dealt.lines, dealt.words(layout.local_shape[1]), ground.machine)
+
+
+def _by_rows(task: Task, width: int, ground: Ground, made: Callable[[int], Kernel]) -> Kernel:
+    """A kernel that treats every row alike, ``made`` for so many: on all rows, or on each line's own where that is faster and has room."""
+    lie, rows = ground.lies[task.name], task.rows
+    if rows == 1:
+        return made(rows)
+    dealt = Dealt(rows, ground.grid.lines(other(lie.along)), lie.along, ground.dtype)
+    reduction = _merged(dealt, ground.spread(task.name, rows, width), ground)
+    every, own = made(rows), OwnRows(made(dealt.rows), rows, lie.along, ground.dtype, reduction)
+    return ground.cheapest([every, own] if _has_room(own, every) else [every])
+
+
+def _has_room(own: Kernel, every: Kernel) -> bool:
+    """Whether dealing rows out takes no more memory: the result begins where the input ends."""
+    one = own.fragment("one")
+    (result,) = (held for held in one.buffers if held.name == one.outputs[0].buffer)
+    return one.bytes - result.bytes <= every.fragment("one").bytes
 
 
 def _norm(task: Task, work: NormWork, ground: Ground) -> Kernel:
     lie = ground.lies[task.name]
-    kernel = Norm(
-        task.rows,
-        work.width,
-        ground.grid,
-        lie.along,
-        ground.dtype,
-        "rms" if work.rms else "two-pass",
-        eps=work.eps,
-        weight=work.weight,
-        bias=work.bias,
-        block=lie.block,
-    )
-    words = format_of(kernel.form).words((1 if work.rms else 2) * task.rows)
-    return replace(kernel, reduction=best_reduction(ground.grid.lines(lie.along), words, ground.machine))
+    statistics: Statistics = "rms" if work.rms else "two-pass"
+
+    def made(rows: int) -> Norm:
+        size = rows, work.width
+        kernel = Norm(
+            *size, ground.grid, lie.along, ground.dtype, statistics, eps=work.eps, weight=work.weight, bias=work.bias, block=lie.block
+        )
+        words = format_of(kernel.form).words((1 if work.rms else 2) * rows)
+        return replace(kernel, reduction=best_reduction(ground.grid.lines(lie.along), words, ground.machine))
+
+    return _by_rows(task, work.width, ground, made)
 
 
 def _map(task: Task, work: MapWork, ground: Ground) -> Kernel:
-    return Elementwise(work.op, ground.spread(task.name, task.rows, work.width), ground.dtype)
+    return _by_rows(task, work.width, ground, lambda rows: Elementwise(work.op, ground.spread(task.name, rows, work.width), ground.dtype))
 
 
 def _constant(task: Task, work: ConstantWork, ground: Ground) -> Kernel:
@@ -181,8 +205,8 @@ def _attend(task: Task, work: AttendWork, ground: Ground) -> Kernel:
     spread = [replace(kernel, reduction=reduction) for reduction in reductions(kernel.token_lines)]
     if kernel.kept:
         return ground.cheapest(spread)
-    words = format_of(ground.dtype).words(kernel.m * kernel.q_layout.local_shape[1])
-    tiled = TiledAttention(kernel, best_reduction(kernel.token_lines, words, ground.machine))
+    dealt = Dealt(kernel.m, kernel.token_lines, kernel.along, ground.dtype)
+    tiled = TiledAttention(kernel, _merged(dealt, kernel.q_layout, ground))
     fits = tiled.fragment("one").bytes <= kernel.fragment("one").bytes
     return ground.cheapest([*spread, tiled] if fits else spread)
 
@@ -216,9 +240,13 @@ def _pool(task: Task, work: PoolWork, ground: Ground) -> Kernel:
 
 def _softmax(task: Task, work: SoftmaxWork, ground: Ground) -> Kernel:
     lie = ground.lies[task.name]
-    kernel = Softmax(task.rows, work.width, ground.grid, lie.along, ground.dtype, block=lie.block, log=work.log)
-    words = format_of(ground.accumulate).words(task.rows)
-    return replace(kernel, reduction=best_reduction(ground.grid.lines(lie.along), words, ground.machine))
+
+    def made(rows: int) -> Softmax:
+        kernel = Softmax(rows, work.width, ground.grid, lie.along, ground.dtype, block=lie.block, log=work.log)
+        words = format_of(ground.accumulate).words(rows)
+        return replace(kernel, reduction=best_reduction(ground.grid.lines(lie.along), words, ground.machine))
+
+    return _by_rows(task, work.width, ground, made)
 
 
 def _shift(task: Task, work: ShiftWork, ground: Ground) -> Kernel:
@@ -230,7 +258,7 @@ def _shift(task: Task, work: ShiftWork, ground: Ground) -> Kernel:
 
 
 def _gate(task: Task, work: GateWork, ground: Ground) -> Kernel:
-    return Gated(work.activation, ground.spread(task.name, task.rows, work.width), ground.dtype)
+    return _by_rows(task, work.width, ground, lambda rows: Gated(work.activation, ground.spread(task.name, rows, work.width), ground.dtype))
 
 
 def _join(task: Task, work: JoinWork, ground: Ground) -> Kernel:

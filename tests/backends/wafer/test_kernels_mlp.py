@@ -17,7 +17,11 @@ from cgptc.backends.wafer.kernels.assembly import single_region
 from cgptc.backends.wafer.kernels.fragment import Grid, Reduction
 from cgptc.backends.wafer.kernels.linear import Linear
 from cgptc.backends.wafer.kernels.mlp import SpreadMlp, TiledMlp, in_tiles
+from cgptc.backends.wafer.kernels.own_rows import OwnRows
 from cgptc.backends.wafer.machine import small_machine
+from cgptc.backends.wafer.plan.layouts import Lie
+from cgptc.backends.wafer.plan.select import Ground, kernel_of
+from cgptc.backends.wafer.plan.tasks import MlpWork, Task
 from cgptc.ir.comparison import graph_depth
 from cgptc.ir.graph import Graph
 from cgptc.ir.interpreter import evaluate_graph
@@ -71,9 +75,10 @@ def test_products_in_tiles_are_exact_on_integers_where_ends_are_ragged(product: 
     np.testing.assert_array_equal(run.outputs["m.y"], _expected(x, weights).astype(storage))
 
 
-def test_a_gated_mlp_that_is_spread_is_exact_on_integers() -> None:
+@pytest.mark.parametrize("dealt", [None, Reduction("tree")])
+def test_a_gated_mlp_that_is_spread_is_exact_on_integers(dealt: Reduction | None) -> None:
     random = np.random.default_rng(2)
-    kernel = _kernel("summa", Grid(2, 2), gated=True).spread
+    kernel = replace(_kernel("summa", Grid(2, 2), gated=True).spread, dealt=dealt)
     x, weights = integers(random, 5, 7), _linear_weights(kernel, random)
     assert weights.keys() == {f"m.{part}.{role}" for part in ("gate", "up", "down") for role in ("weight", "bias")}
     run = run_both(single_region(small_machine(2, 2), [kernel.fragment("m")]), weights, {"m.x": x})
@@ -111,15 +116,24 @@ def _chosen(graph: Graph, grid: tuple[int, int]) -> set[str]:
 
 
 def test_the_planner_multiplies_in_tiles_where_that_costs_less() -> None:
-    assert _chosen(_encoder(9), (1, 1)) == {"mlp"}
-    assert _chosen(_encoder(64), (8, 8)) == {"mlp-tiles-summa"}
-    assert _chosen(_encoder(64), (7, 8)) == {"mlp"}
-    assert _chosen(_encoder(64, kept=True), (8, 8)) == set()
-    assert _chosen(_encoder(64, gated=True), (8, 8)) == {"mlp-tiles-summa"}
-    assert _chosen(_encoder(64, gated=True, kept=True), (8, 8)) == set()
+    assert _chosen(_encoder(64), (8, 8)) == {"mlp"}
+    assert _chosen(_encoder(64, gated=True), (4, 4)) == {"mlp-tiles-summa"}
+    assert _chosen(_encoder(64, gated=True, kept=True), (4, 4)) == set()
 
 
-@pytest.mark.parametrize(("hidden", "grid", "gated"), [(33, (8, 8), False), (9, (2, 3), False), (33, (8, 8), True), (9, (2, 3), True)])
+@pytest.mark.parametrize(
+    ("rows", "side", "kernel", "dealt"),
+    [(128, 8, TiledMlp, False), (32, 16, SpreadMlp, True), (128, 1, SpreadMlp, False)],
+)
+def test_an_mlp_is_spread_dealt_out_or_in_tiles_as_is_cheapest(rows: int, side: int, kernel: type, *, dealt: bool) -> None:
+    ground = Ground(small_machine(16, 16), Grid(side, side), {"x": Lie("x"), "y": Lie("x")}, "f32", rows, whole=True)
+    work = MlpWork(64, 256, 64, "gelu", up_bias=True, down_bias=True)
+    chosen = kernel_of(Task("y", work, ("x",), rows=rows), ground)
+    assert isinstance(chosen, kernel)
+    assert (isinstance(chosen, SpreadMlp) and isinstance(chosen.between, OwnRows)) == dealt
+
+
+@pytest.mark.parametrize(("hidden", "grid", "gated"), [(33, (8, 8), False), (9, (2, 3), True), (64, (4, 4), True)])
 def test_what_is_planned_as_one_is_exact_in_float64(hidden: int, grid: tuple[int, int], *, gated: bool) -> None:
     graph = _encoder(hidden, gated=gated)
     inputs = _inputs(graph, 2, 5, 3, seed=1)
