@@ -10,6 +10,8 @@ import enum
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from cgptc.ir.printable import printable
+
 
 class Exit(enum.IntEnum):
     """Process exit codes of the command line."""
@@ -53,11 +55,11 @@ class CgptcError(Exception):
         self.details = tuple(details)
 
     def line(self) -> str:
-        """The error as one line."""
-        return f"error[{self.code}]: " + ": ".join(part for part in (self.file, self.what, self.fix) if part)
+        """The error as one line, in which nothing can move a terminal's cursor: names in it may come from any file."""
+        return printable(f"error[{self.code}]: " + ": ".join(part for part in (self.file, self.what, self.fix) if part))
 
     def __str__(self) -> str:
-        return "\n".join([self.line(), *self.details])
+        return "\n".join([self.line(), *map(printable, self.details)])
 
 
 class UsageError(CgptcError):
@@ -125,6 +127,6 @@ class Warnings:
     lines: list[str] = field(default_factory=list)
 
     def add(self, code: str, what: str) -> None:
-        line = f"warning[{code}]: {what}"
+        line = printable(f"warning[{code}]: {what}")
         if line not in self.lines:
             self.lines.append(line)

@@ -16,9 +16,10 @@ from cgptc.frontend.readers.checkpoint import Checkpoint, Contents, make_checkpo
 from cgptc.frontend.readers.input_file import InputFile
 from cgptc.frontend.readers.limits import SHARD_COUNT, TENSOR_COUNT
 from cgptc.frontend.readers.plain_json import JsonObject, read_json_object
-from cgptc.frontend.readers.quoting import listed, printable, quoted
+from cgptc.frontend.readers.quoting import listed, quoted
 from cgptc.frontend.readers.weight_file import read_weight_file
 from cgptc.ir.diagnostics import MalformedError
+from cgptc.ir.printable import printable
 
 CONFIG_FILE = "config.json"
 SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")

@@ -15,8 +15,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from cgptc.frontend.readers.quoting import printable, quoted
+from cgptc.frontend.readers.quoting import quoted
 from cgptc.ir.diagnostics import FileError, MalformedError
+from cgptc.ir.printable import printable
 
 CHUNK_BYTES = 1 << 20
 _NOT_REGULAR = {

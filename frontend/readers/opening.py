@@ -13,11 +13,11 @@ from cgptc.frontend.readers.folder import CONFIG_FILE, config_beside, open_folde
 from cgptc.frontend.readers.input_file import InputFile, file_mode
 from cgptc.frontend.readers.kinds import Kind, kind_of
 from cgptc.frontend.readers.pt2 import ExportedArchive, read_pt2
-from cgptc.frontend.readers.quoting import printable
 from cgptc.frontend.readers.torch_legacy import unpickle_legacy
 from cgptc.frontend.readers.torch_zip import unpickle_zip
 from cgptc.frontend.readers.weight_file import read_weight_file, refusal
 from cgptc.ir.diagnostics import CompileError
+from cgptc.ir.printable import printable
 
 
 def sniff(path: Path) -> Kind:

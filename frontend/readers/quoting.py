@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-
-def printable(text: str) -> str:
-    """``text`` with what does not print, line breaks and terminal codes among it, as escapes."""
-    return text if text.isprintable() else "".join(part if part.isprintable() else ascii(part)[1:-1] for part in text)
+from cgptc.ir.printable import printable
 
 
 def quoted(text: str, limit: int = 80) -> str:

@@ -17,8 +17,9 @@ import pytest
 import cgptc
 from cgptc.artifact import ArtifactWriter, Manifest
 from cgptc.cli.entry import run
-from cgptc.cli.screen import printable, table, write_out
+from cgptc.cli.screen import table, write_out
 from cgptc.ir.diagnostics import Exit
+from cgptc.ir.printable import printable
 
 SOURCE = Path(__file__).parents[2] / "src"
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1"}

@@ -13,10 +13,11 @@ from cgptc.artifact.writer import remove_staging
 from cgptc.cli import commands
 from cgptc.cli.command import app
 from cgptc.cli.crash import write_report
-from cgptc.cli.screen import ReaderLeftError, error_text, printable
+from cgptc.cli.screen import ReaderLeftError, error_text
 from cgptc.cli.signals import Interrupted, handle_signals, stopped, tell_once
 from cgptc.cli.usage import CLICK_USAGE_ERROR, from_click
 from cgptc.ir.diagnostics import CgptcError, Exit, FileError
+from cgptc.ir.printable import printable
 
 commands.register()
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from cgptc.artifact.canonical import canonical_json
 from cgptc.ir.diagnostics import CgptcError
+from cgptc.ir.printable import printable
 
 
 class ReaderLeftError(Exception):
@@ -70,16 +71,7 @@ def write_out(text: str) -> None:
 
 def error_text(error: CgptcError) -> str:
     """The error as it goes to stderr: one line, then indented details. Nothing in it can move a terminal's cursor."""
-    return "\n".join([printable(error.line()), *("  " + printable(line) for line in error.details)])
-
-
-def printable(text: str) -> str:
-    """Text on one line: control characters are escaped, and so is what does not encode."""
-    escaped = "".join(
-        letter if letter.isprintable() else letter.encode("unicode_escape").decode() if letter.isascii() else f"\\u{ord(letter):04x}"
-        for letter in text
-    )
-    return escaped.encode("utf-8", "backslashreplace").decode()
+    return "\n".join([error.line(), *("  " + printable(line) for line in error.details)])
 
 
 def table(rows: Sequence[Sequence[str]], indent: str = "  ") -> str:
