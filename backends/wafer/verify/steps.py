@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
 
+from cgptc.backends.wafer.affine import value_of
 from cgptc.backends.wafer.arithmetic.formats import FORMATS, format_of
 from cgptc.backends.wafer.arithmetic.instructions import INSTRUCTIONS
 from cgptc.backends.wafer.faults import Issue, ProgramError
@@ -30,6 +31,9 @@ from cgptc.backends.wafer.resolve import Placed, blocks, pattern_of, place
 from cgptc.backends.wafer.verify.corners import corners, looked_at
 from cgptc.backends.wafer.verify.filled import filled_issues
 from cgptc.backends.wafer.verify.likeness import Kinds
+
+MOST_ITERATIONS = 1 << 20
+"""Of one loop: beyond, a program is damaged rather than long."""
 
 
 def step_issues(program: Program, kinds: Kinds) -> Iterator[Issue]:
@@ -87,7 +91,10 @@ def _step(step: Step, context: _Context, environment: Mapping[str, int]) -> Iter
         case Absorb():
             yield from _absorb(step, context, environment)
         case Loop():
-            if step.ahead is not None:
+            count = value_of(step.count, environment)
+            if count > MOST_ITERATIONS:
+                yield Issue("loop-count", context.where, f"{count} iterations, more than {MOST_ITERATIONS}")
+            elif step.ahead is not None:
                 yield from _overlap(step, context, environment)
 
 
@@ -111,6 +118,9 @@ def _local(step: Local, context: _Context, environment: Mapping[str, int]) -> It
     if declared.accumulates and inputs[0] != out:
         yield Issue("operands", context.where, f"the first input of '{step.instruction}' must be its output")
     for i, one in enumerate(inputs):
+        if one is not None and one.size > context.program.machine.sram_bytes:
+            what = f"the view of '{one.buffer.name}' has {one.size} elements, more than a PE has bytes"
+            yield Issue("view-size", context.where, what)
         integer = one is not None and not format_of(one.buffer.dtype).is_float
         if one is not None and integer != (i in declared.integers or not format_of(step.format).is_float):
             yield Issue("operand-format", context.where, f"input {i} of '{step.instruction}' in {step.format} is {one.buffer.dtype}")

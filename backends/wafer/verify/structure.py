@@ -24,6 +24,9 @@ from cgptc.backends.wafer.program import (
     step_variables,
 )
 
+MAX_SCALARS = 8
+"""Of one entry: steps are looked at where each has its lowest and its highest value, in all combinations."""
+
 
 def structure_issues(program: Program) -> Iterator[Issue]:
     """All broken rules of this group."""
@@ -35,6 +38,8 @@ def structure_issues(program: Program) -> Iterator[Issue]:
         yield from _binding(program, binding)
     for entry in program.entries:
         known = {scalar.name for scalar in entry.scalars}
+        if len(entry.scalars) > MAX_SCALARS:
+            yield Issue("scalar-count", f"entry '{entry.name}'", f"{len(entry.scalars)} scalars, more than {MAX_SCALARS}")
         for scalar in entry.scalars:
             if scalar.low > scalar.high:
                 yield Issue("scalar-range", f"entry '{entry.name}'", f"'{scalar.name}' runs from {scalar.low} to {scalar.high}")

@@ -116,6 +116,8 @@ REJECTED: dict[str, list[Callable[[], Program]]] = {
     ],
     "variable-twice": [lambda: program(Loop("k", 2, (Loop("k", 2, (COPY,)),))), lambda: program(Loop("row", 2, (COPY,)))],
     "loop-depth": [lambda: program(_nested(9))],
+    "view-size": [lambda: program(Local("sum", whole("b", (1,)), (View("a", (1, MACHINE.sram_bytes + 1), (1, 0)),), "f32"))],
+    "scalar-count": [lambda: program(entries=(Entry("run", tuple(Scalar(f"n{i}", 0, 1) for i in range(9))),))],
     "scalar-range": [lambda: program(entries=(Entry("run", (Scalar("n", 2, 1),)),))],
     "binding-unknown": [
         lambda: program(bindings=(Binding("w", "weight", "r", "w", Layout(2, 2, (4,), (None,))),)),
@@ -187,7 +189,7 @@ REJECTED: dict[str, list[Callable[[], Program]]] = {
         lambda: program(COPY, Local("mov", A, (B,), "f32", where=Where(rows=line(0))), COPY),
         lambda: program(COPY, Loop("k", var("item"), (COPY,)), entries=(Entry("run", items=2),)),
     ],
-    "loop-count": [lambda: program(Loop("k", -1, (COPY,)))],
+    "loop-count": [lambda: program(Loop("k", -1, (COPY,))), lambda: program(Loop("k", (1 << 20) + 1, (COPY,)))],
     "loop-overlap": [lambda: program(Loop("k", 2, (SHIFT, Local("mov", A, (B,), "f32")), ahead=0))],
     "stream-unknown": [lambda: replace(_relay(), streams=())],
     "stream-end": [lambda: _relay(consumer="a", producer="b")],
