@@ -233,7 +233,7 @@ def pipeline(
             target, buffer, items_held = one.inputs[way.value].layout, one.buffers[way.value], way.depth(depth)
             ends = stages[way.producer].name, stage.name
             stream = Stream(_stream(way, stages), *ends, buffer.dtype, source, target, first, (), items_held, taken)
-            streams.append(_coloured(stream, streams, {each.name: each.rectangle for each in stages}))
+            streams.append(_coloured(stream, streams, {each.name: each.rectangle for each in stages}, machine))
             taken += queue_bytes(buffer, items_held, machine)
         if one.parcels:
             inflow = _inflow(stage, one, inflow, depth, taken, machine)
@@ -259,14 +259,22 @@ def _stream(way: Way, stages: Sequence[Stage]) -> str:
     return f"{way.value}>{stages[way.consumer].name}"
 
 
-def _coloured(stream: Stream, others: Sequence[Stream], boxes: Mapping[str, Rectangle]) -> Stream:
-    """The stream with the first colour, from its turn on, on whose links it meets none of the others."""
-    for turn in range(len(STREAM_COLOURS)):
-        colour = STREAM_COLOURS[(len(others) + turn) % len(STREAM_COLOURS)]
+class NoColourError(ProgramError):
+    """A stream that has no colour left where it goes."""
+
+
+def _coloured(stream: Stream, others: Sequence[Stream], boxes: Mapping[str, Rectangle], machine: Machine) -> Stream:
+    """The stream with the first colour, from its turn on, on whose links it meets none of the others.
+
+    Where the machine has none of `STREAM_COLOURS` any is taken, so that the verifier says how many there must be. Raises NoColourError.
+    """
+    known = tuple(colour for colour in STREAM_COLOURS if colour < machine.colours) or STREAM_COLOURS
+    for turn in range(len(known)):
+        colour = known[(len(others) + turn) % len(known)]
         if not any(colour in one.colours and meet(stream, one, boxes) for one in others):
             return replace(stream, colours=(colour,))
-    what = f"stream '{stream.name}' would meet others on each of {len(STREAM_COLOURS)} colours"
-    raise ProgramError("colours", what, fix="join stages, or plan for one region")
+    what = f"colours: stream '{stream.name}' meets others on each of the {len(known)} colours that streams may have"
+    raise NoColourError("colours", what, fix="join stages, or plan for one region")
 
 
 def _inflow(stage: Stage, one: Joined, other: Inflow | None, depth: int, address: int, machine: Machine) -> Inflow:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import heapq
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from cgptc.backends.wafer.faults import ProgramError
 from cgptc.backends.wafer.kernels.fragment import Grid
 from cgptc.backends.wafer.machine import Machine
+from cgptc.backends.wafer.plan.grids import cells, chains, tight, whole
 from cgptc.backends.wafer.plan.pack import Place, pack
-from cgptc.backends.wafer.plan.size import Cost, Sizer, best_alone, cells, grids, prices
+from cgptc.backends.wafer.plan.size import Cost, Sizer, best_alone, prices
 from cgptc.backends.wafer.plan.stages import Group
+
+MOST_TRIED = 1 << 12
+"""Ways to size regions that are tried for the fewest cycles in all."""
 
 
 class DoesNotFitError(ProgramError):
@@ -39,36 +45,103 @@ class Choice:
 
 
 def choices(sizer: Sizer, groups: Sequence[Group]) -> list[Choice]:
-    """The ways to size regions that may be best by some objective, each once: by bisection on the bottleneck, the fastest each, the
-    smallest each; equal ones where the smallest find no room.
+    """The ways to size regions that may be best by some objective, each once: least bottleneck, fewest cycles in all, least area.
 
-    Raises DoesNotFitError where there is none.
+    All regions have grids of one chain, so that every machine with more PEs or SRAM has a choice that is as good by the same figure. What
+    finds no room so may find it on grids that fill this very machine. Raises DoesNotFitError where there is none.
     """
     machine = sizer.machine
-    equal = cells(machine, len(groups))
-    candidates = [*grids(machine), *equal]
     if len(groups) == 1:
-        alone = {smallest: best_alone(sizer, groups[0], dict.fromkeys(candidates), smallest=smallest) for smallest in (False, True)}
-        found = [Choice((cost,), ((0, 0),)) for cost in dict.fromkeys(alone.values()) if cost is not None]
-        if not found:
+        nested = [grid for chain in chains(machine) for grid in chain]
+        alone = _alone(sizer, groups[0], nested) or _alone(sizer, groups[0], [whole(machine)])
+        if not alone:
             raise _too_large(sizer, groups[0])
-        return found
-    tables = [prices(sizer, group, candidates) for group in groups]
-    for group, table in zip(groups, tables, strict=True):
+        return alone
+    kinds = [sizer.kind(group) for group in groups]
+    found: list[_Way] = []
+    for chain in chains(machine):
+        tables = _tables(sizer, groups, chain)
+        if tables is not None and _packed([table[0] for table in tables], machine) is not None:
+            fewest = min((sum(cost.cycles for cost in way) for way in found), default=None)
+            shortest = _shortest(tables, kinds, machine, fewest)
+            found += [_bisected(tables, machine), *([shortest] if shortest else []), [table[0] for table in tables]]
+    return _placed_once([min(found, key=merit) for merit in MERITS], sizer, groups) if found else _tight(sizer, groups)
+
+
+_Way = list[Cost]
+
+MERITS: tuple[Callable[[Sequence[Cost]], tuple[int, int]], ...] = (
+    lambda costs: (max(cost.cycles for cost in costs), sum(cost.area for cost in costs)),
+    lambda costs: (sum(cost.cycles for cost in costs), sum(cost.area for cost in costs)),
+    lambda costs: (sum(cost.area for cost in costs), max(cost.cycles for cost in costs)),
+)
+"""By throughput, latency, area: what regions cost before they are placed."""
+
+
+def _alone(sizer: Sizer, group: Group, candidates: Sequence[Grid]) -> list[Choice]:
+    """A group that has the machine for itself: the smallest and the fastest grid."""
+    found = (best_alone(sizer, group, dict.fromkeys(candidates), smallest=smallest) for smallest in (False, True))
+    return [Choice((cost,), ((0, 0),)) for cost in dict.fromkeys(found) if cost is not None]
+
+
+def _tables(sizer: Sizer, groups: Sequence[Group], candidates: Sequence[Grid]) -> list[list[Cost]] | None:
+    """For each group its grids, see `prices`; None where one fits on none."""
+    found: dict[int, list[Cost]] = {}
+    for group in groups:
+        kind = sizer.kind(group)
+        if kind not in found:
+            found[kind] = prices(sizer, group, candidates)
+        if not found[kind]:
+            return None
+    return [found[sizer.kind(group)] for group in groups]
+
+
+def _tight(sizer: Sizer, groups: Sequence[Group]) -> list[Choice]:
+    """The ways to size regions on grids that fill this machine. Raises DoesNotFitError where there is none."""
+    machine = sizer.machine
+    candidates = tight(machine, len(groups))
+    tables = []
+    for group in groups:
+        table = prices(sizer, group, candidates)
         if not table:
             raise _too_large(sizer, group)
+        tables.append(table)
     smallest = [table[0] for table in tables]
     if _packed(smallest, machine) is not None:
-        return _placed_once([_bisected(tables, machine), [table[-1] for table in tables], smallest], machine)
-    uniform = [costs for grid in equal if (costs := _uniform(sizer, groups, grid)) is not None]
+        return _placed_once([_bisected(tables, machine), smallest], sizer, groups)
+    uniform = [costs for grid in cells(machine, len(groups)) if (costs := _uniform(sizer, groups, grid)) is not None]
     if not uniform:
         raise _too_many(smallest, groups, machine)
-    merits: list[Callable[[Sequence[Cost]], tuple[int, int]]] = [
-        lambda costs: (max(cost.cycles for cost in costs), costs[0].area),
-        lambda costs: (sum(cost.cycles for cost in costs), costs[0].area),
-        lambda costs: (costs[0].area, max(cost.cycles for cost in costs)),
-    ]
-    return _placed_once([min(uniform, key=merit) for merit in merits], machine)
+    return _placed_once([min(uniform, key=merit) for merit in MERITS], sizer, groups)
+
+
+def _shortest(tables: Sequence[Sequence[Cost]], kinds: Sequence[int], machine: Machine, most: int | None) -> _Way | None:
+    """The grids with the fewest cycles in all with which groups find room, those of a kind on the same: tried from the fastest on.
+
+    None where that is not less than ``most``, or where `MOST_TRIED` were too many.
+    """
+    numbers = {kind: number for number, kind in enumerate(dict.fromkeys(kinds))}
+    counts = Counter(kinds)
+    faster = {kind: table[::-1] for kind, table in zip(kinds, tables, strict=True)}
+
+    def total(at: tuple[int, ...]) -> int:
+        return sum(counts[kind] * faster[kind][at[number]].cycles for kind, number in numbers.items())
+
+    first = (0,) * len(numbers)
+    waiting, seen = [(total(first), first)], {first}
+    for _ in range(MOST_TRIED):
+        cycles, at = heapq.heappop(waiting)
+        if most is not None and cycles >= most:
+            return None
+        costs = [faster[kind][at[numbers[kind]]] for kind in kinds]
+        if sum(cost.area for cost in costs) <= machine.width * machine.height and _packed(costs, machine) is not None:
+            return costs
+        for kind, number in numbers.items():
+            after = (*at[:number], at[number] + 1, *at[number + 1 :])
+            if after[number] < len(faster[kind]) and after not in seen:
+                seen.add(after)
+                heapq.heappush(waiting, (total(after), after))
+    return None
 
 
 def _bisected(tables: Sequence[Sequence[Cost]], machine: Machine) -> list[Cost]:
@@ -86,13 +159,14 @@ def _bisected(tables: Sequence[Sequence[Cost]], machine: Machine) -> list[Cost]:
     return found
 
 
-def _placed_once(ways: Sequence[Sequence[Cost]], machine: Machine) -> list[Choice]:
+def _placed_once(ways: Sequence[Sequence[Cost]], sizer: Sizer, groups: Sequence[Group]) -> list[Choice]:
     """Those that find room, each once."""
     found: dict[Choice, None] = {}
     for costs in ways:
-        places = _packed(costs, machine)
+        places = _packed(costs, sizer.machine)
         if places is not None:
-            found[Choice(tuple(costs), tuple(places))] = None
+            laid = (sizer.cost(group, cost.grid) for group, cost in zip(groups, costs, strict=True))
+            found[Choice(tuple(cost for cost in laid if cost is not None), tuple(places))] = None
     return list(found)
 
 
@@ -100,10 +174,10 @@ def _uniform(sizer: Sizer, groups: Sequence[Group], grid: Grid) -> list[Cost] | 
     """Every group on the same grid, where all fit and find room."""
     found: list[Cost] = []
     for group in groups:
-        cost = sizer.cost(group, grid)
-        if cost is None or cost.bytes > sizer.machine.usable_bytes:
+        cycles = sizer.cycles(group, grid)
+        if cycles is None or not sizer.has_room(group, grid):
             return None
-        found.append(cost)
+        found.append(Cost(grid, cycles, 0))
     return found if _packed(found, sizer.machine) is not None else None
 
 
@@ -123,13 +197,14 @@ FIX = "halve the bytes (--dtype f16), shorten the rows (--context N), or take a 
 def _too_large(sizer: Sizer, group: Group) -> DoesNotFitError:
     """One group alone is too much for all PEs."""
     machine = sizer.machine
-    whole = grids(machine)[-1]
-    cost = sizer.cost(group, whole)
+    everything = whole(machine)
+    cost = sizer.cost(group, everything)
     limit = machine.usable_bytes
     if cost is None:
-        return DoesNotFitError(f"region '{group.name}' has no layout on {whole.width} × {whole.height} PEs", "take a larger machine", ())
-    weights, caches = sizer.resident(group, whole)
-    need = sizer.need(group, whole)
+        what = f"region '{group.name}' has no layout on {everything.width} × {everything.height} PEs"
+        return DoesNotFitError(what, "take a larger machine", ())
+    weights, caches = sizer.resident(group, everything)
+    need = sizer.need(group, everything)
     over = need - limit
     lines = [
         f"SRAM: region '{group.name}' needs {need:,} B per PE on all {cost.area:,} PEs, the limit is {limit:,} B: {over:,} B too many"

@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 
 from cgptc.backends.wafer.affine import var
 from cgptc.backends.wafer.faults import ProgramError
-from cgptc.backends.wafer.kernels.assembly import Stage, pipeline
-from cgptc.backends.wafer.kernels.fragment import Grid
+from cgptc.backends.wafer.kernels.assembly import NoColourError, Stage, pipeline
+from cgptc.backends.wafer.kernels.fragment import STREAM_COLOURS, Grid
 from cgptc.backends.wafer.machine import Machine
 from cgptc.backends.wafer.plan.choose import Choice, DoesNotFitError, choices
+from cgptc.backends.wafer.plan.grids import tight, whole
 from cgptc.backends.wafer.plan.layouts import LENGTH, PAST, direct
 from cgptc.backends.wafer.plan.merit import figures, least
 from cgptc.backends.wafer.plan.mlps import joined_mlps
@@ -18,12 +19,12 @@ from cgptc.backends.wafer.plan.pack import pack
 from cgptc.backends.wafer.plan.prefill import Prefill
 from cgptc.backends.wafer.plan.remedies import Wanted, remedies
 from cgptc.backends.wafer.plan.select import buffer_of, ordered_weights
-from cgptc.backends.wafer.plan.size import Cost, Counted, Fitted, Sizer, grids
+from cgptc.backends.wafer.plan.shortages import legal
+from cgptc.backends.wafer.plan.size import Cost, Counted, Fitted, Sizer
 from cgptc.backends.wafer.plan.stages import DEPTH, Group, groups, one_group, together
 from cgptc.backends.wafer.plan.tasks import Tasks, width_of
 from cgptc.backends.wafer.plan.ties import ties
 from cgptc.backends.wafer.program import Program, Scalar
-from cgptc.backends.wafer.verify import check
 from cgptc.ir.weights import Weight
 
 ENTRY = "run"
@@ -31,6 +32,9 @@ MOST_ROWS = 1 << 16
 """Whole rows that one run takes."""
 
 STREAMING = "weight-streaming"
+
+MOST_COLOURS = STREAM_COLOURS[-1] + 1
+"""With so many a machine has all that streams may take."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,8 @@ def plan(tasks: Tasks, aim: Aim, dtype: str, counted: Counted | None = None) -> 
         best, missed = _chosen(tasks, aim, dtype, counted)
     except DoesNotFitError as error:
         raise _explained(error, tasks, aim, dtype) from None
+    except NoColourError as error:
+        raise _out_of_colours(error, tasks, aim, dtype) from None
     fitted = best.fitted
     weights = {
         name: weight
@@ -79,7 +85,7 @@ def plan(tasks: Tasks, aim: Aim, dtype: str, counted: Counted | None = None) -> 
         for name, weight in ordered_weights(task, one.ground, kernel).items()
     }
     program, chunk = _in_chunks(Prefill(best.program, ENTRY, fitted, best.sizer, tasks.context), aim)
-    return Plan(check(program), best.strategy, best.choice, fitted, weights, best.sizer, missed, chunk)
+    return Plan(legal(program), best.strategy, best.choice, fitted, weights, best.sizer, missed, chunk)
 
 
 def _in_chunks(prefill: Prefill, aim: Aim) -> tuple[Program, int]:
@@ -126,9 +132,12 @@ def _chosen(tasks: Tasks, aim: Aim, dtype: str, counted: Counted | None) -> tupl
 
 
 def _best(sizer: Sizer, tasks: Tasks, aim: Aim, counted: Counted | None) -> _Placed:
-    """The best of all ways of a strategy to size its regions; the first where several are equal. Raises DoesNotFitError."""
+    """The best of all ways of a strategy to size its regions; the first where several are equal. Raises DoesNotFitError, and
+    NoColourError where there is room.
+    """
     best: _Placed | None = None
     fault: DoesNotFitError | None = None
+    crossed: NoColourError | None = None
     for name, regions in _ways(sizer, aim):
         # A region that waits for an item to come back holds up all behind it: no such pipeline streams faster than one that never waits.
         waits = any(group.turn for group in regions) and aim.objective == "throughput"
@@ -148,19 +157,25 @@ def _best(sizer: Sizer, tasks: Tasks, aim: Aim, counted: Counted | None) -> _Pla
             for zeros in (None,) if thin is None else (None, thin):
                 if best is not None and zeros is None and least(choice, aim.objective) > best.merit[0]:
                     continue
-                placed = _placed(name, sizer, regions, choice, tasks, aim, zeros)
+                try:
+                    placed = _placed(name, sizer, regions, choice, tasks, aim, zeros)
+                except NoColourError as error:
+                    crossed = error
+                    continue
                 if best is None or placed.merit < best.merit:
                     best = placed
-    if best is None:
-        assert fault is not None
-        raise fault
-    return best
+    if best is not None:
+        return best
+    if crossed is not None:
+        raise crossed
+    assert fault is not None
+    raise fault
 
 
 def _ways(sizer: Sizer, aim: Aim) -> Iterator[tuple[str, tuple[Group, ...]]]:
     """The strategies asked for and their regions. A pipeline keeps a tied table once or in each of two regions."""
     tasks = sizer.directed.tasks
-    if aim.strategy in ("auto", "pipeline"):
+    if aim.strategy == "pipeline" or (aim.strategy == "auto" and aim.machine.colours > STREAM_COLOURS[0]):
         apart = groups(tasks)
         yield "pipeline", apart
         once = together(apart, sizer.ties)
@@ -172,7 +187,7 @@ def _ways(sizer: Sizer, aim: Aim) -> Iterator[tuple[str, tuple[Group, ...]]]:
 
 def _may_win(sizer: Sizer, regions: tuple[Group, ...], rival: _Placed, aim: Aim) -> bool:
     """Whether a way can be better at all: on the fastest grid of each region, whatever its SRAM."""
-    candidates = grids(aim.machine) if aim.grid is None else [aim.grid]
+    candidates = tight(aim.machine, len(regions)) if aim.grid is None else [aim.grid]
     fastest: list[Cost] = []
     for group in regions:
         timed = [Cost(grid, cycles, 0) for grid in candidates if (cycles := sizer.cycles(group, grid)) is not None]
@@ -215,10 +230,8 @@ def _sizer(tasks: Tasks, machine: Machine, dtype: str, *, streamed: bool) -> Siz
 def _has_room(wanted: Wanted) -> bool:
     """Whether there is room: for one region on the whole machine, or for those of a pipeline."""
     sizer, streaming = (_sizer(wanted.tasks, wanted.machine, wanted.dtype, streamed=streamed) for streamed in (False, True))
-    whole = grids(wanted.machine)[-1]
     for name, one in {"resident": sizer, STREAMING: streaming}.items():
-        cost = one.cost(one_group(one.directed.tasks)[0], whole) if wanted.strategy in ("auto", name) else None
-        if cost is not None and cost.bytes <= wanted.machine.usable_bytes:
+        if wanted.strategy in ("auto", name) and one.has_room(one_group(one.directed.tasks)[0], whole(wanted.machine)):
             return True
     if wanted.strategy != "pipeline":
         # Where a pipeline fits, one region on all PEs does: `auto` need not look at both.
@@ -242,6 +255,21 @@ def _explained(error: DoesNotFitError, tasks: Tasks, aim: Aim, dtype: str) -> Do
     if not found:
         return DoesNotFitError(error.what, "no single change of type, context, strategy or machine is enough: combine them", error.lines)
     return DoesNotFitError(error.what, f"it fits with {' or with '.join(found)}", error.lines)
+
+
+def _out_of_colours(error: NoColourError, tasks: Tasks, aim: Aim, dtype: str) -> DoesNotFitError:
+    """The error with the changes that would help, each tried. Only a pipeline has streams."""
+    found = []
+    if aim.machine.colours < MOST_COLOURS:
+        try:
+            _chosen(tasks, replace(aim, machine=replace(aim.machine, colours=MOST_COLOURS)), dtype, None)
+            found.append(f"a --machine of colours = {MOST_COLOURS}")
+        except ProgramError:
+            pass
+    if _has_room(Wanted(tasks, aim.machine, "resident", dtype)):
+        found.append("--execution-strategy resident")
+    fix = f"it fits with {' or with '.join(found)}" if found else "cut the model into fewer stages, or let fewer values skip stages"
+    return DoesNotFitError(error.what, fix, ())
 
 
 def _named_apart(program: Program) -> Program:

@@ -31,7 +31,7 @@ Counted = Callable[[Weight, Layout], Nonzeros]
 
 @dataclass(frozen=True)
 class Cost:
-    """Cycles of an item at the last position, streams as between equal grids, and SRAM per PE without the reserve."""
+    """Cycles of an item at the last position, streams as between equal grids, and SRAM per PE without the reserve: 0 where nobody asked."""
 
     grid: Grid
     cycles: int
@@ -57,13 +57,15 @@ class Fitted:
 class _Priced:
     """A kernel and what it comes to wherever it stands: cycles, bytes that stay, and where its weights come, their cycles.
 
-    ``moved`` are those of taking weights out of their queue, ``come`` those for which they hold up the host's link.
+    ``moved`` are those of taking weights out of their queue, ``come`` those for which they hold up the host's link. ``all_bytes`` are those
+    of all its buffers, each on an address of its own.
     """
 
     kernel: Kernel
     cycles: int
     weight_bytes: int
     state_bytes: int
+    all_bytes: int
     arrives: bool
     moved: int
     come: int
@@ -167,7 +169,8 @@ class Sizer:
         box = Rectangle(0, 0, ground.grid.width, ground.grid.height)
         come = sum(parcel_cost(Parcel("", layout), self.dtype, box, self.machine).occupied for layout in layouts)
         moved = sum(self.machine.vector_cycles(self.dtype, math.prod(layout.local_shape)) for layout in layouts)
-        return _Priced(kernel, kernel.cycles(self.machine, ground.scalars), weights, states, arrives, moved, come)
+        apart = sum(_aligned(size, self.machine) for size in sizes.values())
+        return _Priced(kernel, kernel.cycles(self.machine, ground.scalars), weights, states, apart, arrives, moved, come)
 
     def _sum(self, group: Group, grid: Grid) -> tuple[int, int, int] | None:
         """Cycles of an item in a group, bytes per PE of the weights that stay, and of the caches; None where the grid gives no layout."""
@@ -223,6 +226,25 @@ class Sizer:
                 self._known[key] = Cost(grid, cycles, kept if kept > self.machine.usable_bytes else self.need(group, grid))
         return self._known[key]
 
+    def has_room(self, group: Group, grid: Grid) -> bool:
+        """Whether the grid gives a layout and each of its PEs room for the group: as `cost` says, mostly without laying anything out."""
+        found, limit = self._sum(group, grid), self.machine.usable_bytes
+        if found is None or sum(found[1:]) > limit:
+            return False
+        if (self.kind(group), grid) not in self._known and self._apart(group, grid) <= limit:
+            return True
+        cost = self.cost(group, grid)
+        return cost is not None and cost.bytes <= limit
+
+    def _apart(self, group: Group, grid: Grid) -> int:
+        """Bytes per PE with an address of its own for each buffer and queue: no layout needs more."""
+        ground = self._ground(group, grid)
+        priced = [self._kernel(task, ground) for task in group.tasks]
+        size = format_of(self.dtype).bytes
+        queues = (_aligned(depth * size * self._elements(name, ground), self.machine) for name, depth in group.received)
+        parcels = DEPTH * max((_aligned(one.weight_bytes, self.machine) for one in priced if one.arrives), default=0)
+        return sum(one.all_bytes for one in priced) + sum(queues) + parcels
+
     def resident(self, group: Group, grid: Grid) -> tuple[int, int]:
         """Bytes per PE of the weights that stay, and of the caches; none where the grid gives no layout."""
         found = self._sum(group, grid)
@@ -274,55 +296,30 @@ class Sizer:
         return tuple(shape)
 
 
-def sides(largest: int) -> list[int]:
-    """Sides of square grids worth pricing, the largest included: about four per doubling."""
-    found = {largest}
-    side = 1.0
-    while side <= largest:
-        found.add(round(side))
-        side *= 1.19
-    return sorted(found)
-
-
-def grids(machine: Machine) -> list[Grid]:
-    """Square grids that the machine holds, and its whole rectangle, from small to large."""
-    squares = [Grid(side, side) for side in sides(min(machine.width, machine.height))]
-    whole = Grid(machine.height, machine.width)
-    return squares if whole in squares else [*squares, whole]
-
-
-def cells(machine: Machine, count: int) -> list[Grid]:
-    """Equal grids of which the machine holds ``count`` in rows and columns, no side more than three times the other."""
-    found: dict[Grid, None] = {}
-    for columns in range(1, count + 1):
-        grid = Grid(machine.height // -(-count // columns), machine.width // columns)
-        if grid.height and grid.width and max(grid.height, grid.width) <= 3 * min(grid.height, grid.width):
-            found[grid] = None
-    return list(found)
+def _aligned(size: int, machine: Machine) -> int:
+    return -(-size // machine.alignment_bytes) * machine.alignment_bytes
 
 
 def prices(sizer: Sizer, group: Group, candidates: Iterable[Grid]) -> list[Cost]:
-    """The grids on which a group fits, from small to large, each faster than all smaller ones."""
+    """The grids on which a group fits, from small to large, each faster than all smaller ones. What they need is not laid out yet: see
+    `Sizer.cost`.
+    """
     found: list[Cost] = []
     for grid in sorted(candidates, key=lambda one: one.height * one.width):
         cycles = sizer.cycles(group, grid)
-        if cycles is None or (found and cycles >= found[-1].cycles):
-            continue
-        cost = sizer.cost(group, grid)
-        if cost is not None and cost.bytes <= sizer.machine.usable_bytes:
-            found.append(cost)
+        if cycles is not None and (not found or cycles < found[-1].cycles) and sizer.has_room(group, grid):
+            found.append(Cost(grid, cycles, 0))
     return found
 
 
 def best_alone(sizer: Sizer, group: Group, candidates: Iterable[Grid], *, smallest: bool) -> Cost | None:
     """The smallest grid on which a group fits, or the fastest and of equals the smallest; None where there is none.
 
-    The first or the last that `prices` gives, without laying out what lies between.
+    The first or the last that `prices` gives, without asking for room on what lies between.
     """
     timed = [(cycles, grid) for grid in candidates if (cycles := sizer.cycles(group, grid)) is not None]
     area = {grid: grid.height * grid.width for _, grid in timed}
     for _, grid in sorted(timed, key=lambda one: (area[one[1]], one[0]) if smallest else (one[0], area[one[1]])):
-        cost = sizer.cost(group, grid)
-        if cost is not None and cost.bytes <= sizer.machine.usable_bytes:
-            return cost
+        if sizer.has_room(group, grid):
+            return sizer.cost(group, grid)
     return None

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tests.backends.onnx.tiny_gpt import TinyGpt
+from tests.backends.wafer.drawn_graphs import Drawing
 from tests.backends.wafer.planned import planned
 
 from cgptc.backends.registry import backend
@@ -19,7 +20,6 @@ from cgptc.backends.wafer.options import WaferOptions
 from cgptc.backends.wafer.plan.choose import DoesNotFitError
 from cgptc.backends.wafer.plan.lifting import lift
 from cgptc.backends.wafer.plan.pack import pack
-from cgptc.backends.wafer.plan.planner import Aim, plan
 from cgptc.backends.wafer.plan.stages import groups
 from cgptc.backends.wafer.plan.tasks import AttendWork, LinearWork, LookupWork, Task, shortened
 from cgptc.backends.wafer.session import WaferSession
@@ -31,6 +31,7 @@ from cgptc.ir.dtypes import boolean, f32
 from cgptc.ir.graph import Graph
 from cgptc.ir.interpreter import evaluate_graph
 from cgptc.ir.masked_weights import Masked
+from cgptc.ir.ops.binary import Add
 from cgptc.ir.ops.constant import Constant
 from cgptc.ir.ops.elementwise import Erf, Neg
 from cgptc.ir.ops.matmul import Linear
@@ -114,17 +115,6 @@ def test_what_does_not_fit_says_what_is_needed_where_and_what_would_help() -> No
     assert told.value.exit == Exit.DOES_NOT_FIT
 
 
-@pytest.mark.parametrize("strategy", ["pipeline", "resident", "weight-streaming"])
-def test_a_greater_machine_never_makes_a_plan_slower(strategy: str) -> None:
-    tasks, _ = lift(SMALL.graph())
-    assert tasks is not None
-    small, larger = small_machine(6, 6), small_machine(13, 13)
-    faster = {"sram_bytes": 2 * small.sram_bytes, "link_words": 2, "host_bytes_per_second": 2 * small.host_bytes_per_second}
-    better = [replace(small, **{name: value}) for name, value in faster.items()]  # type: ignore[arg-type]
-    base, *others = (plan(tasks, Aim(one, strategy), "f32").choice.bottleneck for one in (small, larger, *better))
-    assert max(others) <= base
-
-
 def test_shorter_rows_need_smaller_tables() -> None:
     tasks, _ = lift(TinyGpt(layers=1, rotary=True).graph())
     assert tasks is not None
@@ -206,3 +196,39 @@ def test_layers_that_are_priced_once_cost_what_each_costs_alone() -> None:
         alone = replace(shared)
         assert alone.cost(one.group, cost.grid) == shared.cost(one.group, cost.grid) == cost
         assert alone.fit(one.group, cost.grid).fragments == one.fragments
+
+
+@pytest.mark.parametrize(
+    ("strategy", "fields", "needs"),
+    [
+        ("pipeline", {"colours": 5}, "colours = 12"),
+        ("auto", {"colours": 5, "switch_positions": 1}, "colours = 10 and switch_positions = 2"),
+        ("weight-streaming", {"switch_positions": 1}, "switch_positions = 3"),
+    ],
+)
+def test_a_machine_of_too_few_colours_or_switch_positions_says_how_many_would_fit(
+    strategy: str, fields: dict[str, int], needs: str
+) -> None:
+    """And with those it does; `auto` takes one region where streams have no colour."""
+    small = replace(small_machine(5, 5), **fields)  # type: ignore[arg-type]
+    with pytest.raises(DoesNotFitError, match=rf"and small-5x5 has {next(iter(fields.values()))} .* of {needs}$") as caught:
+        planned(SMALL.graph(), None, strategy, "f32", small)
+    assert caught.value.lines
+    named = {name: int(count) for name, count in (one.split(" = ") for one in needs.split(" and "))}
+    assert planned(SMALL.graph(), None, strategy, "f32", replace(small, **named)).plan.program  # type: ignore[arg-type]
+
+
+def test_streams_that_meet_on_every_colour_do_not_fit_and_say_what_would() -> None:
+    drawing = Drawing()
+    x = drawing.start(crosses=False)
+    drawing.layer(0)
+    first = last = drawing.linear(x)
+    for number in (1, 2):
+        drawing.layer(number)
+        last = drawing.build(Add(), drawing.linear(last), first)
+    drawing.graph.add_output("y", last)
+    small = replace(small_machine(4, 4), colours=11)
+    with pytest.raises(DoesNotFitError, match="--machine of colours = 19 or with --execution-strategy resident"):
+        planned(drawing.graph, None, "pipeline", "f32", small)
+    assert planned(drawing.graph, None, "auto", "f32", small).plan.strategy == "resident"
+    assert planned(drawing.graph, None, "pipeline", "f32", replace(small, colours=19)).plan.strategy == "pipeline"

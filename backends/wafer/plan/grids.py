@@ -1,0 +1,58 @@
+"""Which grids are worth pricing.
+
+They lie in chains: rectangles of one shape, each within the next, the same for every machine, of which each has those that it holds. A
+machine with more PEs so loses none, and what finds room or is fast on grids of a chain is so on every larger machine.
+"""
+
+from __future__ import annotations
+
+from cgptc.backends.wafer.kernels.fragment import Grid
+from cgptc.backends.wafer.machine import Machine
+
+SHAPES = ((1, 1), (4, 3), (3, 4), (3, 2), (2, 3))
+"""Height to width."""
+
+EVERY = 8
+"""Up to it each side is worth pricing, beyond it four per doubling."""
+
+
+def sides(largest: int) -> list[int]:
+    """Shorter sides, the same whatever the largest."""
+    found: list[int] = []
+    side, step = 1, 1
+    while side <= largest:
+        found.append(side)
+        if side == EVERY * step:
+            step *= 2
+        side += step
+    return found
+
+
+def chains(machine: Machine) -> list[list[Grid]]:
+    """For each shape the grids that the machine holds, from small to large."""
+    found = []
+    for height, width in SHAPES:
+        least = min(height, width)
+        grids = [Grid(side * height // least, side * width // least) for side in sides(min(machine.width, machine.height))]
+        found.append([grid for grid in grids if grid.height <= machine.height and grid.width <= machine.width])
+    return found
+
+
+def whole(machine: Machine) -> Grid:
+    """All of its PEs."""
+    return Grid(machine.height, machine.width)
+
+
+def cells(machine: Machine, count: int) -> list[Grid]:
+    """Equal grids of which the machine holds ``count`` in rows and columns, no side more than three times the other."""
+    found: dict[Grid, None] = {}
+    for columns in range(1, count + 1):
+        grid = Grid(machine.height // -(-count // columns), machine.width // columns)
+        if grid.height and grid.width and max(grid.height, grid.width) <= 3 * min(grid.height, grid.width):
+            found[grid] = None
+    return list(found)
+
+
+def tight(machine: Machine, count: int) -> list[Grid]:
+    """Grids that fill this machine and no other: for what has no room on those of the chains."""
+    return list(dict.fromkeys([*(grid for chain in chains(machine) for grid in chain), *cells(machine, count), whole(machine)]))
