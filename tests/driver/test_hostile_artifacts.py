@@ -23,9 +23,11 @@ from cgptc.artifact.canonical import canonical_json, parse_json
 from cgptc.artifact.manifest import sealed
 from cgptc.cli.entry import run
 from cgptc.driver.compilation import compile_model
+from cgptc.driver.examination import explain_artifact_stages
 from cgptc.driver.options import CompileOptions
 from cgptc.ir.diagnostics import CgptcError, Exit, MalformedError
 from cgptc.ir.parser import parse_graph
+from cgptc.ir.stage_plan import PLAN_FILE
 from cgptc.runtime.tokenizer import Tokenizer
 
 DEMO = Path(__file__).parents[2] / "src" / "cgptc" / "models" / "demo"
@@ -88,6 +90,28 @@ def test_a_file_of_other_json_is_read_or_refused(original: Path, copy: Path, nam
     damage_json(original, copy, FILES, name, edits)
     reseal(copy, name)
     assert_said_in_one_line(lambda: read_all(copy))
+
+
+@pytest.fixture(scope="module")
+def in_stages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return compile_model(perceptron(), CompileOptions(stages="2"), tmp_path_factory.mktemp("hostile") / "staged").path
+
+
+def test_stages_that_give_other_outputs_than_the_manifest_says_are_refused(in_stages: Path, tmp_path: Path) -> None:
+    shutil.copytree(in_stages, tmp_path / "copy")
+    plan = json.loads((in_stages / PLAN_FILE).read_text())
+    (tmp_path / "copy" / PLAN_FILE).write_text(canonical_json({**plan, "outputs": []}))
+    with_right_digests(tmp_path / "copy")
+    with pytest.raises(MalformedError, match="other inputs or outputs than the manifest"):
+        cgptc.load(tmp_path / "copy").run(x=X)
+
+
+def test_stages_that_no_pass_of_the_manifest_makes_are_not_explained(in_stages: Path, tmp_path: Path) -> None:
+    shutil.copytree(in_stages, tmp_path / "copy")
+    manifest = json.loads((in_stages / "manifest.json").read_text())
+    (tmp_path / "copy" / "manifest.json").write_text(canonical_json(sealed({**manifest, "pipeline": "canonicalize"})))
+    with pytest.raises(MalformedError, match="pipeline makes none"):
+        explain_artifact_stages(cgptc.load(tmp_path / "copy"))
 
 
 def test_a_flipped_byte_is_refused_wherever_it_is(original: Path, copy: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,6 +12,7 @@ from cgptc.artifact.canonical import Json
 from cgptc.cli.command import command
 from cgptc.cli.loss_rows import explain_rows
 from cgptc.cli.screen import Screen, table
+from cgptc.cli.wafer_facts import require_wafer_facts
 from cgptc.cli.wafer_rows import assumption_rows, memory_rows, region_rows, sparsity_rows, tied_rows, wafer_rows
 from cgptc.driver.options import CompileOptions, parse_bytes, require_choice
 from cgptc.driver.shrinking import Shrinking
@@ -93,6 +94,7 @@ def _explain_placement(screen: Screen, path: Path, topic: str) -> None:
     facts = Artifact.open(path).report.backend
     if "pe_count" not in facts:
         raise UsageError("no-placement", "it places nothing", file=str(path), fix="give an artifact compiled with --target wafer")
+    require_wafer_facts(facts, str(path))
     rows = [*region_rows(facts), *tied_rows(facts), *assumption_rows(facts)] if topic == "placement" else memory_rows(facts)
     screen.result(table([*wafer_rows(facts), *rows]), dict(facts))
 
@@ -111,8 +113,9 @@ def _explain_losses(screen: Screen, model: str, topic: str, options: CompileOpti
             raise UsageError("usage", "an artifact has what it was compiled with", file=model, fix="drop --quantize and --sparsity")
         report = Artifact.open(Path(model)).report
         losses = report.losses
-        if topic == "sparsity":
-            placed, linears = sparsity_rows(report.backend), report.backend.get("linears", [])
+        if topic == "sparsity" and "linears" in report.backend:
+            require_wafer_facts(report.backend, model)
+            placed, linears = sparsity_rows(report.backend), report.backend["linears"]
     else:
         with screen.progress(f"measuring {model}"):
             losses = explain_losses(model, topic, options)

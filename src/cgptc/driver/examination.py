@@ -82,7 +82,11 @@ def explain_artifact_stages(artifact: Artifact) -> StageSurvey:
     """How an artifact was cut. `UsageError` where it is in one piece."""
     if not is_staged(artifact.graph):
         raise UsageError("not-staged", "the model is in one piece", file=str(artifact.path), fix="compile it with --stages auto")
-    return _survey(artifact.graph, Pipeline.parse(artifact.folder.manifest.pipeline), artifact.load_target())
+    pipeline = Pipeline.parse(artifact.folder.manifest.pipeline)
+    if not any(isinstance(pass_, CutIntoStages) for pass_ in pipeline.passes):
+        what = "the graph has stages, and the manifest's pipeline makes none"
+        raise MalformedError("stages", what, file=str(artifact.path), fix="compile the model again")
+    return _survey(artifact.graph, pipeline, artifact.load_target())
 
 
 def _survey(graph: Graph, pipeline: Pipeline, target: Target) -> StageSurvey:

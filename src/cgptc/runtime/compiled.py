@@ -114,7 +114,12 @@ class Artifact:
         """How the model's stages work together; None where it is in one piece."""
         if PLAN_FILE not in self.folder.manifest.files:
             return None
-        return StagePlan.from_json(self.folder.read_json(PLAN_FILE), str(self.path))
+        plan = StagePlan.from_json(self.folder.read_json(PLAN_FILE), str(self.path))
+        ports = [tuple(port.name for port in side) for side in (self.interface.inputs, self.interface.outputs)]
+        if [plan.inputs, plan.outputs] != ports:
+            what = f"'{PLAN_FILE}' has other inputs or outputs than the manifest"
+            raise MalformedError("stages", what, file=str(self.path), fix="compile the model again")
+        return plan
 
     @cached_property
     def session(self) -> Session:
