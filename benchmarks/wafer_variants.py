@@ -19,11 +19,11 @@ from cgptc.backends.wafer.kernels.attention import full_attention
 from cgptc.backends.wafer.kernels.cannon import Cannon
 from cgptc.backends.wafer.kernels.constant import WithConstant
 from cgptc.backends.wafer.kernels.elementwise import Elementwise
-from cgptc.backends.wafer.kernels.fragment import CHAIN, Grid, Kernel, Reduction, best_reduction, reductions
+from cgptc.backends.wafer.kernels.fragment import Grid, Kernel, Reduction, best_reduction, reductions
 from cgptc.backends.wafer.kernels.gemm import Summa, Transposed
 from cgptc.backends.wafer.kernels.linear import Linear
 from cgptc.backends.wafer.kernels.mlp import SpreadMlp, in_tiles
-from cgptc.backends.wafer.kernels.own_rows import Dealt
+from cgptc.backends.wafer.kernels.own_rows import Dealt, OwnRows
 from cgptc.backends.wafer.kernels.tiled_attention import TiledAttention
 from cgptc.backends.wafer.machine import WSE2
 
@@ -86,12 +86,13 @@ class Case:
     def bias(self, n: int) -> Kernel:
         return WithConstant("add", self.grid.tiled((self.rows, n), 0, 1), None, self.dtype)
 
-    def dealing(self, width: int) -> tuple[int, int]:
-        """Cycles of taking rows of ``width`` apart, and of putting them together."""
+    def dealing(self, local: int) -> tuple[int, int]:
+        """Cycles of taking rows of ``local`` elements on a PE apart, and of all else around a kernel on own rows."""
         dealt = Dealt(self.rows, self.side, "x", self.dtype)
-        local = math.ceil(width / self.side)
-        apart = dealt.numbers_cycles(WSE2) + dealt.taken_cycles(local, WSE2)
-        return apart, dealt.given_cycles(local, self.merge(dealt.words(local)), WSE2)
+        one, two = (Elementwise(op, self.grid.spread((dealt.rows, self.side * local), "x"), self.dtype) for op in ("relu", "add"))
+        merge = self.merge(dealt.words(local))
+        single, double = (self.cycles(OwnRows(each, self.rows, "x", self.dtype, merge)) - self.cycles(each) for each in (one, two))
+        return double - single, 2 * single - double
 
     def mlp(self, *, chunk: bool) -> Variant:
         """Two layers with an erf GELU between; of a ``chunk`` the weights lie as they do for one token."""
@@ -102,7 +103,7 @@ class Case:
         if chunk:
             up, down = Transposed(self.rows, d, hidden, self.grid, self.dtype), Summa(self.rows, hidden, d, self.grid, self.dtype)
             between = Elementwise("gelu", self.grid.tiled((self.rows, hidden), 0, 1), self.dtype)
-            tiles = sum(self.dealing(d)) + self.cycles(up, self.bias(hidden), between, down, self.bias(d))
+            tiles = sum(self.dealing(math.ceil(d / self.side))) + self.cycles(up, self.bias(hidden), between, down, self.bias(d))
         else:
             merge = self.merge(format_of(self.dtype).words(self.rows * math.ceil(d / self.side)))
             tiles = min(self.cycles(replace(one, reduction=merge)) for one in in_tiles(every))
@@ -118,10 +119,9 @@ class Case:
         merge = self.merge(format_of(self.dtype).words(self.rows * along_y.q_layout.local_shape[1]))
         dealt = self.cycles(TiledAttention(along_y, merge))
         # In tiles the queries are apart already, and so is what the output projection takes; keys and values must come together.
-        alone = self.cycles(TiledAttention(along_x, CHAIN))
-        rows, width = Dealt(self.rows, self.side, "x", self.dtype), along_x.q_layout.local_shape[1]
-        alone -= rows.numbers_cycles(WSE2) + rows.taken_cycles(width, WSE2) + rows.given_cycles(width, CHAIN, WSE2)
-        apart, together = self.dealing(d)
+        local = along_x.q_layout.local_shape[1]
+        alone = self.cycles(TiledAttention(along_x, self.merge(format_of(self.dtype).words(self.rows * local)))) - sum(self.dealing(local))
+        apart, together = self.dealing(math.ceil(d / self.side))
         tiles = 4 * self.cycles(self.product(d, d), self.bias(d)) + apart + 3 * together + alone
         return Variant("attention", d, self.rows, self.side, self.dtype, projections + keys, projections + dealt, tiles)
 
