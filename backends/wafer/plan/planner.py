@@ -249,12 +249,15 @@ def _fits(sizer: Sizer, regions: tuple[Group, ...]) -> bool:
 
 def _explained(error: DoesNotFitError, tasks: Tasks, aim: Aim, dtype: str) -> DoesNotFitError:
     """The error with the changes that would help, each tried."""
-    if aim.grid is not None:
-        return error
-    found = remedies(Wanted(tasks, aim.machine, aim.strategy, dtype), _has_room, STREAMING)
+    wanted = Wanted(tasks, aim.machine, aim.strategy, dtype)
+    freed = "" if aim.grid is None else "leave out --grid: "
+    if freed and _has_room(wanted):
+        return DoesNotFitError(error.what, f"{freed}then it fits", error.lines)
+    found = remedies(wanted, _has_room, STREAMING)
     if not found:
-        return DoesNotFitError(error.what, "no single change of type, context, strategy or machine is enough: combine them", error.lines)
-    return DoesNotFitError(error.what, f"it fits with {' or with '.join(found)}", error.lines)
+        fix = f"{freed}no single change of type, context, strategy or machine is enough: combine them"
+        return DoesNotFitError(error.what, fix, error.lines)
+    return DoesNotFitError(error.what, f"{freed}it fits with {' or with '.join(found)}", error.lines)
 
 
 def _out_of_colours(error: NoColourError, tasks: Tasks, aim: Aim, dtype: str) -> DoesNotFitError:
@@ -289,7 +292,7 @@ def _on_grid(sizer: Sizer, regions: tuple[Group, ...], grid: Grid) -> Choice:
     shown = f"{grid.width}x{grid.height}"
     if grid.width > machine.width or grid.height > machine.height:
         what = f"a grid of {shown} is larger than {machine.name}, which has {machine.width} x {machine.height} PEs"
-        raise DoesNotFitError(what, "give a smaller --grid, or none", ())
+        raise DoesNotFitError(what, "", ())
     costs = []
     for group in regions:
         cost = sizer.cost(group, grid)
@@ -299,9 +302,9 @@ def _on_grid(sizer: Sizer, regions: tuple[Group, ...], grid: Grid) -> Choice:
                 if cost is not None
                 else "a layout that the grid does not give"
             )
-            raise DoesNotFitError(f"'{group.name}' on a grid of {shown} needs {need}", "give a larger --grid, or none", ())
+            raise DoesNotFitError(f"'{group.name}' on a grid of {shown} needs {need}", "", ())
         costs.append(cost)
     places = pack([cost.grid for cost in costs], machine)
     if places is None:
-        raise DoesNotFitError(f"{len(costs)} regions of {shown} PEs do not fit on {machine.name}", "give a smaller --grid, or none", ())
+        raise DoesNotFitError(f"{len(costs)} regions of {shown} PEs do not fit on {machine.name}", "", ())
     return Choice(tuple(costs), tuple(places))

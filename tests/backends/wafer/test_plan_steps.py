@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -110,9 +111,22 @@ def test_what_does_not_fit_says_what_is_needed_where_and_what_would_help() -> No
     assert "--machine" in caught.value.fix
     with pytest.raises(DoesNotFitError, match="a grid of 99999x1 is larger than small-2x2, which has 2 x 2 PEs"):
         planned(SMALL.graph(), (99999, 1), "pipeline", "f32", small_machine(2, 2))
-    with pytest.raises(CompileError) as told:
-        plan_graph(TinyGpt(vocabulary=40000).graph(), WaferOptions("small-8x8"))
+    with pytest.raises(DoesNotFitError, match="regions of 6x6 PEs do not fit on small-8x8") as grid:
+        planned(SMALL.graph(), (6, 6), "pipeline", "f32", small_machine(8, 8))
+    assert grid.value.fix == "leave out --grid: then it fits"
+
+
+@pytest.mark.parametrize(("machine", "strategy"), [("small-1x2", "pipeline"), ("small-1x2", "auto"), ("small-2x1", "resident")])
+def test_each_change_that_is_named_is_enough_alone(machine: str, strategy: str) -> None:
+    graph = TinyGpt(layers=1, heads=2, head_width=4, vocabulary=2000, tied=False).graph()
+    options = WaferOptions(machine, strategy, prefill_chunk=1)
+    with pytest.raises(CompileError, match="does-not-fit") as told:
+        plan_graph(graph, options)
     assert told.value.exit == Exit.DOES_NOT_FIT
+    for change in told.value.fix.removeprefix("it fits with ").split(" or with "):
+        flag, value = change.removeprefix("--").split(" ")
+        changed: dict[str, Any] = {flag.replace("-", "_"): int(value) if flag == "context" else value}
+        plan_graph(graph, replace(options, **changed))
 
 
 def test_shorter_rows_need_smaller_tables() -> None:
