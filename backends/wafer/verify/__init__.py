@@ -3,7 +3,7 @@
 * `structure`: names, rectangles, bindings, entries;
 * `inflow`: what comes from off the wafer;
 * `memory`: SRAM, addresses, lifetimes;
-* `steps`: views, instructions, reads and writes, overlap declared by loops;
+* `steps`: views, instructions, overlap declared by loops; `filled`: what is read was written, outputs are written once, sums are whole;
 * `fabric`: colours, router configurations, streams;
 * `waits`: every wait ends, by one abstract run of tokens.
 

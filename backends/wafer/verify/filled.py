@@ -41,6 +41,7 @@ from cgptc.backends.wafer.program import (
     views,
 )
 from cgptc.backends.wafer.resolve import Block, Placed, blocks, iterations, pattern_of, place
+from cgptc.backends.wafer.verify.combined import Combined
 from cgptc.backends.wafer.verify.corners import MAX_ITERATIONS, corners
 from cgptc.backends.wafer.verify.presence import Presence, elements
 
@@ -100,6 +101,7 @@ class _Filled:
                 self._hold(Write(self._everywhere, self._tile(one)))
         self._bound = [one for one in mine if one.role == "output" and entry.name in one.entries]
         self._given = set(self._held)
+        self._combined = Combined(region.rectangle)
 
     def item(self, steps: Iterable[Step], corner: Mapping[str, int]) -> Iterator[Issue]:
         """Broken rules of an item: it starts with what the ones before left in resident buffers, outputs not among them."""
@@ -110,6 +112,7 @@ class _Filled:
         for one in self._bound:
             unread = Presence(region.rectangle, region.buffer(one.buffer).size)
             outputs[one.buffer].append(_Output(one.tensor, self._tile(one), _holders(one.layout), unread))
+        self._combined = Combined(region.rectangle)
         pending: list[tuple[Step, Mapping[str, int]]] = [(step, corner) for step in reversed(tuple(steps))]
         while pending:
             step, environment = pending.pop()
@@ -125,6 +128,7 @@ class _Filled:
                 if not self._holds(output.holders, output.tile):
                     what = f"output '{output.tensor}' is not written, or not all of it, or not on all PEs that hold it"
                     yield Issue("output-unwritten", self.where, what)
+                yield from self._mixed([output.holders], output.tile)
 
     def _step(self, step: Step, environment: Mapping[str, int], outputs: Mapping[str, list[_Output]]) -> Iterator[Issue]:
         region = self._region
@@ -136,6 +140,8 @@ class _Filled:
             if not all(self._holds(block, read) for block in among or at):
                 what = f"'{read.buffer.name}' is read on a PE before all that is read of it is written there"
                 yield Issue("read-before-write", self.where, what)
+            if not _broadcasts(step):
+                yield from self._mixed(at, read)
             for output in outputs.get(read.buffer.name, ()):
                 for block in at:
                     output.unread.put(block, read, inside=False)
@@ -148,6 +154,12 @@ class _Filled:
                 output.unread.put(one.block, one.placed)
             if not among:
                 self._hold(one)
+        self._combined.follow(step, at, reads, writes, environment)
+
+    def _mixed(self, at: list[Block], read: Placed) -> Iterator[Issue]:
+        if self._combined.mixed(at, read):
+            what = f"'{read.buffer.name}' is read where a reduction left its result and where it left none"
+            yield Issue("reduction-lines", self.where, what)
 
     def _blocks(self, step: Step, environment: Mapping[str, int]) -> tuple[list[Block], list[Block]]:
         """The PEs that take part in a step, and where run-time values choose them, all those that may."""
@@ -193,6 +205,11 @@ class _Filled:
     def _holds(self, block: Block, read: Placed) -> bool:
         held = self._held.get(read.buffer.name)
         return not read.size or not block.area or (held is not None and held.has(block, read))
+
+
+def _broadcasts(step: Step) -> bool:
+    """Whether it is the root's payload alone that counts."""
+    return isinstance(step, Collective) and step.kind == "broadcast"
 
 
 def _written(loop: Loop) -> set[str]:

@@ -6,6 +6,7 @@ one column kind, whatever its size; a step on some lines parts the kinds that it
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -54,6 +55,14 @@ class Presence:
     def meets(self, block: Block, some: Array) -> bool:
         """Whether any of these elements is there, on any PE of a block."""
         return self._uniform is not False and bool(some.size and block.area) and (self._uniform or bool(self._at(block, some).any()))
+
+    def parts(self, at: Sequence[Block], placed: Placed) -> bool:
+        """Whether any of a view's elements is there on some PEs of these blocks and not on others."""
+        if self._uniform is not None:
+            return False
+        found = [self._at(block, elements(placed)) for block in at]
+        some = np.logical_or.reduce([one.any((0, 1)) for one in found])
+        return bool((some & ~np.logical_and.reduce([one.all((0, 1)) for one in found])).any())
 
     def _at(self, block: Block, some: Array) -> Array:
         rows, columns = self._of(0, block.rows), self._of(1, block.columns)

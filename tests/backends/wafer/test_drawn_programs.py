@@ -211,6 +211,24 @@ def _a_column_left_out(program: Program) -> Program | None:
     return _region(program, lambda one: _with_steps(one, limited) if one == region else None)
 
 
+def _a_line_not_reduced(program: Program) -> Program | None:
+    """The first reduction of a region leaves out the last of the lines that it runs on."""
+
+    def limited(region: Region) -> Region | None:
+        box, steps = region.rectangle, region.code[0].steps
+        for step in steps:
+            if isinstance(step, Collective) and step.kind == "allreduce" and step.where == Where():
+                lines = box.height if step.along == "x" else box.width
+                fewer = (Span(0, lines - 1),)
+                if lines > 1:
+                    changed = replace(step, where=Where(rows=fewer) if step.along == "x" else Where(columns=fewer))
+                    at = steps.index(step)
+                    return replace(region, code=(Code("run", (*steps[:at], changed, *steps[at + 1 :])), *region.code[1:]))
+        return None
+
+    return _region(program, limited)
+
+
 def _four_bytes_less(program: Program) -> Program:
     need = max(peak_bytes(program, region) for region in program.regions)
     return replace(program, machine=replace(program.machine, sram_bytes=program.machine.reserved_bytes + need - 4))
@@ -243,6 +261,7 @@ DAMAGE: dict[str, Callable[[Program], Program | None]] = {
     "an output never written": _unwritten,
     "an output written twice": _written_twice,
     "an output on all columns but one": _a_column_left_out,
+    "a reduction on all lines but one": _a_line_not_reduced,
     "four bytes too many": _four_bytes_less,
 }
 
@@ -257,11 +276,21 @@ def test_damaged_programs_are_rejected(sample: SpatialSample) -> None:
             assert _rejected(damaged), name
 
 
+CODES = {
+    "an output written twice": {"output-rewritten"},
+    "an output on all columns but one": {"read-before-write"},
+    "a reduction on all lines but one": {"reduction-lines"},
+}
+"""What is wrong with some of them when they are done to a GPT."""
+
+
 @pytest.mark.parametrize("name", DAMAGE)
 def test_every_damage_can_be_done_to_a_gpt(name: str) -> None:
     damaged = DAMAGE[name](gpt("f32"))
     assert damaged is not None
     assert _rejected(damaged)
+    if name in CODES:
+        assert {issue.code for issue in verify(damaged)} == CODES[name]
 
 
 def _rejected(program: Program) -> bool:

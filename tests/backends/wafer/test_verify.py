@@ -56,6 +56,8 @@ COPY = Local("mov", B, (A,), "f32")
 BROADCAST = Collective("broadcast", "multicast", "x", A, B, (0,))
 SHIFT = Collective("shift", "neighbour", "x", A, B, (0, 1), hops=1)
 C = whole("c", (4,))
+SUM = Collective("allreduce", "chain", "x", C, C, (0, 1, 2, 3, 4))
+TO_ROOT = Collective("reduce", "chain", "x", C, C, (0, 1, 2, 3))
 GATHER = Collective("gather", "direct", "x", A, whole("c", (2, 4)), (0, 1))
 
 
@@ -189,6 +191,12 @@ REJECTED: dict[str, list[Callable[[], Program]]] = {
         lambda: program(COPY, Local("mov", A, (B,), "f32", where=Where(rows=line(0))), COPY),
         lambda: program(COPY, Loop("k", var("item"), (COPY,)), entries=(Entry("run", items=2),)),
     ],
+    "reduction-lines": [
+        lambda: program(COPY, replace(SUM, source=B, target=B, where=Where(rows=line(0)))),
+        lambda: _through_scratch(replace(COPY, out=C), replace(SUM, where=Where(rows=line(0)))),
+        lambda: _through_scratch(replace(COPY, out=C), TO_ROOT),
+        lambda: _through_scratch(replace(COPY, out=C), TO_ROOT, Local("neg", C, (C,), "f32")),
+    ],
     "loop-count": [lambda: program(Loop("k", -1, (COPY,))), lambda: program(Loop("k", (1 << 20) + 1, (COPY,)))],
     "loop-overlap": [lambda: program(Loop("k", 2, (SHIFT, Local("mov", A, (B,), "f32")), ahead=0))],
     "stream-unknown": [lambda: replace(_relay(), streams=())],
@@ -238,6 +246,14 @@ def _through_scratch(*steps: Step, taken: View = C) -> Program:
     """What is taken of scratch memory of eight elements, which these steps write, is the output."""
     live = (Live("run", 0, len(list(numbered(steps)))),)
     return program(*steps, replace(COPY, inputs=(taken,)), buffers=(*_buffers(), Buffer("c", "f32", (8,), 32, live=live)))
+
+
+def _down_the_first_column() -> tuple[Step, ...]:
+    """The roots of the rows reduce to the corner, which sends the sum to all."""
+    column = Where(columns=line(0))
+    down = replace(TO_ROOT, along="y", colours=(5, 6, 7, 8), where=column)
+    back = replace(BROADCAST, source=C, target=C, colours=(9,))
+    return down, replace(back, along="y", colours=(10,), where=column), back
 
 
 def _chosen_line(low: int) -> Program:
@@ -329,6 +345,11 @@ def test_the_smallest_program_is_accepted() -> None:
         lambda: _through_scratch(*(replace(COPY, out=C, where=Where(columns=line(column))) for column in (0, 1))),
         lambda: _through_scratch(GATHER, taken=View("c", (4,), (1,), 4)),
         lambda: _chosen_line(low=2),
+        lambda: _through_scratch(replace(COPY, out=C), SUM, Local("neg", C, (C,), "f32")),
+        lambda: _through_scratch(replace(COPY, out=C), *(replace(SUM, where=Where(rows=line(row))) for row in (0, 1))),
+        lambda: _through_scratch(replace(COPY, out=C), TO_ROOT, replace(BROADCAST, source=C, target=C)),
+        lambda: _through_scratch(replace(COPY, out=C), TO_ROOT, replace(COPY, out=C)),
+        lambda: _through_scratch(replace(COPY, out=C), TO_ROOT, *_down_the_first_column()),
         lambda: program(*(replace(COPY, where=Where(rows=line(row))) for row in (1, 0))),
         lambda: program(COPY, replace(COPY, instruction="add", inputs=(B, A)), replace(BROADCAST, source=B)),
         lambda: program(COPY, Local("mov", A, (B,), "f32"), COPY),
@@ -350,6 +371,11 @@ def test_the_smallest_program_is_accepted() -> None:
         "column by column",
         "of a gather what the root and the last one have",
         "a scalar of one value",
+        "sums on every line",
+        "sums line by line",
+        "sums sent back from the root",
+        "sums that something else replaces",
+        "sums in both directions",
         "an output row by row",
         "an output in place",
         "an output that was scratch memory",
