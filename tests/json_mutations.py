@@ -9,6 +9,7 @@ import copy
 import json
 from typing import Any
 
+from hypothesis import settings
 from hypothesis import strategies as st
 
 from cgptc.artifact.canonical import Json
@@ -21,6 +22,8 @@ KINDS = ("value", "copy", "nudge", "delete", "twice", "swap", "rename", "wrap")
 # A way down from the root, which wraps around at every level and ends at a leaf: rare parts of a document are as near as crowded ones.
 PLACES = st.lists(st.integers(0, 99), max_size=12)
 JsonEdits = list[tuple[str, list[int], list[int], Json]]
+FEW = settings(max_examples=max(1, settings.default.max_examples // 5))  # type: ignore[union-attr]
+"""A fifth of the profile's examples, beside as many edits of bytes as it has."""
 JSON_EDITS = st.lists(st.tuples(st.sampled_from(KINDS), PLACES, PLACES, st.sampled_from(VALUES)), min_size=1, max_size=4)
 
 

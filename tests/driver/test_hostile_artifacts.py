@@ -16,7 +16,7 @@ from hypothesis import given
 from tests.driver.test_compilation import X, perceptron
 from tests.file_mutations import EDITS, Edits, mutate
 from tests.hostile_artifacts import assert_said_in_one_line, copied, damage, damage_json, with_right_digests, without_each_file
-from tests.json_mutations import JSON_EDITS, JsonEdits
+from tests.json_mutations import FEW, JSON_EDITS, JsonEdits, mutate_json
 
 import cgptc
 from cgptc.artifact.canonical import canonical_json, parse_json
@@ -85,6 +85,7 @@ def test_a_mutated_file_is_read_or_refused(original: Path, copy: Path, name: str
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "report.json"])
+@FEW
 @given(edits=JSON_EDITS)
 def test_a_file_of_other_json_is_read_or_refused(original: Path, copy: Path, name: str, edits: JsonEdits) -> None:
     damage_json(original, copy, FILES, name, edits)
@@ -137,13 +138,29 @@ def test_a_file_that_is_not_there_and_not_listed_is_missed_with_an_error_of_ours
     assert without_each_file(original, copy, read_and_run) >= 3
 
 
+def files_of_a_tokenizer(file: str) -> dict[str, bytes]:
+    small = {"vocab.json": json.dumps({"a": 0, "b": 1, "ab": 2}).encode(), "merges.txt": b"#version: 0.2\na b\n"}
+    return {file: (DEMO / file).read_bytes()} if file == "tokenizer.json" else small
+
+
+def read_text(files: dict[str, bytes]) -> None:
+    tokenizer = Tokenizer(files)
+    tokenizer.decode(tokenizer.encode("ab a"))
+
+
 @pytest.mark.parametrize("file", ["tokenizer.json", "vocab.json", "merges.txt"])
 @given(edits=EDITS)
 def test_a_mutated_tokenizer_is_read_or_refused(file: str, edits: Edits) -> None:
-    small = {"vocab.json": json.dumps({"a": 0, "b": 1, "ab": 2}).encode(), "merges.txt": b"#version: 0.2\na b\n"}
-    files = {file: (DEMO / file).read_bytes()} if file == "tokenizer.json" else small
-    files[file] = mutate(files[file], edits)
-    assert_said_in_one_line(lambda: Tokenizer(files).decode(Tokenizer(files).encode("ab a")))
+    files = files_of_a_tokenizer(file)
+    assert_said_in_one_line(lambda: read_text(files | {file: mutate(files[file], edits)}))
+
+
+@pytest.mark.parametrize("file", ["tokenizer.json", "vocab.json"])
+@FEW
+@given(edits=JSON_EDITS)
+def test_a_tokenizer_of_other_json_is_read_or_refused(file: str, edits: JsonEdits) -> None:
+    files = files_of_a_tokenizer(file)
+    assert_said_in_one_line(lambda: read_text(files | {file: mutate_json(files[file], edits)}))
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "report.json"])

@@ -19,6 +19,7 @@ from tests.driver.test_compilation import X, perceptron
 from tests.driver.test_hostile_artifacts import DEEP
 from tests.file_mutations import EDITS, Edits, mutate
 from tests.hostile_artifacts import assert_said_in_one_line
+from tests.json_mutations import FEW, JSON_EDITS, JsonEdits, mutate_json
 
 from cgptc.backends.onnx.session import OnnxSession
 from cgptc.backends.onnx.staged_session import read_plan
@@ -114,6 +115,15 @@ def test_a_file_is_read_before_it_is_mutated(folder: Path, contents: dict[str, b
 def test_a_mutated_file_is_read_or_refused(folder: Path, contents: dict[str, bytes], kind: str, edits: Edits) -> None:
     name, _, read = READERS[kind]
     (folder / name).write_bytes(mutate(contents[kind], edits))
+    assert_said_in_one_line(lambda: read(folder / name))
+
+
+@pytest.mark.parametrize("kind", ["machine in JSON", "reproducer", "stages"])
+@FEW
+@given(edits=JSON_EDITS)
+def test_a_file_of_other_json_is_read_or_refused(folder: Path, contents: dict[str, bytes], kind: str, edits: JsonEdits) -> None:
+    name, _, read = READERS[kind]
+    (folder / name).write_bytes(mutate_json(contents[kind], edits))
     assert_said_in_one_line(lambda: read(folder / name))
 
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from hypothesis import given
 from safetensors.torch import save_file
 from tests.file_mutations import EDITS, Edits, mutate
 from tests.frontend.readers.model_files import Canary, export_linear, members_of, save_legacy, zip_of
+from tests.json_mutations import FEW, JSON_EDITS, JsonEdits, mutate_json
 
 from cgptc.frontend.readers import Kind, open_checkpoint, open_exported, sniff
 from cgptc.ir.diagnostics import CgptcError
@@ -53,6 +55,12 @@ def in_zip(members: dict[str, bytes], member: str) -> Seed:
     return Seed(members[member], lambda part: zip_of(members | {member: part}))
 
 
+def with_header(file: bytes) -> Seed:
+    """The header of a safetensors file, whose length is told rightly."""
+    size = int.from_bytes(file[:8], "little")
+    return Seed(file[8 : 8 + size], lambda part: len(part).to_bytes(8, "little") + part + file[8 + size :])
+
+
 def make_seeds(folder: Path) -> dict[str, Seed]:
     marker = folder / "the canary ran"
     torch.save({"model": tensors(), "config": {"n_layer": 2, "name": "x", "sizes": (1, 2.5, None)}}, folder / "zip.pt")
@@ -70,6 +78,7 @@ def make_seeds(folder: Path) -> dict[str, Seed]:
         "pt2": Seed((folder / "m.pt2").read_bytes(), as_it_is),
         "pt2 weights": in_zip(exported, "m/data/weights/model_weights_config.json"),
         "pt2 program": in_zip(exported, "m/models/model.json"),
+        "safetensors header": with_header((folder / "m.safetensors").read_bytes()),
     }
 
 
@@ -109,7 +118,7 @@ def seeds(folder: Path) -> dict[str, Seed]:
     return make_seeds(folder)
 
 
-SEED_NAMES = ["zip", "pickle", "pickle with a canary", "legacy", "safetensors", "pt2", "pt2 weights", "pt2 program"]
+SEED_NAMES = ["zip", "pickle", "pickle with a canary", "legacy", "safetensors", "pt2", "pt2 weights", "pt2 program", "safetensors header"]
 
 
 @pytest.mark.parametrize("name", SEED_NAMES)
@@ -119,13 +128,22 @@ def test_a_seed_opens_before_it_is_mutated(seeds: dict[str, Seed], folder: Path,
     assert (read_all(folder / "seed") is None) is (name != "pickle with a canary")
 
 
-@pytest.mark.parametrize("name", SEED_NAMES)
+@pytest.mark.parametrize("name", SEED_NAMES[:-1])
 @given(edits=EDITS)
 def test_a_mutated_file_opens_or_is_refused(seeds: dict[str, Seed], folder: Path, name: str, edits: Edits) -> None:
     path = folder / "mutated"
     path.write_bytes(seeds[name].build(mutate(seeds[name].part, edits)))
     assert_opens_or_is_refused(path)
     assert not (folder / "the canary ran").exists()
+
+
+@pytest.mark.parametrize("name", ["pt2 weights", "pt2 program", "safetensors header"])
+@FEW
+@given(edits=JSON_EDITS)
+def test_a_file_of_other_json_opens_or_is_refused(seeds: dict[str, Seed], folder: Path, name: str, edits: JsonEdits) -> None:
+    path = folder / "mutated"
+    path.write_bytes(seeds[name].build(mutate_json(seeds[name].part, edits)))
+    assert_opens_or_is_refused(path)
 
 
 @pytest.fixture(scope="module")
@@ -141,12 +159,26 @@ def sharded(folder: Path) -> Path:
     return model
 
 
+@contextmanager
+def replaced(path: Path, change: Callable[[bytes], bytes]) -> Iterator[None]:
+    good = path.read_bytes()
+    try:
+        path.write_bytes(change(good))
+        yield
+    finally:
+        path.write_bytes(good)
+
+
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors.index.json", "a.safetensors"])
 @given(edits=EDITS)
 def test_a_mutated_folder_opens_or_is_refused(sharded: Path, name: str, edits: Edits) -> None:
-    good = (sharded / name).read_bytes()
-    try:
-        (sharded / name).write_bytes(mutate(good, edits))
+    with replaced(sharded / name, lambda good: mutate(good, edits)):
         assert_opens_or_is_refused(sharded)
-    finally:
-        (sharded / name).write_bytes(good)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors.index.json"])
+@FEW
+@given(edits=JSON_EDITS)
+def test_a_folder_of_other_json_opens_or_is_refused(sharded: Path, name: str, edits: JsonEdits) -> None:
+    with replaced(sharded / name, lambda good: mutate_json(good, edits)):
+        assert_opens_or_is_refused(sharded)
