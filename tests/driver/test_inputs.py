@@ -133,3 +133,19 @@ def test_a_past_is_paired_with_the_output_that_continues_it() -> None:
 def test_an_interface_that_is_none_is_refused(key: str, value: Any) -> None:
     with pytest.raises(MalformedError, match="interface"):
         Interface.from_json({**CACHED.to_json(), key: value})
+
+
+@pytest.mark.parametrize("size", ["seq - 5", "floordiv(seq, 1 - batch)", "9223372036854775807"])
+def test_a_mask_of_sizes_that_no_array_has_is_not_made_up(size: str) -> None:
+    ports = CACHED.to_json()
+    ports["inputs"][1]["type"] = f"i64[batch, {size}]"  # type: ignore[index,call-overload]
+    with pytest.raises(UsageError, match="no array of these sizes"):
+        complete_inputs(Interface.from_json(ports), {"input_ids": ids(1, 2)})
+
+
+@pytest.mark.parametrize("shape", ["[]", "[seq]", "[batch, seq, 2]"])
+def test_the_mask_of_a_cached_model_has_rows_and_columns(shape: str) -> None:
+    ports = CACHED.to_json()
+    ports["inputs"][1]["type"] = f"i64{shape}"  # type: ignore[index,call-overload]
+    with pytest.raises(MalformedError, match="none of a mask"):
+        Interface.from_json(ports)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from difflib import get_close_matches
 
@@ -11,6 +12,9 @@ from cgptc.ir.diagnostics import UsageError
 from cgptc.ir.dims import Dim, Expr, evaluate, solve, symbols
 from cgptc.ir.op import Array
 from cgptc.runtime.interface import IDS, MASK, PAST, Interface, Port
+
+MOST_ELEMENTS = 1 << 28
+"""No mask or past that is made here is larger: what an interface says of it may be made up."""
 
 
 def complete_inputs(interface: Interface, given: Mapping[str, Array]) -> dict[str, Array]:
@@ -106,6 +110,11 @@ def _default(port: Port, sizes: Mapping[str, int]) -> Array:
     except KeyError as error:
         what = f"the input '{port.name}' is not given, and nothing given decides its size '{error.args[0]}'"
         raise UsageError("missing-input", what, fix=f"give a {port.type}") from None
+    except ZeroDivisionError:
+        shape = (-1,)
+    if any(size < 0 for size in shape) or math.prod(shape) > MOST_ELEMENTS:
+        what = f"the input '{port.name}' is not given, and no array of these sizes is a {port.type}"
+        raise UsageError("missing-input", what, fix="give it, or other sizes")
     return np.ones(shape, port.type.dtype.numpy) if port.name == MASK else np.zeros(shape, port.type.dtype.numpy)
 
 

@@ -91,7 +91,10 @@ class Interface:
             result = result_from_json(value["result"], len(outputs)) if "result" in value else None
         except ValueError as error:
             raise _malformed(file, f"gives a result that {error}") from None
-        return cls(_ports(value.get("inputs"), known, file), outputs, result)
+        found = cls(_ports(value.get("inputs"), known, file), outputs, result)
+        if found.cached and any(port.name == MASK and port.type.rank != 2 for port in found.inputs):
+            raise _malformed(file, f"gives '{MASK}' a type that is none of a mask")
+        return found
 
 
 def _ports(value: Json, known: Mapping[str, Symbol], file: str) -> tuple[Port, ...]:
