@@ -169,7 +169,7 @@ def timeline(
     items = items if most is None else min(items, most)
     pricer = pricer or Pricer(program.machine)
     queues: dict[str, _Queue] = {}
-    for stream in program.streams:
+    for stream in (one.at(scalars) for one in program.streams):
         cost = stream_cost(stream, program.region(stream.producer), program.region(stream.consumer), program.machine)
         queues[stream.name] = _Queue(stream, cost.cycles, cost.contention, places=deque([0] * stream.depth))
     intervals: dict[str, list[Interval]] = {region.name: [] for region in program.regions}

@@ -108,7 +108,7 @@ class Host:
     @property
     def filled(self) -> str:
         """What is to be known of the cycles of items that are whole rows; empty where items are tokens."""
-        return f"a row takes the cycles of {self.context} tokens, however few it has" if self.whole else ""
+        return "a row takes the cycles of the longest one of its batch" if self.whole else ""
 
 
 def write_host(host: Host, folder: Path) -> None:

@@ -68,7 +68,9 @@ def _is_output(axes: str, features: Sequence[int]) -> bool:
 
 
 def _entry_faults(host: Host, program: Program) -> list[str]:
-    wanted = {host.entry: {"length"} if host.whole else {"past", "length"}}
+    # A run of whole rows is told how many tokens they have, of each sequence.
+    lengths = {kind for one in host.inputs for kind in one.axes.split() if is_time(kind)}
+    wanted = {host.entry: {"length", *lengths} if host.whole else {"past", "length"}}
     if host.chunk > 1:
         wanted[host.prefill] = {"past", "chunks"}
     found = {entry.name: {scalar.name for scalar in entry.scalars} for entry in program.entries}

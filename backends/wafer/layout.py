@@ -11,7 +11,7 @@ Tiles are arrays ``[height, width, *local shape]``, stored with the grid axes in
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -76,6 +76,10 @@ class Layout:
     def local_shape(self) -> tuple[int, ...]:
         """Shape of the largest tile: what a buffer holds in every PE."""
         return tuple(self.local_size(axis) for axis in range(len(self.shape)))
+
+    def of_rows(self, rows: int) -> Layout:
+        """That of the first ``rows`` along the first axis."""
+        return replace(self, shape=(rows, *self.shape[1:]))
 
     def cut_axis(self, along: Axis) -> int | None:
         """The tensor axis cut along that grid axis."""

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal, TypeAlias
 
-from cgptc.backends.wafer.affine import Affine, Extent, variables_of
+from cgptc.backends.wafer.affine import Affine, Extent, value_of, variables_of
 from cgptc.backends.wafer.arithmetic.formats import format_of
 from cgptc.backends.wafer.arithmetic.instructions import Parameter
 from cgptc.backends.wafer.collectives import Algorithm, Combine, Kind
@@ -257,7 +257,8 @@ class Stream:
     """Items of a tensor from one region's layout to another's, through the routes.
 
     ``source`` places each element once (no replicas: a line is named); ``target`` may replicate, by fan-out. Routes take direction
-    ``first`` first. ``depth`` items wait in the consumer's memory at ``address``.
+    ``first`` first. ``depth`` items wait in the consumer's memory at ``address``. Items have so many ``rows`` along the first axis, which
+    is not cut, where that is not None.
     """
 
     name: str
@@ -270,6 +271,14 @@ class Stream:
     colours: tuple[int, ...]
     depth: int
     address: int
+    rows: Affine | None = None
+
+    def at(self, environment: Mapping[str, int]) -> Stream:
+        """The stream of items that are as long as these variables say."""
+        if self.rows is None:
+            return self
+        rows = value_of(self.rows, environment)
+        return replace(self, source=self.source.of_rows(rows), target=self.target.of_rows(rows), rows=None)
 
     @property
     def queue_bytes(self) -> int:
@@ -325,7 +334,10 @@ class Inflow:
 
 @dataclass(frozen=True)
 class Binding:
-    """A logical tensor that the host writes or reads: a weight at load, an input before each item, an output after it, or a state."""
+    """A logical tensor that the host writes or reads: a weight at load, an input before each item, an output after it, or a state.
+
+    Of an output the host reads so many ``rows`` of the first axis, which is not cut, where that is not None.
+    """
 
     tensor: str
     role: Literal["weight", "input", "output", "state"]
@@ -333,6 +345,13 @@ class Binding:
     buffer: str
     layout: Layout
     entries: tuple[str, ...] = ()
+    rows: Affine | None = None
+
+    def at(self, environment: Mapping[str, int]) -> Binding:
+        """The binding of a tensor that is as long as these variables say."""
+        if self.rows is None:
+            return self
+        return replace(self, layout=self.layout.of_rows(value_of(self.rows, environment)), rows=None)
 
 
 @dataclass(frozen=True)

@@ -126,7 +126,7 @@ class WaferSession:
             real[:, : lengths[mark.sequence]] = 1 if not mark.mask else inputs[mark.mask].astype(np.bool_) != mark.inverted
             items[mark.tensor] = real
         with running():
-            run: Run = self.engine.run(host.entry, self._everywhere(items), {"length": rows})
+            run: Run = self.engine.run(host.entry, self._everywhere(items), {"length": rows, **self._tokens(lengths)})
         self._count(rows * max(lengths.values()), run)
         outputs: dict[str, Array] = {}
         for output in host.outputs:
@@ -134,6 +134,16 @@ class WaferSession:
             kind = next((kind for kind in parts(output.axes.split()) if kind in lengths), "")
             outputs[output.name] = arranged(values[:, : lengths[kind]] if kind else values, output.axes, output.features)
         return outputs
+
+    def _tokens(self, lengths: Mapping[str, int]) -> dict[str, int]:
+        """The scalars that say how many tokens a row of each sequence has, those of a part that is longer among them."""
+        found: dict[str, int] = {}
+        for one in self.program.entry(self.host.entry).scalars:
+            family = [one.name, *(part.sequence for part in self.host.parts if part.of == one.name)]
+            longest = max((lengths[kind] for kind in family if kind in lengths), default=one.high)
+            if one.name in lengths:
+                found[one.name] = min(max(longest, one.low), one.high)
+        return found
 
     def _everywhere(self, items: Mapping[str, Array]) -> dict[str, Array]:
         """Inputs for every region that takes them: ``name@region`` after the first."""

@@ -110,8 +110,8 @@ def _linear_rows(plan: Plan) -> list[dict[str, object]]:
                     "grid": f"{dense.grid.width}x{dense.grid.height}",
                     "kernel": form,
                     "density": 1.0 if zeros is None else zeros.density,
-                    "decode": _won(replace(dense, m=1), plan),
-                    "prefill": _won(replace(dense, m=CHUNK), plan),
+                    "decode": _won(replace(dense, m=1, rows=None), plan),
+                    "prefill": _won(replace(dense, m=CHUNK, rows=None), plan),
                 }
     return [{**row, "layers": counts[key]} for key, row in found.items()]
 

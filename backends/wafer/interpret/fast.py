@@ -138,7 +138,7 @@ class FastEngine:
                     case Collective():
                         self._collective(step, region, environment, account)
                     case Send():
-                        queue, stream = self._queues[step.stream], self.program.stream(step.stream)
+                        queue, stream = self._queues[step.stream], self.program.stream(step.stream).at(environment)
                         while len(queue) >= stream.depth:
                             yield "room"
                         placed = self._tile(region, step.source, stream.source, environment, account)
@@ -146,7 +146,7 @@ class FastEngine:
                         consumer = self.program.region(stream.consumer).rectangle
                         account.stream_traffic(stream, region.rectangle, consumer)
                     case Receive():
-                        queue, stream = self._queues[step.stream], self.program.stream(step.stream)
+                        queue, stream = self._queues[step.stream], self.program.stream(step.stream).at(environment)
                         while not queue:
                             yield "an item"
                         placed = self._tile(region, step.target, stream.target, environment, account)
@@ -162,7 +162,7 @@ class FastEngine:
                     account.spend(region.name, self.pricer.cycles(step, region, environment))
             for binding in bindings:
                 if binding.role == "output":
-                    outputs[binding.tensor].append(self._read(binding))
+                    outputs[binding.tensor].append(self._read(binding.at(scalars)))
 
     def _local(self, step: Local, region: Region, environment: Environment, account: Account) -> None:
         ready = self._resolved(step, region, environment, account)

@@ -76,8 +76,9 @@ class _EntryRun:
         self.account = Account(self.program.machine)
         self.net = Network(self.program.machine, self.account)
         self.ready: dict[tuple[int, ...], Ready] = {}
-        self.pieces: dict[str, list[Piece]] = {stream.name: pieces(stream) for stream in self.program.streams}
-        self.bindings = [one for one in self.program.bindings if entry in one.entries]
+        self.streams = {stream.name: stream.at(self.scalars) for stream in self.program.streams}
+        self.pieces: dict[str, list[Piece]] = {name: pieces(stream) for name, stream in self.streams.items()}
+        self.bindings = [one.at(self.scalars) for one in self.program.bindings if entry in one.entries]
         self.inputs: dict[tuple[str, int], Array] = {}
         for binding in self.bindings:
             if binding.role == "input":
@@ -162,11 +163,11 @@ class _EntryRun:
             case Collective():
                 yield from collective(self.net, step, one, environment, placed(step.source), placed(step.target))
             case Send():
-                stream = self.program.stream(step.stream)
+                stream = self.streams[step.stream]
                 consumer = self.program.region(stream.consumer).rectangle
                 yield from send(self.net, stream, self.pieces[stream.name], consumer, one, placed(step.source))
             case Receive():
-                stream = self.program.stream(step.stream)
+                stream = self.streams[step.stream]
                 yield from receive(self.net, stream, self.pieces[stream.name], one, placed(step.target))
             case Take():
                 assert self.program.inflow is not None

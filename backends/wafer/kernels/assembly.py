@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from cgptc.backends.wafer.affine import Affine, Extent
 from cgptc.backends.wafer.allocation import allocate
@@ -141,17 +142,19 @@ def furnished(
     back: Collection[str] = (),
     entry: str = "run",
     taken: int = 0,
+    rows: Mapping[str, Affine] = MappingProxyType({}),
 ) -> tuple[Code, tuple[Buffer, ...]]:
     """A region's code and its buffers, laid out above ``taken`` bytes; those that are ``bound`` to the host stay where they are.
 
     ``received`` and ``sent`` are ``(buffer, stream)``: what comes is held from an item's start to its last use, or from the turn on where
-    it is of ``back``; what goes from where it is made to the turn. Raises ProgramError where there is no room.
+    it is of ``back``; what goes from where it is made to the turn. Of those of ``rows`` an item has so many. Raises
+    ProgramError where there is no room.
     """
-    come = {name: Receive(stream, _everything(one.buffers[name])) for name, stream in received}
+    come = {name: Receive(stream, _of_item(one.buffers[name], rows)) for name, stream in received}
     steps = (
         *(step for name, step in come.items() if name not in back),
         *one.steps[: one.turn],
-        *(Send(stream, _everything(one.buffers[name])) for name, stream in sent),
+        *(Send(stream, _of_item(one.buffers[name], rows)) for name, stream in sent),
         *(step for name, step in come.items() if name in back),
         *one.steps[one.turn :],
     )
@@ -216,6 +219,7 @@ def pipeline(
     """
     joined = [join(stage.fragments, stage.outputs, stage.turn) for stage in stages]
     makers = {name: number for number, one in enumerate(joined) for name in one.outputs}
+    rows = {name: slot.rows for one in joined for name, slot in one.outputs.items() if slot.rows is not None}
     ways = relayed([list(one.inputs) for one in joined], makers, {number for number, stage in enumerate(stages) if stage.turn})
     carried = {way.value for way in ways}
     streams: list[Stream] = []
@@ -232,7 +236,7 @@ def pipeline(
             first: Direction = "x" if source.cut_axis("rows") is None else "y"
             target, buffer, items_held = one.inputs[way.value].layout, one.buffers[way.value], way.depth(depth)
             ends = stages[way.producer].name, stage.name
-            stream = Stream(_stream(way, stages), *ends, buffer.dtype, source, target, first, (), items_held, taken)
+            stream = Stream(_stream(way, stages), *ends, buffer.dtype, source, target, first, (), items_held, taken, rows.get(way.value))
             streams.append(_coloured(stream, streams, {each.name: each.rectangle for each in stages}, machine))
             taken += queue_bytes(buffer, items_held, machine)
         if one.parcels:
@@ -246,11 +250,11 @@ def pipeline(
             *(Binding(name, "weight", stage.name, name, slot.layout) for name, slot in one.weights.items()),
             *(Binding(name, "state", stage.name, name, slot.layout) for name, slot in one.states.items()),
             *(Binding(name, "input", stage.name, name, slot.layout, (entry,)) for name, slot in inputs.items()),
-            *(Binding(name, "output", stage.name, name, slot.layout, (entry,)) for name, slot in outputs.items()),
+            *(Binding(name, "output", stage.name, name, slot.layout, (entry,), slot.rows) for name, slot in outputs.items()),
         ]
         bindings += bound
         held_by_host, back = {binding.buffer for binding in bound}, {way.value for way in arriving if way.back}
-        code, buffers = furnished(one, received, sent, held_by_host, machine, back=back, entry=entry, taken=taken)
+        code, buffers = furnished(one, received, sent, held_by_host, machine, back=back, entry=entry, taken=taken, rows=rows)
         regions.append(Region(stage.name, stage.rectangle, buffers, (code,), number))
     return Program(machine, tuple(regions), tuple(streams), (Entry(entry, tuple(scalars), items, tuple(limits)),), tuple(bindings), inflow)
 
@@ -289,8 +293,8 @@ def _inflow(stage: Stage, one: Joined, other: Inflow | None, depth: int, address
     return Inflow(stage.name, kinds.pop(), parcels, INFLOW_COLOURS, depth, slot_bytes(one, machine), address)
 
 
-def _everything(one: Buffer) -> View:
-    return whole(one.name, one.shape)
+def _of_item(one: Buffer, rows: Mapping[str, Affine]) -> View:
+    return whole(one.name, (rows[one.name], *one.shape[1:]) if one.name in rows else one.shape, one.shape)
 
 
 def _one_line(layout: Layout, producer: Rectangle, consumer: Rectangle) -> Layout:

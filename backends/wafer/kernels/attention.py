@@ -14,14 +14,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from cgptc.backends.wafer.affine import Affine, var
+from cgptc.backends.wafer.affine import Affine, Extent, value_of, var
 from cgptc.backends.wafer.arithmetic.formats import format_of
 from cgptc.backends.wafer.arithmetic.functions import OPERATIONS
 from cgptc.backends.wafer.faults import ProgramError
-from cgptc.backends.wafer.kernels.fragment import CHAIN, Direction, Fragment, Grid, Reduction, Slot, all_of, buffer, other, repeated, run
+from cgptc.backends.wafer.kernels.fragment import (
+    CHAIN,
+    Direction,
+    Fragment,
+    Grid,
+    Reduction,
+    Slot,
+    buffer,
+    first,
+    other,
+    repeated,
+    run,
+)
 from cgptc.backends.wafer.kernels.gemm import product_cycles
 from cgptc.backends.wafer.kernels.shifting_cache import Shifting
 from cgptc.backends.wafer.kernels.softmax import LOWEST, SMALLEST
@@ -45,6 +57,8 @@ class CachedAttention:
 
     ``biased`` adds a weight ``bias [1 or heads, queries, context]`` to the scores, 1: the same for all heads, else of each head; minus
     infinity hides a key from a query. Beside a cache it has a row for each of ``context`` positions, of which an item adds its own.
+
+    Without a cache an item may have fewer ``queries`` than m and fewer ``keys`` than that, by a run's scalars.
 
     ``shifted`` keeps the tokens of a cache in order along the lines (`Shifting`), one token an item; hosts read no such cache.
     """
@@ -70,6 +84,8 @@ class CachedAttention:
     head_reduction: Reduction = CHAIN
     biased: int = 0
     shifted: bool = False
+    queries: Affine | None = None
+    keys: Affine | None = None
 
     name: ClassVar[str] = "attention"
 
@@ -82,6 +98,10 @@ class CachedAttention:
             raise ProgramError("kernel", f"{self.m} queries and {self.new} new keys have no common numbering for causality")
         if not self.kept and (self.position != Affine() or self.context != self.new):
             raise ProgramError("kernel", "attention without a cache begins at position 0 and ends with the item")
+        if self.kept and (self.queries is not None or self.keys is not None):
+            raise ProgramError("kernel", "items of fewer tokens have no place in a cache")
+        if self.causal and self.queries != self.keys:
+            raise ProgramError("kernel", "queries and keys of different sequences have no common numbering for causality")
         if self.shifted and (self.new != 1 or not self.kept or self.window or self.biased or self.first is not None):
             raise ProgramError("kernel", "a cache that shifts takes one token an item, and tells no positions apart")
         if self.biased not in (0, 1, self.heads):
@@ -91,6 +111,21 @@ class CachedAttention:
     def new(self) -> int:
         """Keys and values of an item."""
         return self.fresh or self.m
+
+    @property
+    def query_rows(self) -> Extent:
+        """Queries of an item, as steps name them."""
+        return self.m if self.queries is None else self.queries
+
+    @property
+    def key_rows(self) -> Extent:
+        """New keys of an item, as steps name them."""
+        return self.new if self.keys is None else self.keys
+
+    @property
+    def _ragged(self) -> bool:
+        """Whether some lines may hold a token less than others, in a slot that nothing has been put into yet."""
+        return not self.kept and (self.keys is not None or self.new != self.slots * self.token_lines)
 
     @property
     def group(self) -> int:
@@ -196,14 +231,16 @@ class CachedAttention:
         row = buffer(f"{prefix}.row", form, heads, m)
         packed = buffer(f"{prefix}.packed", form, heads, m, piece + 1)
         mask = buffer(f"{prefix}.mask", self.dtype, self.slots)
-        now = (self.position + self.new).ceil_div(self.token_lines)
-        shown = View(scores.name, (heads, m, now), (m * self.slots, self.slots, 1))
-        sums = View(packed.name, (heads, m), (m * (piece + 1), piece + 1), piece)
-        payload = View(packed.name, (heads, m, piece), (m * (piece + 1), piece + 1, 1))
-        result = View(y.name, (heads, m, piece), (piece, heads * piece, 1))
+        count = self.query_rows
+        now = (self.position + self.key_rows).ceil_div(self.token_lines)
+        shown = View(scores.name, (heads, count, now), (m * self.slots, self.slots, 1))
+        rows = View(row.name, (heads, count), (m, 1))
+        sums = View(packed.name, (heads, count), (m * (piece + 1), piece + 1), piece)
+        both = View(packed.name, (heads, count, piece + 1), (m * (piece + 1), piece + 1, 1))
+        payload = replace(both, shape=(heads, count, piece))
+        result = View(y.name, (heads, count, piece), (piece, heads * piece, 1))
         # Weights of 0 do not undo what was never written.
-        ragged = [] if self.kept or self.new == self.slots * self.token_lines else [keys, values]
-        steps: list[Step] = [run("fill", all_of(one), 0.0, form=self.dtype) for one in ragged]
+        steps: list[Step] = [run("fill", first(one, now), 0.0, form=self.dtype) for one in (keys, values) if self._ragged]
         come = buffer(f"{prefix}.come", self.dtype, local)
         for new, cache in ((k.name, keys.name), (v.name, values.name)):
             steps += self._shifting.steps(new, cache, come.name) if self.shifted else self._append(new, cache, local)
@@ -218,32 +255,32 @@ class CachedAttention:
         bias = buffer(f"{prefix}.bias", self.dtype, *self.bias_layout.local_shape)
         if self.biased:
             of_head = bias.shape[1] * self.slots if self.biased > 1 else 0
-            added = View(bias.name, (heads, m, now), (of_head, self.slots, 1), self.position * self.slots)
+            added = View(bias.name, (heads, count, now), (of_head, self.slots, 1), self.position * self.slots)
             steps.append(run("add", shown, shown, added, form=form))
         steps += [
             Local("keep", shown, (shown, float("-inf")), form, (("where", self._seen()),)),
         ]
         if self.masked:
-            steps.append(run("select", shown, View(mask.name, (heads, m, now), (0, 0, 1)), shown, float("-inf"), form=form))
+            steps.append(run("select", shown, View(mask.name, (heads, count, now), (0, 0, 1)), shown, float("-inf"), form=form))
         steps += [
-            run("largest", all_of(row), shown, form=form),
-            self.reduction.step(other(self.along), all_of(row), all_of(row), "max"),
-            run("max", all_of(row), all_of(row), LOWEST, form=form),
-            run("sub", shown, shown, repeated(all_of(row), 2, now), form=form),
+            run("largest", rows, shown, form=form),
+            self.reduction.step(other(self.along), rows, rows, "max"),
+            run("max", rows, rows, LOWEST, form=form),
+            run("sub", shown, shown, repeated(rows, 2, now), form=form),
             run("exp", shown, shown, form=form),
-            run("fill", all_of(packed), 0.0, form=form),
+            run("fill", both, 0.0, form=form),
             run("sum", sums, shown, form=form),
         ]
         for head in range(heads):
-            total = View(packed.name, (m, piece), (piece + 1, 1), head * m * (piece + 1))
-            weights = View(scores.name, (m, now), (self.slots, 1), head * m * self.slots)
+            total = View(packed.name, (count, piece), (piece + 1, 1), head * m * (piece + 1))
+            weights = View(scores.name, (count, now), (self.slots, 1), head * m * self.slots)
             held = View(values.name, (now, piece), (local, 1), head // group * piece)
             steps.append(run("gemm", total, total, weights, held, form=form, aligned=True))
         steps += [
-            self.reduction.step(other(self.along), all_of(packed), all_of(packed), "add"),
-            run("max", all_of(row), sums, SMALLEST, form=form),
-            run("reciprocal", all_of(row), all_of(row), form=form),
-            run("mul", result, payload, repeated(all_of(row), 2, piece), form=form),
+            self.reduction.step(other(self.along), both, both, "add"),
+            run("max", rows, sums, SMALLEST, form=form),
+            run("reciprocal", rows, rows, form=form),
+            run("mul", result, payload, repeated(rows, 2, piece), form=form),
         ]
         inputs = [Slot("q", q.name, self.q_layout), Slot("k", k.name, self.kv_layout), Slot("v", v.name, self.kv_layout)]
         states = (Slot("keys", keys.name, self.cache_layout), Slot("values", values.name, self.cache_layout)) if self.kept else ()
@@ -254,7 +291,8 @@ class CachedAttention:
         constant = (Slot("bias", bias.name, self.bias_layout),) if self.biased else ()
         buffers += [bias] if self.biased else []
         name = f"{self.name}-{'shifted' if self.shifted else 'cached'}" if self.kept else self.name
-        return Fragment(name, tuple(inputs), (Slot("y", y.name, self.q_layout),), constant, states, tuple(buffers), tuple(steps))
+        outputs = (Slot("y", y.name, self.q_layout, rows=self.queries),)
+        return Fragment(name, tuple(inputs), outputs, constant, states, tuple(buffers), tuple(steps))
 
     def _append(self, source: str, cache: str, local: int) -> list[Step]:
         """Each new token goes to its own line and slot."""
@@ -263,7 +301,7 @@ class CachedAttention:
         slot = View(cache, (local,), (1,), token // self.token_lines * local)
         new = View(source, (local,), (1,), var("token") * local)
         lines = Where(rows=where) if self.along == "x" else Where(columns=where)
-        return [Loop("token", self.new, (Local("mov", slot, (new,), self.dtype, where=lines),))]
+        return [Loop("token", self.key_rows, (Local("mov", slot, (new,), self.dtype, where=lines),))]
 
     @property
     def _shifting(self) -> Shifting:
@@ -272,8 +310,8 @@ class CachedAttention:
     def _product(self, scores: str, q: str, keys: str, head: int, now: Affine, local: int, form: str) -> Local:
         """Partial scores of one query head."""
         heads, piece = self.heads_per_line * self.group, self.piece
-        total = View(scores, (self.m, now), (self.slots, 1), head * self.m * self.slots)
-        queries = View(q, (self.m, piece), (heads * piece, 1), head * piece)
+        total = View(scores, (self.query_rows, now), (self.slots, 1), head * self.m * self.slots)
+        queries = View(q, (self.query_rows, piece), (heads * piece, 1), head * piece)
         held = View(keys, (piece, now), (1, local), head // self.group * piece)
         return run("gemm", total, total, queries, held, form=form, aligned=True)
 
@@ -281,7 +319,7 @@ class CachedAttention:
         """Conditions at element (head, query, slot): the token there is one that the query may see."""
         token = var("i2") * self.token_lines + var("row" if self.along == "x" else "column")
         query = self.position + var("i1")
-        conditions = [query - token if self.causal else self.position + (self.new - 1) - token]
+        conditions = [query - token if self.causal else self.position + (self.key_rows - 1) - token]
         if self.window:
             conditions.append(token - query + (self.window - 1))
         if self.first is not None:
@@ -293,9 +331,10 @@ class CachedAttention:
 
         Without a cache whose lines are all full there are two fills more, with a mask one selection, with biases one addition.
         """
-        m, piece, heads = self.m, self.piece, self.heads_per_line * self.group
+        m, new = value_of(self.query_rows, scalars), value_of(self.key_rows, scalars)
+        piece, heads = self.piece, self.heads_per_line * self.group
         form = format_of(self.dtype).wide
-        now = int((self.position + self.new).ceil_div(self.token_lines).value(scalars))
+        now = int((self.position + new).ceil_div(self.token_lines).value(scalars))
         size, rows = heads * m * now, heads * m
         step = machine.step_cycles
 
@@ -304,11 +343,11 @@ class CachedAttention:
 
         tokens = self.reduction.pattern(self.token_lines)
         local = self.heads_per_line * piece
-        append = 2 * self.new * (machine.vector_cycles(self.dtype, local) + step)
+        append = 2 * new * (machine.vector_cycles(self.dtype, local) + step)
         if self.shifted:
             append = 2 * self._shifting.cycles(machine, int(self.position.value(scalars)))
-        if not self.kept and self.new != self.slots * self.token_lines:
-            append += 2 * (machine.vector_cycles(self.dtype, self.slots * local) + step)
+        if self._ragged:
+            append += 2 * (machine.vector_cycles(self.dtype, now * local) + step)
         score = heads * (product_cycles(machine, form.name, m, piece, now, aligned=True) + step)
         value = heads * (product_cycles(machine, form.name, m, now, piece, aligned=True) + step)
         join = self.head_reduction.pattern(self.segment).cycles(form.words(size), machine) + step if self.segment > 1 else 0
@@ -341,8 +380,10 @@ def full_attention(
     reduction: Reduction = CHAIN,
     unit: int = 1,
     biased: int = 0,
+    query_rows: Affine | None = None,
+    key_rows: Affine | None = None,
 ) -> CachedAttention:
-    """Attention of m queries over the item's own ``keys``, which are m where it is causal."""
+    """Attention of m queries over the item's own ``keys``, which are m where it is causal; of fewer where an item's rows are given."""
     return CachedAttention(
         m,
         heads,
@@ -363,4 +404,6 @@ def full_attention(
         masked=masked,
         kept=False,
         biased=biased,
+        queries=query_rows,
+        keys=key_rows,
     )

@@ -16,7 +16,7 @@ from cgptc.backends.wafer.affine import Extent, var
 from cgptc.backends.wafer.arithmetic.formats import format_of
 from cgptc.backends.wafer.collectives import Pattern
 from cgptc.backends.wafer.faults import ProgramError
-from cgptc.backends.wafer.kernels.fragment import LINE_COLOURS, Direction, Fragment, Grid, Slot, all_of, buffer, run
+from cgptc.backends.wafer.kernels.fragment import LINE_COLOURS, Direction, Fragment, Grid, OfRows, Slot, all_of, buffer, first, run
 from cgptc.backends.wafer.kernels.gemm import product_cycles
 from cgptc.backends.wafer.layout import Layout
 from cgptc.backends.wafer.machine import Machine
@@ -24,8 +24,8 @@ from cgptc.backends.wafer.program import Buffer, Collective, Loop, Span, Step, V
 
 
 @dataclass(frozen=True)
-class Cannon:
-    """``y [m, n] = a [m, k] @ b [k, n]``, all three in tiles of a square grid."""
+class Cannon(OfRows):
+    """``y [m, n] = a [m, k] @ b [k, n]``, all three in tiles of a square grid, of whose rows each line may have fewer: ``rows``."""
 
     m: int
     k: int
@@ -89,27 +89,29 @@ class Cannon:
         total = y if self.accumulate == self.dtype else buffer(f"{prefix}.total", self.accumulate, m, n)
         left = buffer(f"{prefix}.left", self.dtype, m, k, copies=2)
         right = buffer(f"{prefix}.right", self.dtype, k, n, copies=2)
+        rows = self.rows_of(m)
+        sums = first(total, rows)
         steps: list[Step] = [
-            run("fill", all_of(total), 0.0, form=self.accumulate),
-            run("mov", all_of(left), all_of(a), form=self.dtype),
+            run("fill", sums, 0.0, form=self.accumulate),
+            run("mov", first(left, rows), first(a, rows), form=self.dtype),
             run("mov", all_of(right), all_of(b), form=self.dtype),
-            *self._turn("x", all_of(left)),
+            *self._turn("x", first(left, rows)),
             *self._turn("y", all_of(right)),
         ]
         step = var("step")
-        left_now, right_now = _copy(left, step), _copy(right, step)
+        left_now, right_now = _copy(left, step, rows), _copy(right, step, k)
         body = (
-            run("gemm", all_of(total), all_of(total), left_now, right_now, form=self.accumulate, aligned=self.aligned),
-            self._shift("x", left_now, _copy(left, step + 1), Where()),
-            self._shift("y", right_now, _copy(right, step + 1), Where()),
+            run("gemm", sums, sums, left_now, right_now, form=self.accumulate, aligned=self.aligned),
+            self._shift("x", left_now, _copy(left, step + 1, rows), Where()),
+            self._shift("y", right_now, _copy(right, step + 1, k), Where()),
         )
         last = self.side - 1
         steps += [
             Loop("step", last, body, ahead=0),
-            run("gemm", all_of(total), all_of(total), _copy(left, last), _copy(right, last), form=self.accumulate, aligned=self.aligned),
+            run("gemm", sums, sums, _copy(left, last, rows), _copy(right, last, k), form=self.accumulate, aligned=self.aligned),
         ]
         if total is not y:
-            steps.append(run("mov", all_of(y), all_of(total), form=self.accumulate))
+            steps.append(run("mov", first(y, rows), sums, form=self.accumulate))
         return Fragment(
             f"{self.name}-{self.ring}",
             (Slot("a", a.name, self.a_layout), Slot("b", b.name, self.b_layout)),
@@ -122,7 +124,8 @@ class Cannon:
 
     def cycles(self, machine: Machine, scalars: Mapping[str, int]) -> int:
         """Copies, the turning of both sides, then per step the slower of product and shifts, and the last product."""
-        (m, n), k = self.y_layout.local_shape, self.a_layout.local_shape[1]
+        (most, n), k = self.y_layout.local_shape, self.a_layout.local_shape[1]
+        m = self.row_count(most, scalars)
         form, side, step = format_of(self.dtype), self.side, machine.step_cycles
         product = product_cycles(machine, self.accumulate, m, k, n, aligned=self.aligned) + step
         shifts = 0
@@ -135,8 +138,8 @@ class Cannon:
         return copies + local + (side - 1) * shifts + (side - 1) * max(product, shifts) + product
 
 
-def _copy(one: Buffer, number: Extent) -> View:
-    """The tile in the copy that an even or odd number selects."""
+def _copy(one: Buffer, number: Extent, count: Extent) -> View:
+    """So many rows of the tile in the copy that an even or odd number selects."""
     rows, columns = one.shape
     offset = number % 2 * (rows * columns)
-    return View(one.name, (rows, columns), (columns, 1), offset)
+    return View(one.name, (count, columns), (columns, 1), offset)

@@ -8,14 +8,14 @@ from typing import ClassVar
 
 from cgptc.backends.wafer.faults import ProgramError
 from cgptc.backends.wafer.kernels.elementwise import BINARY
-from cgptc.backends.wafer.kernels.fragment import Fragment, Slot, all_of, buffer, repeated, run
+from cgptc.backends.wafer.kernels.fragment import Fragment, OfRows, Slot, all_of, buffer, first, repeated, run
 from cgptc.backends.wafer.layout import Layout
 from cgptc.backends.wafer.machine import Machine
 from cgptc.backends.wafer.program import View
 
 
 @dataclass(frozen=True)
-class WithConstant:
+class WithConstant(OfRows):
     """``y = op(x, c)`` for ``x [m, d]``, or ``op(c, x)`` where ``reverse``; c is ``value``, or a weight ``[d]`` where that is None."""
 
     op: str
@@ -39,20 +39,21 @@ class WithConstant:
         m, local = self.layout.local_shape
         x, y = buffer(f"{prefix}.x", self.dtype, m, local), buffer(f"{prefix}.y", self.dtype, m, local)
         weight = buffer(f"{prefix}.weight", self.dtype, local)
-        constant: View | float = repeated(all_of(weight), 0, m) if self.value is None else self.value
-        operands = (constant, all_of(x)) if self.reverse else (all_of(x), constant)
+        rows = self.rows_of(m)
+        constant: View | float = repeated(all_of(weight), 0, rows) if self.value is None else self.value
+        operands = (constant, first(x, rows)) if self.reverse else (first(x, rows), constant)
         own = self.value is None
         return Fragment(
             self.name,
             (Slot("x", x.name, self.layout),),
-            (Slot("y", y.name, self.layout),),
+            (Slot("y", y.name, self.layout, rows=self.rows),),
             (Slot("weight", weight.name, self.weight_layout),) if own else (),
             (),
             (x, y, weight) if own else (x, y),
-            (run(self.op, all_of(y), *operands, form=self.dtype),),
+            (run(self.op, first(y, rows), *operands, form=self.dtype),),
         )
 
     def cycles(self, machine: Machine, scalars: Mapping[str, int]) -> int:
         """One vector operation."""
         m, local = self.layout.local_shape
-        return machine.vector_cycles(self.dtype, m * local) + machine.step_cycles
+        return machine.vector_cycles(self.dtype, self.row_count(m, scalars) * local) + machine.step_cycles

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -9,7 +10,7 @@ from typing import ClassVar
 from cgptc.backends.wafer.affine import Affine
 from cgptc.backends.wafer.arithmetic.functions import OPERATIONS
 from cgptc.backends.wafer.faults import ProgramError
-from cgptc.backends.wafer.kernels.fragment import Fragment, Slot, all_of, buffer, inside, masked, run
+from cgptc.backends.wafer.kernels.fragment import Fragment, OfRows, Slot, all_of, buffer, first, inside, masked, run
 from cgptc.backends.wafer.layout import Layout
 from cgptc.backends.wafer.machine import Machine
 
@@ -20,7 +21,7 @@ INFINITE = ("log", "rsqrt", "reciprocal")
 
 
 @dataclass(frozen=True)
-class Elementwise:
+class Elementwise(OfRows):
     """``y = op(x)`` or ``y = op(x, z)``, tile by tile; ``relu`` is a maximum with 0.
 
     ``less`` gives 1 where x < z, else 0; ``select`` has a third input and gives x where ``condition`` is not 0, else z.
@@ -42,20 +43,20 @@ class Elementwise:
             roles = ("condition", "x", "z")
         inputs = [buffer(f"{prefix}.{role}", self.dtype, *self.layout.local_shape) for role in roles]
         y = buffer(f"{prefix}.y", self.dtype, *self.layout.local_shape)
-        operands = [all_of(one) for one in inputs]
+        result, *operands = (all_of(one) if self.rows is None else first(one, self.rows) for one in (y, *inputs))
         if self.op == "relu":
-            step = run("max", all_of(y), *operands, 0.0, form=self.dtype)
+            step = run("max", result, *operands, 0.0, form=self.dtype)
         else:
-            step = run(self.op, all_of(y), *operands, form=self.dtype)
+            step = run(self.op, result, *operands, form=self.dtype)
         ends = self._ends
         return Fragment(
             self.name,
             tuple(Slot(role, one.name, self.layout) for role, one in zip(roles, inputs, strict=True)),
-            (Slot("y", y.name, self.layout),),
+            (Slot("y", y.name, self.layout, rows=self.rows),),
             (),
             (),
             (*inputs, y),
-            (step, masked(all_of(y), all_of(y), 0.0, ends, self.dtype)) if ends else (step,),
+            (step, masked(result, result, 0.0, ends, self.dtype)) if ends else (step,),
         )
 
     @property
@@ -65,9 +66,8 @@ class Elementwise:
         return inside(self.layout, last) if self.op in INFINITE and last >= 0 else ()
 
     def cycles(self, machine: Machine, scalars: Mapping[str, int]) -> int:
-        size = 1
-        for extent in self.layout.local_shape:
-            size *= extent
+        shape = self.layout.local_shape
+        size = math.prod(shape) if self.rows is None else self.row_count(shape[0], scalars) * math.prod(shape[1:])
         ends = machine.vector_cycles(self.dtype, size, 2.0) + machine.step_cycles if self._ends else 0
         if self.op in OPERATIONS:
             return machine.scalar_map_cycles(size, OPERATIONS[self.op]) + machine.step_cycles + ends

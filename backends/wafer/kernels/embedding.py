@@ -8,14 +8,27 @@ from typing import ClassVar
 
 from cgptc.backends.wafer.affine import Affine, var
 from cgptc.backends.wafer.arithmetic.formats import format_of
-from cgptc.backends.wafer.kernels.fragment import CHAIN, Direction, Fragment, Grid, Reduction, Slot, all_of, buffer, other, run
+from cgptc.backends.wafer.kernels.fragment import (
+    CHAIN,
+    Direction,
+    Fragment,
+    Grid,
+    OfRows,
+    Reduction,
+    Slot,
+    all_of,
+    buffer,
+    first,
+    other,
+    run,
+)
 from cgptc.backends.wafer.layout import Layout
 from cgptc.backends.wafer.machine import Machine
 from cgptc.backends.wafer.program import Step, View
 
 
 @dataclass(frozen=True)
-class Embedding:
+class Embedding(OfRows):
     """``y [m, d] = table [v, d][ids]``, d along ``along`` and v along the other direction; exact, zeros of either sign included.
 
     ``ids [m]`` come to every PE; where ``position`` is given they are ``position, position + 1, …`` instead (learned positions).
@@ -54,21 +67,24 @@ class Embedding:
         ids = buffer(f"{prefix}.ids", "i32", self.m)
         y = buffer(f"{prefix}.y", self.dtype, *self.y_layout.local_shape)
         line = var("row" if self.along == "x" else "column")
+        count = self.rows_of(self.m)
+        wanted, found = first(ids, count), first(y, count)
         steps: list[Step] = []
         if self.position is not None:
-            steps.append(run("index", all_of(ids), form="i32", value=self.position + var("i0")))
+            steps.append(run("index", wanted, form="i32", value=self.position + var("i0")))
         steps += [
-            run("lookup", all_of(y), table, all_of(ids), form=self.dtype, first=line * rows),
-            self.reduction.step(other(self.along), all_of(y), all_of(y), "or"),
+            run("lookup", found, table, wanted, form=self.dtype, first=line * rows),
+            self.reduction.step(other(self.along), found, found, "or"),
         ]
         inputs = (Slot("ids", ids.name, self.grid.replicated((self.m,))),) if self.position is None else ()
         weights = () if self.shared else (Slot("table", held.name, self.table_layout),)
-        return Fragment(self.name, inputs, (Slot("y", y.name, self.y_layout),), weights, (), (held, ids, y), tuple(steps))
+        return Fragment(self.name, inputs, (Slot("y", y.name, self.y_layout, rows=self.rows),), weights, (), (held, ids, y), tuple(steps))
 
     def cycles(self, machine: Machine, scalars: Mapping[str, int]) -> int:
         form = format_of(self.dtype)
-        m, local = self.y_layout.local_shape
+        most, local = self.y_layout.local_shape
+        m = self.row_count(most, scalars)
         size = m * local
-        ids = 0 if self.position is None else machine.vector_cycles("i32", self.m) + machine.step_cycles
+        ids = 0 if self.position is None else machine.vector_cycles("i32", m) + machine.step_cycles
         line = self.reduction.pattern(self.grid.lines(other(self.along))).cycles(form.words(size), machine)
         return ids + machine.vector_cycles(form.name, size) + line + 2 * machine.step_cycles

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Literal, Protocol
 
-from cgptc.backends.wafer.affine import Affine, Extent, var
+from cgptc.backends.wafer.affine import Affine, Extent, value_of, var
 from cgptc.backends.wafer.arithmetic.instructions import Parameter
 from cgptc.backends.wafer.collectives import Algorithm, Combine, Pattern
 from cgptc.backends.wafer.layout import Axis, Cut, Layout, blocked
@@ -29,13 +29,14 @@ INFLOW_COLOURS = (19, 20)
 class Slot:
     """A role of a kernel, such as ``x`` or ``weight``, the buffer that serves it and how the logical tensor lies in it.
 
-    ``nonzeros`` of a parcel of which nothing else is sent.
+    ``nonzeros`` of a parcel of which nothing else is sent. Of an output there are so many ``rows`` where that is not None.
     """
 
     role: str
     buffer: str
     layout: Layout
     nonzeros: Nonzeros | None = None
+    rows: Affine | None = None
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,21 @@ class Kernel(Protocol):
 
 
 @dataclass(frozen=True)
+class OfRows:
+    """A kernel whose items may have fewer rows than the m that it has room for: ``rows``, by a run's scalars, or all where that is None."""
+
+    rows: Affine | None = field(default=None, kw_only=True)
+
+    def rows_of(self, m: int) -> Extent:
+        """Rows of an item, as steps name them."""
+        return m if self.rows is None else self.rows
+
+    def row_count(self, m: int, scalars: Mapping[str, int]) -> int:
+        """Rows of an item under these scalars."""
+        return value_of(self.rows_of(m), scalars)
+
+
+@dataclass(frozen=True)
 class Grid:
     """The rectangle of PEs that a kernel runs on."""
 
@@ -166,6 +182,11 @@ def buffer(name: str, dtype: str, *shape: int, copies: int = 1) -> Buffer:
 def all_of(one: Buffer) -> View:
     """The whole of a buffer."""
     return whole(one.name, one.shape)
+
+
+def first(one: Buffer, rows: Extent) -> View:
+    """So many elements of a buffer's first axis, from the first on."""
+    return whole(one.name, (rows, *one.shape[1:]), one.shape)
 
 
 def repeated(view: View, axis: int, size: Extent) -> View:

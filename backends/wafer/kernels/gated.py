@@ -10,7 +10,7 @@ from typing import ClassVar
 from cgptc.backends.wafer.arithmetic.formats import format_of
 from cgptc.backends.wafer.arithmetic.functions import OPERATIONS
 from cgptc.backends.wafer.faults import ProgramError
-from cgptc.backends.wafer.kernels.fragment import Fragment, Slot, all_of, buffer, run
+from cgptc.backends.wafer.kernels.fragment import Fragment, OfRows, Slot, buffer, first, run
 from cgptc.backends.wafer.layout import Layout
 from cgptc.backends.wafer.machine import Machine
 
@@ -18,7 +18,7 @@ ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "sigmoid", "tanh", "relu")
 
 
 @dataclass(frozen=True)
-class Gated:
+class Gated(OfRows):
     """``y = activation(x) · z``, all three in one layout: SwiGLU with ``silu``, GeGLU with ``gelu``, GLU with ``sigmoid``."""
 
     activation: str
@@ -35,17 +35,20 @@ class Gated:
         form = format_of(self.dtype).wide.name
         x, z, y = (buffer(f"{prefix}.{role}", self.dtype, *self.layout.local_shape) for role in ("x", "z", "y"))
         gate = buffer(f"{prefix}.gate", form, *self.layout.local_shape)
-        operands = (all_of(x), 0.0) if self.activation == "relu" else (all_of(x),)
+        rows = self.rows_of(self.layout.local_shape[0])
+        given, other, opened, result = (first(one, rows) for one in (x, z, gate, y))
+        operands = (given, 0.0) if self.activation == "relu" else (given,)
         steps = (
-            run("max" if self.activation == "relu" else self.activation, all_of(gate), *operands, form=form),
-            run("mul", all_of(y), all_of(gate), all_of(z), form=form),
+            run("max" if self.activation == "relu" else self.activation, opened, *operands, form=form),
+            run("mul", result, opened, other, form=form),
         )
         inputs = (Slot("x", x.name, self.layout), Slot("z", z.name, self.layout))
-        return Fragment(self.name, inputs, (Slot("y", y.name, self.layout),), (), (), (x, z, y, gate), steps)
+        return Fragment(self.name, inputs, (Slot("y", y.name, self.layout, rows=self.rows),), (), (), (x, z, y, gate), steps)
 
     def cycles(self, machine: Machine, scalars: Mapping[str, int]) -> int:
         """The mapped function, and one product."""
-        size, form = math.prod(self.layout.local_shape), format_of(self.dtype).wide.name
+        m, *rest = self.layout.local_shape
+        size, form = self.row_count(m, scalars) * math.prod(rest), format_of(self.dtype).wide.name
         product = machine.vector_cycles(form, size)
         gate = product if self.activation == "relu" else machine.scalar_map_cycles(size, OPERATIONS[self.activation])
         return gate + product + 2 * machine.step_cycles

@@ -16,7 +16,7 @@ from typing import ClassVar
 from cgptc.backends.wafer.affine import var
 from cgptc.backends.wafer.arithmetic.formats import format_of
 from cgptc.backends.wafer.collectives import Pattern
-from cgptc.backends.wafer.kernels.fragment import LINE_COLOURS, Fragment, Grid, Slot, all_of, buffer, run
+from cgptc.backends.wafer.kernels.fragment import LINE_COLOURS, Fragment, Grid, OfRows, Slot, all_of, buffer, first, run
 from cgptc.backends.wafer.layout import Layout
 from cgptc.backends.wafer.machine import Machine
 from cgptc.backends.wafer.program import Collective, Local, Loop, Step, View, Where, line
@@ -34,8 +34,8 @@ def broadcasts(size: int, words: int, machine: Machine) -> list[int]:
 
 
 @dataclass(frozen=True)
-class Summa:
-    """``y [m, n] = a [m, k] @ b [k, n]``, all three in tiles."""
+class Summa(OfRows):
+    """``y [m, n] = a [m, k] @ b [k, n]``, all three in tiles, of whose rows each line may have fewer: ``rows``."""
 
     m: int
     k: int
@@ -78,19 +78,21 @@ class Summa:
         right = buffer(f"{prefix}.right", self.dtype, size, n, copies=2)
         panel = var("panel")
         wide, tall = self.panels // self.grid.width, self.panels // self.grid.height
-        a_part = View(a.name, (m, size), (a.shape[1], 1), panel % wide * size)
+        rows = self.rows_of(m)
+        sums = first(total, rows)
+        a_part = View(a.name, (rows, size), (a.shape[1], 1), panel % wide * size)
         b_part = View(b.name, (size, n), (n, 1), panel % tall * (size * n))
-        left_now = View(left.name, (m, size), (size, 1), panel % 2 * (m * size))
+        left_now = View(left.name, (rows, size), (size, 1), panel % 2 * (m * size))
         right_now = View(right.name, (size, n), (n, 1), panel % 2 * (size * n))
         x_colour, y_colour = (LINE_COLOURS["x"][4],), (LINE_COLOURS["y"][4],)
         body = (
             Collective("broadcast", "multicast", "x", a_part, left_now, x_colour, root=panel // wide),
             Collective("broadcast", "multicast", "y", b_part, right_now, y_colour, root=panel // tall),
-            run("gemm", all_of(total), all_of(total), left_now, right_now, form=self.accumulate, aligned=self.aligned),
+            run("gemm", sums, sums, left_now, right_now, form=self.accumulate, aligned=self.aligned),
         )
-        steps: list[Step] = [run("fill", all_of(total), 0.0, form=self.accumulate), Loop("panel", self.panels, body, ahead=1)]
+        steps: list[Step] = [run("fill", sums, 0.0, form=self.accumulate), Loop("panel", self.panels, body, ahead=1)]
         if total is not y:
-            steps.append(run("mov", all_of(y), all_of(total), form=self.accumulate))
+            steps.append(run("mov", first(y, rows), sums, form=self.accumulate))
         return Fragment(
             self.name,
             (Slot("a", a.name, self.a_layout), Slot("b", b.name, self.b_layout)),
@@ -103,7 +105,8 @@ class Summa:
 
     def cycles(self, machine: Machine, scalars: Mapping[str, int]) -> int:
         """The first panels' broadcasts, then per panel the slower of product and next broadcasts, then the last product."""
-        (m, n), size = self.y_layout.local_shape, self.panel
+        (most, n), size = self.y_layout.local_shape, self.panel
+        m = self.row_count(most, scalars)
         form = format_of(self.dtype)
         wide, tall = self.panels // self.grid.width, self.panels // self.grid.height
         step = machine.step_cycles

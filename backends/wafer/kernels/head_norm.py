@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+from cgptc.backends.wafer.affine import Extent, value_of
 from cgptc.backends.wafer.arithmetic.formats import format_of
 from cgptc.backends.wafer.arithmetic.functions import OPERATIONS
 from cgptc.backends.wafer.kernels.attention import CachedAttention
-from cgptc.backends.wafer.kernels.fragment import CHAIN, Fragment, Reduction, Slot, all_of, buffer, repeated, run
+from cgptc.backends.wafer.kernels.fragment import CHAIN, Fragment, Reduction, Slot, buffer, first, repeated, run
 from cgptc.backends.wafer.layout import Layout
 from cgptc.backends.wafer.machine import Machine
 from cgptc.backends.wafer.program import Span, Step, View, Where
@@ -38,9 +39,14 @@ class HeadNorm:
 
     @property
     def _shape(self) -> tuple[int, int, int]:
-        """Tokens, heads on a line, and features of a head there."""
+        """Most tokens, heads on a line, and features of a head there."""
         one = self.attention
         return self.layout.local_shape[0], one.heads_per_line * (1 if self.keys else one.group), one.piece
+
+    @property
+    def _rows(self) -> Extent:
+        """Tokens of an item, as steps name them."""
+        return self.attention.key_rows if self.keys else self.attention.query_rows
 
     def fragment(self, prefix: str) -> Fragment:
         attention, (m, heads, piece) = self.attention, self._shape
@@ -49,33 +55,39 @@ class HeadNorm:
         wide, sums = buffer(f"{prefix}.wide", form, m, heads, piece), buffer(f"{prefix}.sums", form, m, heads)
         weight = buffer(f"{prefix}.weight", attention.dtype, heads * piece)
 
+        rows = self._rows
+        tile, row = first(wide, rows), first(sums, rows)
+
         def cut(name: str) -> View:
-            return View(name, (m, heads, piece), (heads * piece, piece, 1))
+            return View(name, (rows, heads, piece), (heads * piece, piece, 1))
 
         steps: list[Step] = [
-            run("mov", all_of(wide), cut(x.name), form=form),
-            run("dot", all_of(sums), all_of(wide), all_of(wide), form=form),
+            run("mov", tile, cut(x.name), form=form),
+            run("dot", row, tile, tile, form=form),
         ]
         if attention.segment > 1:
             span = (Span(0, attention.lines_used),)
             where = Where(columns=span) if attention.along == "x" else Where(rows=span)
-            steps.append(self.reduction.step(attention.along, all_of(sums), all_of(sums), "add", attention.segment, where))
+            steps.append(self.reduction.step(attention.along, row, row, "add", attention.segment, where))
         steps += [
-            run("mul", all_of(sums), all_of(sums), 1.0 / attention.head_dim, form=form),
-            run("add", all_of(sums), all_of(sums), self.eps, form=form),
-            run("rsqrt", all_of(sums), all_of(sums), form=form),
-            run("mul", all_of(wide) if self.weight else cut(y.name), all_of(wide), repeated(all_of(sums), 2, piece), form=form),
+            run("mul", row, row, 1.0 / attention.head_dim, form=form),
+            run("add", row, row, self.eps, form=form),
+            run("rsqrt", row, row, form=form),
+            run("mul", tile if self.weight else cut(y.name), tile, repeated(row, 2, piece), form=form),
         ]
         if self.weight:
-            steps.append(run("mul", cut(y.name), all_of(wide), View(weight.name, (m, heads, piece), (0, piece, 1)), form=form))
+            steps.append(run("mul", cut(y.name), tile, View(weight.name, (rows, heads, piece), (0, piece, 1)), form=form))
         parameters = Layout(self.layout.height, self.layout.width, self.layout.shape[1:], self.layout.cuts[1:])
         weights = (Slot("weight", weight.name, parameters),) if self.weight else ()
         buffers = (x, y, wide, sums, weight) if self.weight else (x, y, wide, sums)
-        return Fragment(self.name, (Slot("x", x.name, self.layout),), (Slot("y", y.name, self.layout),), weights, (), buffers, tuple(steps))
+        known = attention.keys if self.keys else attention.queries
+        outputs = (Slot("y", y.name, self.layout, rows=known),)
+        return Fragment(self.name, (Slot("x", x.name, self.layout),), outputs, weights, (), buffers, tuple(steps))
 
     def cycles(self, machine: Machine, scalars: Mapping[str, int]) -> int:
         """Three or four operations over all elements, three over heads, and a line operation where heads are cut."""
-        m, heads, piece = self._shape
+        _, heads, piece = self._shape
+        m = value_of(self._rows, scalars)
         form, step = format_of(self.attention.dtype).wide, machine.step_cycles
         tile, row = machine.vector_cycles(form.name, m * heads * piece), machine.vector_cycles(form.name, m * heads)
         line = self.reduction.pattern(self.attention.segment).cycles(form.words(m * heads), machine) + step

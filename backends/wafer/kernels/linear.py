@@ -17,10 +17,12 @@ from cgptc.backends.wafer.kernels.fragment import (
     Direction,
     Fragment,
     Grid,
+    OfRows,
     Reduction,
     Slot,
     all_of,
     buffer,
+    first,
     other,
     reductions,
     repeated,
@@ -32,7 +34,7 @@ from cgptc.backends.wafer.program import Step
 
 
 @dataclass(frozen=True)
-class Linear:
+class Linear(OfRows):
     """``y = x @ weight (+ bias)``: k along ``along``, n along the other direction.
 
     ``accumulate`` is the format of products and sums, on the PE and along the line; ``aligned`` declares streaming multiply-accumulates.
@@ -79,23 +81,25 @@ class Linear:
         y = buffer(f"{prefix}.y", self.dtype, *self.y_layout.local_shape)
         total = y if self.accumulate == self.dtype else buffer(f"{prefix}.total", self.accumulate, *y.shape)
         buffers = [x, weight, y] if total is y else [x, weight, y, total]
+        rows = self.rows_of(self.m)
+        sums, result = first(total, rows), first(y, rows)
         steps: list[Step] = [
-            run("fill", all_of(total), 0.0, form=self.accumulate),
-            run("gemm", all_of(total), all_of(total), all_of(x), all_of(weight), form=self.accumulate, aligned=self.aligned),
-            self.reduction.step(self.along, all_of(total), all_of(total), "add"),
+            run("fill", sums, 0.0, form=self.accumulate),
+            run("gemm", sums, sums, first(x, rows), all_of(weight), form=self.accumulate, aligned=self.aligned),
+            self.reduction.step(self.along, sums, sums, "add"),
         ]
         weights = [Slot("weight", weight.name, self.weight_layout)]
         if self.bias:
             bias = buffer(f"{prefix}.bias", self.dtype, *self.bias_layout.local_shape)
             buffers.append(bias)
             weights.append(Slot("bias", bias.name, self.bias_layout))
-            steps.append(run("add", all_of(y), all_of(total), repeated(all_of(bias), 0, self.m), form=self.accumulate))
+            steps.append(run("add", result, sums, repeated(all_of(bias), 0, rows), form=self.accumulate))
         elif total is not y:
-            steps.append(run("mov", all_of(y), all_of(total), form=self.accumulate))
+            steps.append(run("mov", result, sums, form=self.accumulate))
         return Fragment(
             self.name,
             (Slot("x", x.name, self.x_layout),),
-            (Slot("y", y.name, self.y_layout),),
+            (Slot("y", y.name, self.y_layout, rows=self.rows),),
             tuple(weights),
             (),
             tuple(buffers),
@@ -105,9 +109,10 @@ class Linear:
     def cycles(self, machine: Machine, scalars: Mapping[str, int]) -> int:
         """One fill, one tile product, one allreduce, and a bias addition or conversion where there is one."""
         k, n = self.x_layout.local_shape[1], self.y_layout.local_shape[1]
-        size = self.m * n
-        across = machine.mac_cycles(self.accumulate, self.m * k, n, aligned=self.aligned)
-        product = min(across, machine.mac_cycles(self.accumulate, k * n, self.m, aligned=self.aligned))
+        m = self.row_count(self.m, scalars)
+        size = m * n
+        across = machine.mac_cycles(self.accumulate, m * k, n, aligned=self.aligned)
+        product = min(across, machine.mac_cycles(self.accumulate, k * n, m, aligned=self.aligned))
         passes = 2 if self.bias or self.accumulate != self.dtype else 1
         words = format_of(self.accumulate).words(size)
         line = self.reduction.pattern(self.grid.lines(self.along)).cycles(words, machine)

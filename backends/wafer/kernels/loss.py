@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from cgptc.backends.wafer.affine import var
+from cgptc.backends.wafer.affine import Extent, var
 from cgptc.backends.wafer.arithmetic.formats import format_of
 from cgptc.backends.wafer.arithmetic.functions import OPERATIONS
 from cgptc.backends.wafer.faults import ProgramError
@@ -16,11 +15,13 @@ from cgptc.backends.wafer.kernels.fragment import (
     Direction,
     Fragment,
     Grid,
+    OfRows,
     Reduction,
     Slot,
     all_of,
     buffer,
     coordinate,
+    first,
     inside,
     masked,
     repeated,
@@ -39,7 +40,7 @@ def _result(grid: Grid, rows: int, summary: Summary) -> Layout:
 
 
 @dataclass(frozen=True)
-class CrossEntropy:
+class CrossEntropy(OfRows):
     """``log Σ exp(x) − Σ p x`` per row of ``x [m, n]``, n along ``along``; p is the target's class, smoothed over all by ``smoothing``.
 
     ``target [m]`` are class numbers in the wide format (exact below 2**24). Rows whose target is ``ignore`` are 0 and count in no mean,
@@ -85,29 +86,31 @@ class CrossEntropy:
         target, valid = buffer(f"{prefix}.target", form, m), buffer(f"{prefix}.valid", form, m)
         tile, hit = buffer(f"{prefix}.tile", form, m, local), buffer(f"{prefix}.hit", form, m, local)
         sums, row = buffer(f"{prefix}.sums", form, self._sums, m), buffer(f"{prefix}.row", form, m)
-        exponentials, own, every = (View(sums.name, (m,), (1,), i * m) for i in range(3))
+        count = self.rows_of(m)
+        exponentials, own, every = (View(sums.name, (count,), (1,), i * m) for i in range(3))
+        packed = View(sums.name, (self._sums, count), (m, 1))
         ends = inside(self.layout, 1)
-        shifted, rows = all_of(tile), all_of(row)
+        shifted, rows, hits, wanted, counts = (first(one, count) for one in (tile, row, hit, target, valid))
         steps: list[Step] = [
-            masked(shifted, all_of(x), float("-inf"), ends, form),
+            masked(shifted, first(x, count), float("-inf"), ends, form),
             run("largest", rows, shifted, form=form),
             self.reduction.step(self.along, rows, rows, "max"),
             run("max", rows, rows, LOWEST, form=form),
             run("sub", shifted, shifted, repeated(rows, 1, local), form=form),
             # 1 where the column's number is the target's.
-            run("index", all_of(hit), form=form, value=coordinate(self.along) * local + var("i1")),
-            run("sub", all_of(hit), all_of(hit), repeated(all_of(target), 1, local), form=form),
-            run("abs", all_of(hit), all_of(hit), form=form),
-            run("less", all_of(hit), all_of(hit), 0.5, form=form),
-            run("select", all_of(hit), all_of(hit), shifted, 0.0, form=form),
-            run("sum", own, all_of(hit), form=form),
+            run("index", hits, form=form, value=coordinate(self.along) * local + var("i1")),
+            run("sub", hits, hits, repeated(wanted, 1, local), form=form),
+            run("abs", hits, hits, form=form),
+            run("less", hits, hits, 0.5, form=form),
+            run("select", hits, hits, shifted, 0.0, form=form),
+            run("sum", own, hits, form=form),
         ]
         if self.smoothing:
-            steps += [masked(all_of(hit), shifted, 0.0, ends, form), run("sum", every, all_of(hit), form=form)]
+            steps += [masked(hits, shifted, 0.0, ends, form), run("sum", every, hits, form=form)]
         steps += [
             run("exp", shifted, shifted, form=form),
             run("sum", exponentials, shifted, form=form),
-            self.reduction.step(self.along, all_of(sums), all_of(sums), "add"),
+            self.reduction.step(self.along, packed, packed, "add"),
             run("log", rows, exponentials, form=form),
             run("mul", own, own, 1.0 - self.smoothing, form=form),
             run("sub", rows, rows, own, form=form),
@@ -115,11 +118,11 @@ class CrossEntropy:
         if self.smoothing:
             steps += [run("mul", every, every, self.smoothing / self.n, form=form), run("sub", rows, rows, every, form=form)]
         steps += [
-            run("sub", all_of(valid), all_of(target), float(self.ignore), form=form),
-            run("abs", all_of(valid), all_of(valid), form=form),
-            run("less", all_of(valid), 0.5, all_of(valid), form=form),
-            run("select", rows, all_of(valid), rows, 0.0, form=form),
-            *_summed(y.name, row.name, valid.name, m, self.summary, form, [one.name for one in so_far]),
+            run("sub", counts, wanted, float(self.ignore), form=form),
+            run("abs", counts, counts, form=form),
+            run("less", counts, 0.5, counts, form=form),
+            run("select", rows, counts, rows, 0.0, form=form),
+            *_summed(y.name, row.name, valid.name, count, self.summary, form, [one.name for one in so_far]),
         ]
         inputs = (Slot("x", x.name, self.layout), Slot("target", target.name, self.grid.replicated((m,))))
         buffers = (x, y, target, valid, tile, hit, sums, row, *so_far)
@@ -127,7 +130,8 @@ class CrossEntropy:
 
     def cycles(self, machine: Machine, scalars: Mapping[str, int]) -> int:
         """Operations over tiles and over rows, one exponential per element and one logarithm per row, two allreduces, the summary."""
-        (m, local), form, step = self.layout.local_shape, format_of(self.form), machine.step_cycles
+        (most, local), form, step = self.layout.local_shape, format_of(self.form), machine.step_cycles
+        m = self.row_count(most, scalars)
         tile, row = machine.vector_cycles(form.name, m * local), machine.vector_cycles(form.name, m)
         twice = machine.vector_cycles(form.name, m * local, 2.0)
         ends = twice if inside(self.layout, 1) else tile
@@ -149,7 +153,7 @@ def _states(grid: Grid, buffers: Sequence[Buffer]) -> tuple[Slot, ...]:
     return tuple(Slot(one.name.rpartition(".")[2], one.name, grid.replicated((1,))) for one in buffers)
 
 
-def _summed(y: str, row: str, valid: str, m: int, summary: Summary, form: str, so_far: Sequence[str] = ()) -> list[Step]:
+def _summed(y: str, row: str, valid: str, m: Extent, summary: Summary, form: str, so_far: Sequence[str] = ()) -> list[Step]:
     """The rows' losses as they are, their sum, or their sum over the number of rows that count, which ``valid`` ends up holding.
 
     Where buffers of sums ``so_far`` are given, they are of all items from the first on.
@@ -189,7 +193,7 @@ def _summary_cycles(machine: Machine, form: str, m: int, summary: Summary, *, ru
 
 
 @dataclass(frozen=True)
-class SquaredError:
+class SquaredError(OfRows):
     """``(x − z)²`` of ``x`` and ``z [m, n]``, n along ``along``: its mean or sum over all elements.
 
     ``running``: y ``[1, 1]`` is of all items so far, and with ``masked`` an input ``mask [m]`` is 0 at rows that do not count, else 1.
@@ -209,6 +213,8 @@ class SquaredError:
     name: ClassVar[str] = "squared-error"
 
     def __post_init__(self) -> None:
+        if self.rows is not None and not self.running:
+            raise ProgramError("kernel", "only sums that run on over items are of some of an item's rows")
         if (self.running and self.summary == "none") or (self.masked and not self.running):
             raise ProgramError("kernel", "only sums of squares run on over items, and only those leave rows out")
 
@@ -235,32 +241,34 @@ class SquaredError:
         so_far = _so_far(prefix, form, self.summary) if self.running else ()
         buffers = [x, z, y, apart, *so_far]
         inputs = [Slot("x", x.name, self.layout), Slot("z", z.name, self.layout)]
-        steps: list[Step] = [run("sub", all_of(apart), all_of(x), all_of(z), form=form)]
+        rows = self.rows_of(m)
+        tile, row, real, counts = (first(one, rows) for one in (apart, sums, mask, valid))
+        steps: list[Step] = [run("sub", tile, first(x, rows), first(z, rows), form=form)]
         if self.summary == "none":
-            steps.append(run("mul", all_of(y), all_of(apart), all_of(apart), form=form))
+            steps.append(run("mul", first(y, rows), tile, tile, form=form))
         else:
             ends = inside(self.layout, 1)
-            steps += [masked(all_of(apart), all_of(apart), 0.0, ends, form)] if ends else []
-            steps.append(run("dot", all_of(sums), all_of(apart), all_of(apart), form=form))
+            steps += [masked(tile, tile, 0.0, ends, form)] if ends else []
+            steps.append(run("dot", row, tile, tile, form=form))
             buffers.append(sums)
             if self.running:
                 if self.masked:
                     inputs.append(Slot("mask", mask.name, self.grid.replicated((m,))))
                     buffers.append(mask)
-                    steps.append(run("select", all_of(sums), all_of(mask), all_of(sums), 0.0, form=form))
-                steps.append(self.reduction.step(self.along, all_of(sums), all_of(sums), "add"))
+                    steps.append(run("select", row, real, row, 0.0, form=form))
+                steps.append(self.reduction.step(self.along, row, row, "add"))
                 if self.summary == "mean":
                     # Every row that counts stands for n numbers.
                     buffers.append(valid)
                     number = float(self.n)
-                    counted = run("mul", all_of(valid), all_of(mask), number, form=form)
-                    steps.append(counted if self.masked else run("fill", all_of(valid), number, form=form))
-                steps += _summed(y.name, sums.name, valid.name, m, self.summary, form, [one.name for one in so_far])
+                    counted = run("mul", counts, real, number, form=form)
+                    steps.append(counted if self.masked else run("fill", counts, number, form=form))
+                steps += _summed(y.name, sums.name, valid.name, rows, self.summary, form, [one.name for one in so_far])
             else:
                 factor = 1.0 / (self.m * self.n) if self.summary == "mean" else 1.0
                 one = View(total.name, (), ())
                 steps += [
-                    run("sum", one, all_of(sums), form=form),
+                    run("sum", one, row, form=form),
                     self.reduction.step(self.along, one, one, "add"),
                     run("mul", all_of(y), one, factor, form=form),
                 ]
@@ -270,8 +278,8 @@ class SquaredError:
 
     def cycles(self, machine: Machine, scalars: Mapping[str, int]) -> int:
         """The difference, its squares summed by rows, the rows' sum, and one allreduce of a number, or where it runs on of all rows."""
-        form, step, m = format_of(self.dtype).wide, machine.step_cycles, self.m
-        size = math.prod(self.layout.local_shape)
+        form, step, m = format_of(self.dtype).wide, machine.step_cycles, self.row_count(self.m, scalars)
+        size = m * self.layout.local_shape[1]
         tile, one = machine.vector_cycles(form.name, size), machine.vector_cycles(form.name, 1)
         if self.summary == "none":
             return 2 * (tile + step)

@@ -19,7 +19,7 @@ from cgptc.backends.wafer.kernels.assembly import join, renamed
 from cgptc.backends.wafer.kernels.cannon import Cannon
 from cgptc.backends.wafer.kernels.constant import WithConstant
 from cgptc.backends.wafer.kernels.elementwise import Elementwise
-from cgptc.backends.wafer.kernels.fragment import CHAIN, Fragment, Grid, Kernel, Reduction, Slot, buffer, other
+from cgptc.backends.wafer.kernels.fragment import CHAIN, Fragment, Grid, Kernel, OfRows, Reduction, Slot, buffer, other
 from cgptc.backends.wafer.kernels.gated import Gated
 from cgptc.backends.wafer.kernels.gemm import Summa
 from cgptc.backends.wafer.kernels.linear import Linear
@@ -61,22 +61,24 @@ class SpreadMlp:
     @property
     def between(self) -> Kernel:
         """What stands between the layers."""
-        layout, form = self.up.y_layout, self.up.dtype
+        layout, form, m, rows = self.up.y_layout, self.up.dtype, self.up.m, self.up.rows
+        kind = Gated if self.gate else Elementwise
         if self.dealt is None:
-            return (Gated if self.gate else Elementwise)(self.activation, layout, form)
-        rows = Dealt(self.up.m, self.up.grid.lines(self.up.along), other(self.up.along), form).rows
-        own = (Gated if self.gate else Elementwise)(self.activation, replace(layout, shape=(rows, self.up.n)), form)
-        return OwnRows(own, self.up.m, other(self.up.along), form, self.dealt)
+            return kind(self.activation, layout, form, rows=rows)
+        along = other(self.up.along)
+        dealt = Dealt(m, self.up.grid.lines(self.up.along), along, form, rows)
+        own = kind(self.activation, replace(layout, shape=(dealt.rows, self.up.n)), form, rows=dealt.own)
+        return OwnRows(own, m, along, form, self.dealt, rows=rows)
 
     def fragment(self, prefix: str) -> Fragment:
         made = {part: linear.fragment(f"{prefix}.{part}") for part, linear in self.linears.items()}
-        first, *further = (part for part in made if part != "down")
-        names = {f"{prefix}.{part}.x": f"{prefix}.x" for part in (first, *further)}
-        names |= {f"{prefix}.between.{role}": f"{prefix}.{part}.y" for role, part in zip("xz", (first, *further), strict=False)}
+        leading, *further = (part for part in made if part != "down")
+        names = {f"{prefix}.{part}.x": f"{prefix}.x" for part in (leading, *further)}
+        names |= {f"{prefix}.between.{role}": f"{prefix}.{part}.y" for role, part in zip("xz", (leading, *further), strict=False)}
         names |= {f"{prefix}.down.x": f"{prefix}.between.y", f"{prefix}.down.y": f"{prefix}.y"}
         down = made.pop("down")
         parts = [renamed(one, names) for one in (*made.values(), self.between.fragment(f"{prefix}.between"), down)]
-        return _as_one(self.name, parts, (Slot("y", f"{prefix}.y", self.down.y_layout),))
+        return _as_one(self.name, parts, (Slot("y", f"{prefix}.y", self.down.y_layout, rows=self.down.rows),))
 
     def cycles(self, machine: Machine, scalars: Mapping[str, int]) -> int:
         """Those of its parts."""
@@ -84,12 +86,12 @@ class SpreadMlp:
 
 
 @dataclass(frozen=True)
-class TiledMlp:
+class TiledMlp(OfRows):
     """``y [m, n] = activation(x [m, k] @ up + up_bias) @ down + down_bias``, x and y along x, all between in tiles ``[rows, features]``.
 
     Where ``gated``, it is ``activation(x @ gate + gate_bias) · (x @ up + up_bias)`` that is multiplied by ``down``.
 
-    Raises ProgramError where the grid's tiles of one product are not those of the next.
+    Rows are dealt out to the grid's lines (`Dealt`). Raises ProgramError where the grid's tiles of one product are not those of the next.
     """
 
     m: int
@@ -119,9 +121,10 @@ class TiledMlp:
     def products(self) -> tuple[Summa | Cannon, Summa | Cannon]:
         """From x to what is between, and from there to y."""
         up, down = (self.m, self.k, self.hidden, self.grid), (self.m, self.hidden, self.n, self.grid)
+        kind, own = (self.dtype, self.accumulate), self._dealt.own
         if self.product == "summa":
-            return Summa(*up, self.dtype, self.accumulate), Summa(*down, self.dtype, self.accumulate)
-        return Cannon(*up, self.product, self.dtype, self.accumulate), Cannon(*down, self.product, self.dtype, self.accumulate)
+            return Summa(*up, *kind, rows=own), Summa(*down, *kind, rows=own)
+        return Cannon(*up, self.product, *kind, rows=own), Cannon(*down, self.product, *kind, rows=own)
 
     @property
     def spread(self) -> SpreadMlp:
@@ -130,6 +133,10 @@ class TiledMlp:
         up = Linear(self.m, self.k, self.hidden, self.grid, "x", *kind, bias=self.up_bias)
         down = Linear(self.m, self.hidden, self.n, self.grid, "y", *kind, bias=self.down_bias)
         return SpreadMlp(up, self.activation, down, replace(up, bias=self.gate_bias) if self.gated else None)
+
+    @property
+    def _dealt(self) -> Dealt:
+        return Dealt(self.m, self.grid.height, "x", self.dtype, self.rows)
 
     @property
     def x_layout(self) -> Layout:
@@ -146,11 +153,11 @@ class TiledMlp:
 
     @property
     def _activation(self) -> Elementwise | Gated:
-        return (Gated if self.gated else Elementwise)(self.activation, self.products[0].y_layout, self.dtype)
+        return (Gated if self.gated else Elementwise)(self.activation, self.products[0].y_layout, self.dtype, rows=self._dealt.own)
 
     def _biases(self, product: Summa | Cannon, *, present: bool) -> list[Kernel]:
         """What is added to the tiles of a product."""
-        return [WithConstant("add", product.y_layout, None, self.dtype)] if present else []
+        return [WithConstant("add", product.y_layout, None, self.dtype, rows=self._dealt.own)] if present else []
 
     def fragment(self, prefix: str) -> Fragment:
         up, down = self.products
@@ -167,11 +174,7 @@ class TiledMlp:
             *(_in_place(one, f"{prefix}.down", result) for one in self._biases(down, present=self.down_bias)),
             self._given(prefix, down),
         ]
-        return _as_one(f"{self.name}-{self.product}", parts, (Slot("y", f"{prefix}.y", self.y_layout),))
-
-    @property
-    def _dealt(self) -> Dealt:
-        return Dealt(self.m, self.grid.height, "x", self.dtype)
+        return _as_one(f"{self.name}-{self.product}", parts, (Slot("y", f"{prefix}.y", self.y_layout, rows=self.rows),))
 
     def _taken(self, prefix: str, up: Summa | Cannon) -> Fragment:
         """Each line's rows of x, which every PE of a column holds."""
@@ -199,8 +202,8 @@ class TiledMlp:
             kernels += [up, *self._biases(up, present=bias)]
         parts = sum(one.cycles(machine, scalars) for one in kernels)
         dealt, taken, given = self._dealt, up.a_layout.local_shape[1], down.y_layout.local_shape[1]
-        apart = dealt.numbers_cycles(machine) + dealt.taken_cycles(taken, machine)
-        return parts + apart + dealt.given_cycles(given, self.reduction, machine)
+        apart = dealt.numbers_cycles(machine, scalars) + dealt.taken_cycles(taken, machine, scalars)
+        return parts + apart + dealt.given_cycles(given, self.reduction, machine, scalars)
 
 
 def _weighted(product: Fragment, prefix: str, left: str, result: str) -> Fragment:
@@ -224,7 +227,7 @@ def in_tiles(spread: SpreadMlp) -> Iterator[TiledMlp]:
         try:
             made = TiledMlp(
                 up.m, up.k, up.n, down.n, spread.activation, up.grid, product, up.dtype, up.accumulate, up.bias, down.bias,
-                gated=spread.gate is not None, gate_bias=spread.gate is not None and spread.gate.bias,
+                gated=spread.gate is not None, gate_bias=spread.gate is not None and spread.gate.bias, rows=up.rows,
             )  # fmt: skip
         except ProgramError:
             continue

@@ -17,10 +17,12 @@ from cgptc.backends.wafer.kernels.fragment import (
     Direction,
     Fragment,
     Grid,
+    OfRows,
     Reduction,
     Slot,
     all_of,
     buffer,
+    first,
     inside,
     masked,
     reductions,
@@ -35,7 +37,7 @@ Statistics = Literal["packed", "two-pass", "rms"]
 
 
 @dataclass(frozen=True)
-class Norm:
+class Norm(OfRows):
     """``(x − mean) · rsqrt(variance + eps) · weight + bias`` per row of ``x [m, d]``, d along ``along``; ``rms`` has no mean.
 
     ``block`` fixes the block of a line where a neighbour needs another than the smallest.
@@ -72,37 +74,37 @@ class Norm:
         wide = buffer(f"{prefix}.wide", form, m, local)
         sums = buffer(f"{prefix}.sums", form, 2, m)
         buffers = [x, y, wide, sums]
-        first = View(sums.name, (m,), (1,))
-        second = View(sums.name, (m,), (1,), m)
-        both = all_of(sums)
+        rows = self.rows_of(m)
+        sum_of, second = View(sums.name, (rows,), (1,)), View(sums.name, (rows,), (1,), m)
+        both, tile, given, result = View(sums.name, (2, rows), (m, 1)), first(wide, rows), first(x, rows), first(y, rows)
         mask = inside(self.layout, 1)
         scale = 1.0 / self.d
-        steps: list[Step] = [masked(all_of(wide), all_of(x), 0.0, mask, form)]
+        steps: list[Step] = [masked(tile, given, 0.0, mask, form)]
         if self.statistics == "packed":
             steps += [
-                run("sum", first, all_of(wide), form=form),
-                run("dot", second, all_of(wide), all_of(wide), form=form),
+                run("sum", sum_of, tile, form=form),
+                run("dot", second, tile, tile, form=form),
                 self.reduction.step(self.along, both, both, "add"),
                 run("mul", both, both, scale, form=form),
-                run("sub", all_of(wide), all_of(wide), repeated(first, 1, local), form=form),
-                run("mul", first, first, first, form=form),
-                run("sub", second, second, first, form=form),
+                run("sub", tile, tile, repeated(sum_of, 1, local), form=form),
+                run("mul", sum_of, sum_of, sum_of, form=form),
+                run("sub", second, second, sum_of, form=form),
                 run("max", second, second, 0.0, form=form),
             ]
         elif self.statistics == "two-pass":
             steps += [
-                run("sum", first, all_of(wide), form=form),
-                self.reduction.step(self.along, first, first, "add"),
-                run("mul", first, first, scale, form=form),
-                run("sub", all_of(wide), all_of(wide), repeated(first, 1, local), form=form),
-                masked(all_of(wide), all_of(wide), 0.0, mask, form),
-                run("dot", second, all_of(wide), all_of(wide), form=form),
+                run("sum", sum_of, tile, form=form),
+                self.reduction.step(self.along, sum_of, sum_of, "add"),
+                run("mul", sum_of, sum_of, scale, form=form),
+                run("sub", tile, tile, repeated(sum_of, 1, local), form=form),
+                masked(tile, tile, 0.0, mask, form),
+                run("dot", second, tile, tile, form=form),
                 self.reduction.step(self.along, second, second, "add"),
                 run("mul", second, second, scale, form=form),
             ]
         else:
             steps += [
-                run("dot", second, all_of(wide), all_of(wide), form=form),
+                run("dot", second, tile, tile, form=form),
                 self.reduction.step(self.along, second, second, "add"),
                 run("mul", second, second, scale, form=form),
             ]
@@ -111,8 +113,8 @@ class Norm:
             run("rsqrt", second, second, form=form),
         ]
         weights: list[Slot] = []
-        target = all_of(wide) if self.weight or self.bias else all_of(y)
-        steps.append(run("mul", target, all_of(wide), repeated(second, 1, local), form=form))
+        target = tile if self.weight or self.bias else result
+        steps.append(run("mul", target, tile, repeated(second, 1, local), form=form))
         parameters = self.grid.spread((self.d,), self.along, self.block)
         for role, instruction, present in (("weight", "mul", self.weight), ("bias", "add", self.bias)):
             if not present:
@@ -121,11 +123,11 @@ class Norm:
             buffers.append(one)
             weights.append(Slot(role, one.name, parameters))
             last = role == "bias" or not self.bias
-            steps.append(run(instruction, all_of(y) if last else all_of(wide), all_of(wide), repeated(all_of(one), 0, m), form=form))
+            steps.append(run(instruction, result if last else tile, tile, repeated(all_of(one), 0, rows), form=form))
         return Fragment(
             self.name,
             (Slot("x", x.name, self.layout),),
-            (Slot("y", y.name, self.layout),),
+            (Slot("y", y.name, self.layout, rows=self.rows),),
             tuple(weights),
             (),
             tuple(buffers),
@@ -134,18 +136,19 @@ class Norm:
 
     def cycles(self, machine: Machine, scalars: Mapping[str, int]) -> int:
         """Vector operations over tiles and over rows, one rsqrt per row, and one or two allreduces."""
-        m, local = self.layout.local_shape
+        most, local = self.layout.local_shape
+        m = self.row_count(most, scalars)
         form = format_of(self.form)
         pattern = self.reduction.pattern(self.grid.lines(self.along))
         tile, row = machine.vector_cycles(form.name, m * local), machine.vector_cycles(form.name, m)
-        first = machine.vector_cycles(form.name, m * local, 2.0) if inside(self.layout, 1) else tile
+        masking = machine.vector_cycles(form.name, m * local, 2.0) if inside(self.layout, 1) else tile
         parameters = (int(self.weight) + int(self.bias)) * tile
-        ends = first + row + machine.scalar_map_cycles(m, OPERATIONS["rsqrt"]) + tile + parameters
+        ends = masking + row + machine.scalar_map_cycles(m, OPERATIONS["rsqrt"]) + tile + parameters
         if self.statistics == "packed":
             middle = 3 * tile + machine.vector_cycles(form.name, 2 * m) + 3 * row + pattern.cycles(form.words(2 * m), machine)
             count = 8
         elif self.statistics == "two-pass":
-            middle = 3 * tile + first + 2 * row + 2 * pattern.cycles(form.words(m), machine)
+            middle = 3 * tile + masking + 2 * row + 2 * pattern.cycles(form.words(m), machine)
             count = 8
         else:
             middle = tile + row + pattern.cycles(form.words(m), machine)

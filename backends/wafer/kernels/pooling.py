@@ -11,7 +11,8 @@ from typing import ClassVar, Literal
 from cgptc.backends.wafer.affine import Extent
 from cgptc.backends.wafer.arithmetic.formats import format_of
 from cgptc.backends.wafer.arithmetic.functions import OPERATIONS
-from cgptc.backends.wafer.kernels.fragment import Direction, Fragment, Grid, Slot, all_of, buffer, repeated, run
+from cgptc.backends.wafer.faults import ProgramError
+from cgptc.backends.wafer.kernels.fragment import Direction, Fragment, Grid, OfRows, Slot, all_of, buffer, first, repeated, run
 from cgptc.backends.wafer.layout import Layout
 from cgptc.backends.wafer.machine import Machine
 from cgptc.backends.wafer.program import Step, View
@@ -20,7 +21,7 @@ Mode = Literal["mean", "sum", "max", "last", "row"]
 
 
 @dataclass(frozen=True)
-class Pool:
+class Pool(OfRows):
     """``y [1, d]`` from ``x [m, d]``, d along ``along``.
 
     With ``masked`` an input ``mask [m]`` is 0 at padding, else 1: padding is in no mean, sum or maximum, and ``last`` is the last row of
@@ -38,6 +39,10 @@ class Pool:
     block: int = 0
 
     name: ClassVar[str] = "pool"
+
+    def __post_init__(self) -> None:
+        if self.rows is not None and self.mode == "mean" and not self.masked:
+            raise ProgramError("kernel", "a mean of some of an item's rows needs to be told which are real")
 
     @property
     def x_layout(self) -> Layout:
@@ -63,32 +68,35 @@ class Pool:
             buffer(f"{prefix}.count", form, 1),
         )
         result = View(y.name, (local,), (1,))
-        columns = View(x.name, (local, m), (1, local))
+        rows = self.rows_of(m)
+        columns = View(x.name, (local, rows), (1, local))
         inputs, buffers = [Slot("x", x.name, self.x_layout)], [x, y]
         if self.masked and self.mode != "row":
             inputs.append(Slot("mask", mask.name, self.grid.replicated((m,))))
             buffers.append(mask)
         steps: list[Step]
         if self.mode == "row" or (self.mode == "last" and not self.masked):
-            start = (m - 1) * local if self.mode == "last" else self.at * local
+            start = (rows - 1) * local if self.mode == "last" else self.at * local
             steps = [run("mov", result, View(x.name, (local,), (1,), start), form=self.dtype)]
         elif self.mode == "max":
             steps = []
             if self.masked:
                 buffers.append(wide)
-                steps.append(run("select", all_of(wide), repeated(all_of(mask), 1, local), all_of(x), float("-inf"), form=form))
-                columns = View(wide.name, (local, m), (1, local))
+                steps.append(
+                    run("select", first(wide, rows), repeated(first(mask, rows), 1, local), first(x, rows), float("-inf"), form=form)
+                )
+                columns = View(wide.name, (local, rows), (1, local))
             steps.append(run("largest", result, columns, form=form))
         elif self._weighted:
             buffers += [share, row, count]
             steps = self._shares(mask.name, share.name, form)
-            steps.append(run("dot", all_of(row), columns, repeated(all_of(share), 0, local), form=form))
+            steps.append(run("dot", all_of(row), columns, repeated(first(share, rows), 0, local), form=form))
             if self.mode != "mean":
                 steps.append(run("mov", result, all_of(row), form=form))
                 buffers.remove(count)
             else:
                 steps += [
-                    run("sum", View(count.name, (), ()), all_of(share), form=form),
+                    run("sum", View(count.name, (), ()), first(share, rows), form=form),
                     run("max", all_of(count), all_of(count), 1.0, form=form),
                     run("reciprocal", all_of(count), all_of(count), form=form),
                     run("mul", result, all_of(row), View(count.name, (local,), (0,)), form=form),
@@ -101,19 +109,20 @@ class Pool:
 
     def _shares(self, mask: str, share: str, form: str) -> list[Step]:
         """How much of each row: all that are no padding, or of those the one that is followed by none."""
-        m = self.m
-        steps: list[Step] = [run("mov", View(share, (m,), (1,)), View(mask, (m,), (1,)), form=form)]
+        rows = self.rows_of(self.m)
+        steps: list[Step] = [run("mov", View(share, (rows,), (1,)), View(mask, (rows,), (1,)), form=form)]
         if self.mode == "last":
-            before = View(share, (m - 1,), (1,))
+            before = View(share, (rows - 1,), (1,))
             steps += [
-                run("sub", before, before, View(mask, (m - 1,), (1,), 1), form=form),
+                run("sub", before, before, View(mask, (rows - 1,), (1,), 1), form=form),
                 run("max", before, before, 0.0, form=form),
             ]
         return steps
 
     def cycles(self, machine: Machine, scalars: Mapping[str, int]) -> int:
         """Operations over rows, over all elements, and over the mask."""
-        m, local = self.x_layout.local_shape
+        most, local = self.x_layout.local_shape
+        m = self.row_count(most, scalars)
         form, step = format_of(self.dtype).wide.name, machine.step_cycles
         row, tile = machine.vector_cycles(form, local), machine.vector_cycles(form, m * local)
         if self.mode == "row" or (self.mode == "last" and not self.masked):

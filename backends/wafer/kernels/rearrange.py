@@ -9,7 +9,20 @@ from typing import ClassVar
 from cgptc.backends.wafer.affine import Affine, var
 from cgptc.backends.wafer.arithmetic.formats import format_of
 from cgptc.backends.wafer.faults import ProgramError
-from cgptc.backends.wafer.kernels.fragment import CHAIN, Direction, Fragment, Grid, Reduction, Slot, all_of, buffer, coordinate, run
+from cgptc.backends.wafer.kernels.fragment import (
+    CHAIN,
+    Direction,
+    Fragment,
+    Grid,
+    OfRows,
+    Reduction,
+    Slot,
+    all_of,
+    buffer,
+    coordinate,
+    first,
+    run,
+)
 from cgptc.backends.wafer.layout import Layout
 from cgptc.backends.wafer.machine import Machine
 from cgptc.backends.wafer.program import Step, View, whole
@@ -56,7 +69,7 @@ def role_of(source: int) -> str:
 
 
 @dataclass(frozen=True)
-class JoinFeatures:
+class JoinFeatures(OfRows):
     """``y [m, n]``: pieces of the features of inputs ``x0 [m, widths[0]]``, …, one after the other, all along one direction.
 
     Every PE puts what it holds of the result into an otherwise empty row, the rows are merged bit by bit along the line, and every PE
@@ -96,29 +109,32 @@ class JoinFeatures:
         local = self.y_layout.local_shape[1]
         y, row = buffer(f"{prefix}.y", self.dtype, m, local), buffer(f"{prefix}.row", self.dtype, width, m)
         ids, own = buffer(f"{prefix}.ids", "i32", width), buffer(f"{prefix}.own", "i32", local)
+        count = self.rows_of(m)
+        merged = View(row.name, (width, count), (m, 1))
         steps: list[Step] = []
         done = 0
         for one in self.pieces:
             held = inputs[one.source]
             size = held.shape[1]
             wanted = View(ids.name, (one.count,), (1,), done)
-            target = View(row.name, (one.count, m), (m, 1), done * m)
+            target = View(row.name, (one.count, count), (m, 1), done * m)
             steps += [
                 run("index", wanted, form="i32", value=var("i0") * one.step + one.start),
-                run("lookup", target, View(held.name, (size, m), (1, size)), wanted, form=self.dtype, first=line * size),
+                run("lookup", target, View(held.name, (size, count), (1, size)), wanted, form=self.dtype, first=line * size),
             ]
             done += one.count
         steps += [
-            self.reduction.step(self.along, all_of(row), all_of(row), "or"),
+            self.reduction.step(self.along, merged, merged, "or"),
             run("index", all_of(own), form="i32", value=line * local + var("i0")),
-            run("lookup", View(y.name, (local, m), (1, local)), all_of(row), all_of(own), form=self.dtype, first=Affine()),
+            run("lookup", View(y.name, (local, count), (1, local)), merged, all_of(own), form=self.dtype, first=Affine()),
         ]
         slots = tuple(Slot(role_of(i), one.name, self.x_layout(i)) for i, one in enumerate(inputs))
-        return Fragment(self.name, slots, (Slot("y", y.name, self.y_layout),), (), (), (*inputs, y, row, ids, own), tuple(steps))
+        outputs = (Slot("y", y.name, self.y_layout, rows=self.rows),)
+        return Fragment(self.name, slots, outputs, (), (), (*inputs, y, row, ids, own), tuple(steps))
 
     def cycles(self, machine: Machine, scalars: Mapping[str, int]) -> int:
         """Indices and a gather per piece, the line operation, and the own part's indices and gather."""
-        m, local = self.m, self.y_layout.local_shape[1]
+        m, local = self.row_count(self.m, scalars), self.y_layout.local_shape[1]
         counts = [*(one.count for one in self.pieces), local]
         gathers = sum(machine.vector_cycles("i32", count) + machine.vector_cycles(self.dtype, count * m) for count in counts)
         line = self.reduction.pattern(self.grid.lines(self.along)).cycles(format_of(self.dtype).words(self.width * m), machine)
@@ -165,3 +181,38 @@ class JoinRows:
     def cycles(self, machine: Machine, scalars: Mapping[str, int]) -> int:
         local = self.layout(1).local_shape[1]
         return sum(machine.vector_cycles(self.dtype, one.count * local) + machine.step_cycles for one in self.pieces)
+
+
+@dataclass(frozen=True)
+class ShiftRows(OfRows):
+    """``y [m, d]``: the rows of ``x`` from row ``start`` on, and in the last places those before it, which nobody is to read."""
+
+    m: int
+    d: int
+    start: int
+    grid: Grid
+    along: Direction = "x"
+    dtype: str = "f32"
+    block: int = 0
+
+    name: ClassVar[str] = "shift-rows"
+
+    @property
+    def layout(self) -> Layout:
+        return self.grid.spread((self.m, self.d), self.along, self.block)
+
+    def fragment(self, prefix: str) -> Fragment:
+        m, local = self.layout.local_shape
+        x, y = buffer(f"{prefix}.x", self.dtype, m, local), buffer(f"{prefix}.y", self.dtype, m, local)
+        left = self.rows_of(m) - self.start
+        steps = (
+            run("mov", first(y, left), View(x.name, (left, local), (local, 1), self.start * local), form=self.dtype),
+            run("mov", View(y.name, (self.start, local), (local, 1), left * local), first(x, self.start), form=self.dtype),
+        )
+        outputs = (Slot("y", y.name, self.layout, rows=self.rows),)
+        return Fragment(self.name, (Slot("x", x.name, self.layout),), outputs, (), (), (x, y), steps)
+
+    def cycles(self, machine: Machine, scalars: Mapping[str, int]) -> int:
+        m, local = self.layout.local_shape
+        counts = (self.row_count(m, scalars) - self.start, self.start)
+        return sum(machine.vector_cycles(self.dtype, count * local) + machine.step_cycles for count in counts)

@@ -14,12 +14,12 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from cgptc.backends.wafer.affine import Affine
+from cgptc.backends.wafer.affine import Affine, Extent, value_of
 from cgptc.backends.wafer.arithmetic.formats import format_of
 from cgptc.backends.wafer.faults import ProgramError
 from cgptc.backends.wafer.kernels.attention import CachedAttention
 from cgptc.backends.wafer.kernels.embedding import Embedding
-from cgptc.backends.wafer.kernels.fragment import CHAIN, Fragment, Reduction, Slot, all_of, buffer, run
+from cgptc.backends.wafer.kernels.fragment import CHAIN, Fragment, Reduction, Slot, buffer, first, run
 from cgptc.backends.wafer.layout import Layout
 from cgptc.backends.wafer.machine import Machine
 from cgptc.backends.wafer.program import View
@@ -60,6 +60,11 @@ class Rotary:
         return self.attention.kv_layout if self.keys else self.attention.q_layout
 
     @property
+    def _rows(self) -> Affine | None:
+        """Rows of x and y where they are not all."""
+        return self.attention.keys if self.keys else self.attention.queries
+
+    @property
     def width(self) -> int:
         """Columns of the table of angles: those of one head where a head is cut, repeated for every one; else a head's on every line."""
         return self.attention.lines_used * self.attention.piece
@@ -69,10 +74,10 @@ class Rotary:
         attention = self.attention
         return attention.grid.spread((attention.m, self.width), attention.along, attention.piece)
 
-    def angles(self, positions: int, position: Affine | None, reduction: Reduction = CHAIN) -> Embedding:
-        """The kernel that gives ``angles`` from a table of ``positions`` rows, by ``position`` or from ids."""
+    def angles(self, positions: int, position: Affine | None, reduction: Reduction = CHAIN, rows: Affine | None = None) -> Embedding:
+        """The kernel that gives ``angles`` from a table of ``positions`` rows, by ``position`` or from ids, for ``rows`` of m tokens."""
         one = self.attention
-        return Embedding(one.m, positions, self.width, one.grid, one.along, one.dtype, reduction, position, one.piece)
+        return Embedding(one.m, positions, self.width, one.grid, one.along, one.dtype, reduction, position, one.piece, rows=rows)
 
     def table(self, cosines: NDArray[Any], sines: NDArray[Any]) -> NDArray[Any]:
         """The table ``[positions, width]`` for ``cosines`` and ``sines [positions, rotated / 2]``."""
@@ -91,6 +96,7 @@ class Rotary:
 
     def fragment(self, prefix: str) -> Fragment:
         m, heads, piece = self.attention.m, self._heads, self.attention.piece
+        count: Extent = m if self._rows is None else self._rows
         pairs, row = piece // 2, heads * piece
         form = format_of(self.attention.dtype).wide.name
         x, y = (buffer(f"{prefix}.{role}", self.attention.dtype, m, row) for role in ("x", "y"))
@@ -99,25 +105,29 @@ class Rotary:
         products = buffer(f"{prefix}.products", form, m, heads, pairs)
 
         def side(name: str, which: int) -> View:
-            return View(name, (m, heads, pairs), (row, piece, 2), which)
+            return View(name, (count, heads, pairs), (row, piece, 2), which)
 
         def angle(name: str, width: int, start: int) -> View:
-            return View(name, (m, heads, pairs), (width, 0, 1), start)
+            return View(name, (count, heads, pairs), (width, 0, 1), start)
 
         cosine, sine, opposite = angle(angles.name, piece, 0), angle(angles.name, piece, pairs), angle(minus.name, pairs, 0)
+        product = first(products, count)
         steps = (
-            run("neg", all_of(minus), View(angles.name, (m, pairs), (piece, 1), pairs), form=self.attention.dtype),
-            run("mul", all_of(products), side(x.name, 0), cosine, form=form),
-            run("mac", side(y.name, 0), all_of(products), side(x.name, 1), opposite, form=form),
-            run("mul", all_of(products), side(x.name, 1), cosine, form=form),
-            run("mac", side(y.name, 1), all_of(products), side(x.name, 0), sine, form=form),
+            run("neg", first(minus, count), View(angles.name, (count, pairs), (piece, 1), pairs), form=self.attention.dtype),
+            run("mul", product, side(x.name, 0), cosine, form=form),
+            run("mac", side(y.name, 0), product, side(x.name, 1), opposite, form=form),
+            run("mul", product, side(x.name, 1), cosine, form=form),
+            run("mac", side(y.name, 1), product, side(x.name, 0), sine, form=form),
         )
         inputs = (Slot("x", x.name, self.layout), Slot("angles", angles.name, self.angles_layout))
-        return Fragment(self.name, inputs, (Slot("y", y.name, self.layout),), (), (), (x, y, angles, minus, products), steps)
+        return Fragment(
+            self.name, inputs, (Slot("y", y.name, self.layout, rows=self._rows),), (), (), (x, y, angles, minus, products), steps
+        )
 
     def cycles(self, machine: Machine, scalars: Mapping[str, int]) -> int:
         """Four operations over half the features, and the sign of the sines."""
-        m, piece = self.attention.m, self.attention.piece
+        m = self.attention.m if self._rows is None else value_of(self._rows, scalars)
+        piece = self.attention.piece
         form = format_of(self.attention.dtype).wide.name
         size = m * self._heads * piece // 2
         signs = machine.vector_cycles(self.attention.dtype, m * piece // 2)

@@ -15,10 +15,11 @@ from cgptc.backends.wafer.kernels.fragment import (
     Direction,
     Fragment,
     Grid,
+    OfRows,
     Reduction,
     Slot,
-    all_of,
     buffer,
+    first,
     inside,
     masked,
     repeated,
@@ -36,7 +37,7 @@ SMALLEST = 1e-30
 
 
 @dataclass(frozen=True)
-class Softmax:
+class Softmax(OfRows):
     """``exp(x − max) / Σ exp(x − max)`` per row of ``x [m, n]``, n along ``along``; with ``log`` ``x − max − log Σ exp(x − max)``.
 
     A row of minus infinities gives zeros, and with ``log`` minus infinities.
@@ -64,11 +65,12 @@ class Softmax:
         wide, row = buffer(f"{prefix}.wide", form, m, local), buffer(f"{prefix}.row", form, m)
         # The logarithm needs the differences again once their exponentials are added up.
         power = buffer(f"{prefix}.power", form, m, local) if self.log else wide
-        tile, rows, powers = all_of(wide), all_of(row), all_of(power)
+        count = self.rows_of(m)
+        tile, rows, powers, given, result = (first(one, count) for one in (wide, row, power, x, y))
         last = "log" if self.log else "reciprocal"
         ends = inside(self.layout, 1)
         steps: tuple[Step, ...] = (
-            masked(tile, all_of(x), float("-inf"), ends, form),
+            masked(tile, given, float("-inf"), ends, form),
             run("largest", rows, tile, form=form),
             self.reduction.step(self.along, rows, rows, "max"),
             run("max", rows, rows, LOWEST, form=form),
@@ -78,17 +80,18 @@ class Softmax:
             self.reduction.step(self.along, rows, rows, "add"),
             run("max", rows, rows, SMALLEST, form=form),
             run(last, rows, rows, form=form),
-            run("sub" if self.log else "mul", all_of(y), tile, repeated(rows, 1, local), form=form),
+            run("sub" if self.log else "mul", result, tile, repeated(rows, 1, local), form=form),
         )
         if self.log and ends:
             # Minus infinity times a weight's padding is no number.
-            steps = (*steps, masked(all_of(y), all_of(y), 0.0, ends, form))
+            steps = (*steps, masked(result, result, 0.0, ends, form))
         buffers = (x, y, wide, row, power) if self.log else (x, y, wide, row)
-        slots = (Slot("x", x.name, self.layout),), (Slot("y", y.name, self.layout),)
+        slots = (Slot("x", x.name, self.layout),), (Slot("y", y.name, self.layout, rows=self.rows),)
         return Fragment(f"log-{self.name}" if self.log else self.name, *slots, (), (), buffers, steps)
 
     def cycles(self, machine: Machine, scalars: Mapping[str, int]) -> int:
-        m, local = self.layout.local_shape
+        most, local = self.layout.local_shape
+        m = self.row_count(most, scalars)
         form = format_of(self.dtype).wide
         tile, row = machine.vector_cycles(form.name, m * local), machine.vector_cycles(form.name, m)
         first = machine.vector_cycles(form.name, m * local, 2.0) if inside(self.layout, 1) else tile

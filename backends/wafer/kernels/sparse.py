@@ -17,7 +17,7 @@ from cgptc.backends.wafer.arithmetic.formats import format_of
 from cgptc.backends.wafer.arithmetic.instructions import Price
 from cgptc.backends.wafer.arithmetic.sparse import block_cycles, sparse_cycles
 from cgptc.backends.wafer.faults import ProgramError
-from cgptc.backends.wafer.kernels.fragment import Fragment, Slot, all_of, buffer, repeated, run
+from cgptc.backends.wafer.kernels.fragment import Fragment, Slot, all_of, buffer, first, repeated, run
 from cgptc.backends.wafer.kernels.linear import Linear
 from cgptc.backends.wafer.kernels.zeros import Array, counts, lines_of, stored, stored_layout, tiles
 from cgptc.backends.wafer.machine import Machine
@@ -89,13 +89,15 @@ class SparseLinear:
         y = buffer(f"{prefix}.y", dense.dtype, dense.m, wide)
         total = y if dense.accumulate == dense.dtype else buffer(f"{prefix}.total", dense.accumulate, *y.shape)
         buffers = [x, values, places, y] if total is y else [x, values, places, y, total]
-        operands = (all_of(total), all_of(total), all_of(x), all_of(values), all_of(places))
+        rows = dense.rows_of(dense.m)
+        sums, result = first(total, rows), first(y, rows)
+        operands = (sums, sums, first(x, rows), all_of(values), all_of(places))
         steps: list[Step] = [
-            run("fill", all_of(total), 0.0, form=dense.accumulate),
+            run("fill", sums, 0.0, form=dense.accumulate),
             run("block_gemm", *operands, form=dense.accumulate)
             if self.form == "blocks"
             else run("sparse_gemm", *operands, form=dense.accumulate, order=self.form),
-            dense.reduction.step(dense.along, all_of(total), all_of(total), "add"),
+            dense.reduction.step(dense.along, sums, sums, "add"),
         ]
         weights = [
             Slot("values", values.name, stored_layout(dense.grid, self.stored_shape)),
@@ -105,28 +107,29 @@ class SparseLinear:
             bias = buffer(f"{prefix}.bias", dense.dtype, *dense.bias_layout.local_shape)
             buffers.append(bias)
             weights.append(Slot("bias", bias.name, dense.bias_layout))
-            steps.append(run("add", all_of(y), all_of(total), repeated(all_of(bias), 0, dense.m), form=dense.accumulate))
+            steps.append(run("add", result, sums, repeated(all_of(bias), 0, rows), form=dense.accumulate))
         elif total is not y:
-            steps.append(run("mov", all_of(y), all_of(total), form=dense.accumulate))
+            steps.append(run("mov", result, sums, form=dense.accumulate))
         name = f"{self.name}-{self.form}"
-        slots = (Slot("x", x.name, dense.x_layout),), (Slot("y", y.name, dense.y_layout),)
+        slots = (Slot("x", x.name, dense.x_layout),), (Slot("y", y.name, dense.y_layout, rows=dense.rows),)
         return Fragment(name, *slots, tuple(weights), (), tuple(buffers), tuple(steps))
 
-    def product_cycles(self, machine: Machine) -> int:
-        """Those of the tile product alone."""
+    def product_cycles(self, machine: Machine, m: int) -> int:
+        """Those of the tile product alone, with so many rows of x."""
         dense, (deep, wide) = self.dense, self.tile
-        inputs = ((dense.m, wide), (dense.m, deep), self.stored_shape, (self.entries,))
-        price = Price(machine, dense.accumulate, (dense.m, wide), inputs, {"order": self.form})
+        inputs = ((m, wide), (m, deep), self.stored_shape, (self.entries,))
+        price = Price(machine, dense.accumulate, (m, wide), inputs, {"order": self.form})
         return block_cycles(price) if self.form == "blocks" else sparse_cycles(price)
 
     def cycles(self, machine: Machine, scalars: Mapping[str, int]) -> int:
         """The dense layer's, with the product of the fullest PE's entries in place of the whole tile's."""
         dense = self.dense
-        size = dense.m * self.tile[1]
+        m = dense.row_count(dense.m, scalars)
+        size = m * self.tile[1]
         passes = 2 if dense.bias or dense.accumulate != dense.dtype else 1
         words = format_of(dense.accumulate).words(size)
         line = dense.reduction.pattern(dense.grid.lines(dense.along)).cycles(words, machine)
-        local = passes * machine.vector_cycles(dense.accumulate, size) + self.product_cycles(machine)
+        local = passes * machine.vector_cycles(dense.accumulate, size) + self.product_cycles(machine, m)
         return local + line + (passes + 2) * machine.step_cycles
 
 

@@ -12,18 +12,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from cgptc.backends.wafer.affine import Affine, var
+from cgptc.backends.wafer.affine import Affine, value_of, var
 from cgptc.backends.wafer.arithmetic.formats import format_of
 from cgptc.backends.wafer.arithmetic.functions import OPERATIONS
 from cgptc.backends.wafer.faults import ProgramError
 from cgptc.backends.wafer.kernels.attention import CachedAttention
-from cgptc.backends.wafer.kernels.fragment import CHAIN, Fragment, Reduction, Slot, all_of, buffer, coordinate, other, repeated, run
+from cgptc.backends.wafer.kernels.fragment import CHAIN, Fragment, Reduction, Slot, buffer, coordinate, other, repeated, run
 from cgptc.backends.wafer.kernels.gemm import product_cycles
 from cgptc.backends.wafer.kernels.own_rows import Dealt
 from cgptc.backends.wafer.kernels.softmax import LOWEST, SMALLEST
 from cgptc.backends.wafer.layout import Layout
 from cgptc.backends.wafer.machine import Machine
-from cgptc.backends.wafer.program import Local, Span, View, Where
+from cgptc.backends.wafer.program import Local, Span, View, Where, whole
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,8 @@ class TiledAttention:
 
     @property
     def _dealt(self) -> Dealt:
-        return Dealt(self.spread.m, self.spread.token_lines, self.spread.along, self.spread.dtype)
+        spread = self.spread
+        return Dealt(spread.m, spread.token_lines, spread.along, spread.dtype, spread.queries)
 
     @property
     def mask_layout(self) -> Layout:
@@ -59,21 +60,23 @@ class TiledAttention:
         return Layout(layout.height, layout.width, layout.shape, (heads, tokens, None))
 
     def fragment(self, prefix: str) -> Fragment:
-        spread, dealt, rows, keys = self.spread, self._dealt, self._dealt.rows, self.spread.new
+        spread, dealt, most, room = self.spread, self._dealt, self._dealt.rows, self.spread.new
+        rows, keys = dealt.own or most, spread.key_rows
         m, group, piece = spread.m, spread.group, spread.piece
         local, heads = spread.heads_per_line * piece, spread.heads_per_line * group
         dtype, form = spread.dtype, format_of(spread.dtype).wide.name
         q, y = (buffer(f"{prefix}.{role}", dtype, m, heads * piece) for role in ("q", "y"))
-        k, v = (buffer(f"{prefix}.{role}", dtype, keys, local) for role in ("k", "v"))
-        own = buffer(f"{prefix}.own", dtype, rows, heads * piece)
-        scores, row = buffer(f"{prefix}.scores", form, heads, rows, keys), buffer(f"{prefix}.row", form, heads, rows)
-        total = buffer(f"{prefix}.total", form, heads, rows, piece)
-        mask, bias = buffer(f"{prefix}.mask", dtype, keys), buffer(f"{prefix}.bias", dtype, *self.bias_layout.local_shape)
-        shown, sums = all_of(scores), all_of(row)
+        k, v = (buffer(f"{prefix}.{role}", dtype, room, local) for role in ("k", "v"))
+        own = buffer(f"{prefix}.own", dtype, most, heads * piece)
+        scores, row = buffer(f"{prefix}.scores", form, heads, most, room), buffer(f"{prefix}.row", form, heads, most)
+        total = buffer(f"{prefix}.total", form, heads, most, piece)
+        mask, bias = buffer(f"{prefix}.mask", dtype, room), buffer(f"{prefix}.bias", dtype, *self.bias_layout.local_shape)
+        shown = whole(scores.name, (heads, rows, keys), scores.shape)
+        sums, totals = whole(row.name, (heads, rows), row.shape), whole(total.name, (heads, rows, piece), total.shape)
         numbers, places, steps = dealt.numbers(prefix)
         steps += [dealt.taken(q.name, own.name, numbers, heads * piece), run("fill", shown, 0.0, form=form)]
         for head in range(heads):
-            mine = View(scores.name, (rows, keys), (keys, 1), head * rows * keys)
+            mine = View(scores.name, (rows, keys), (room, 1), head * most * room)
             queries = View(own.name, (rows, piece), (heads * piece, 1), head * piece)
             held = View(k.name, (piece, keys), (1, local), head // group * piece)
             steps.append(run("gemm", mine, mine, queries, held, form=form, aligned=True))
@@ -83,8 +86,8 @@ class TiledAttention:
             steps.append(spread.head_reduction.step(spread.along, shown, shown, "add", spread.segment, where))
         steps.append(run("mul", shown, shown, spread.scale, form=form))
         if spread.biased:
-            of_head = rows * keys if spread.biased > 1 else 0
-            steps.append(run("add", shown, shown, View(bias.name, (heads, rows, keys), (of_head, keys, 1)), form=form))
+            of_head = most * room if spread.biased > 1 else 0
+            steps.append(run("add", shown, shown, View(bias.name, (heads, rows, keys), (of_head, room, 1)), form=form))
         if self._seen:
             steps.append(Local("keep", shown, (shown, float("-inf")), form, (("where", self._seen),)))
         if spread.masked:
@@ -95,18 +98,18 @@ class TiledAttention:
             run("sub", shown, shown, repeated(sums, 2, keys), form=form),
             run("exp", shown, shown, form=form),
             run("sum", sums, shown, form=form),
-            run("fill", all_of(total), 0.0, form=form),
+            run("fill", totals, 0.0, form=form),
         ]
         for head in range(heads):
-            weights = View(scores.name, (rows, keys), (keys, 1), head * rows * keys)
+            weights = View(scores.name, (rows, keys), (room, 1), head * most * room)
             held = View(v.name, (keys, piece), (local, 1), head // group * piece)
-            mine = View(total.name, (rows, piece), (piece, 1), head * rows * piece)
+            mine = View(total.name, (rows, piece), (piece, 1), head * most * piece)
             steps.append(run("gemm", mine, mine, weights, held, form=form, aligned=True))
         result = View(own.name, (heads, rows, piece), (piece, heads * piece, 1))
         steps += [
             run("max", sums, sums, SMALLEST, form=form),
             run("reciprocal", sums, sums, form=form),
-            run("mul", result, all_of(total), repeated(sums, 2, piece), form=form),
+            run("mul", result, totals, repeated(sums, 2, piece), form=form),
             *dealt.given(own.name, y.name, places, heads * piece, self.reduction),
         ]
         inputs = [Slot("q", q.name, spread.q_layout), Slot("k", k.name, spread.kv_layout), Slot("v", v.name, spread.kv_layout)]
@@ -114,7 +117,8 @@ class TiledAttention:
         constant = (Slot("bias", bias.name, self.bias_layout),) if spread.biased else ()
         buffers = [q, k, v, y, own, numbers, places, scores, row, total]
         buffers += [*([mask] if spread.masked else []), *([bias] if spread.biased else [])]
-        return Fragment(self.name, tuple(inputs), (Slot("y", y.name, spread.q_layout),), constant, (), tuple(buffers), tuple(steps))
+        outputs = (Slot("y", y.name, spread.q_layout, rows=spread.queries),)
+        return Fragment(self.name, tuple(inputs), outputs, constant, (), tuple(buffers), tuple(steps))
 
     @property
     def _seen(self) -> tuple[Affine, ...]:
@@ -127,7 +131,8 @@ class TiledAttention:
 
     def cycles(self, machine: Machine, scalars: Mapping[str, int]) -> int:
         """The own queries, scores, softmax and values on each line, and rows put together; of line operations that of a head, and one."""
-        spread, dealt, rows, keys = self.spread, self._dealt, self._dealt.rows, self.spread.new
+        spread, dealt = self.spread, self._dealt
+        rows, keys = value_of(dealt.own or dealt.rows, scalars), value_of(spread.key_rows, scalars)
         piece, heads = spread.piece, spread.heads_per_line * spread.group
         width, size = heads * piece, heads * rows * keys
         form = format_of(spread.dtype).wide
@@ -148,5 +153,6 @@ class TiledAttention:
         )
         small = 2 * vector(heads * rows) + machine.scalar_map_cycles(heads * rows, OPERATIONS["reciprocal"]) + step
         ends = 2 * vector(rows * width)
-        dealing = dealt.numbers_cycles(machine) + dealt.taken_cycles(width, machine) + dealt.given_cycles(width, self.reduction, machine)
+        dealing = dealt.numbers_cycles(machine, scalars) + dealt.taken_cycles(width, machine, scalars)
+        dealing += dealt.given_cycles(width, self.reduction, machine, scalars)
         return dealing + score + join + softmax + value + small + ends

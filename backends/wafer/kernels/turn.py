@@ -17,11 +17,13 @@ from cgptc.backends.wafer.kernels.fragment import (
     Direction,
     Fragment,
     Grid,
+    OfRows,
     Reduction,
     Slot,
     all_of,
     buffer,
     coordinate,
+    first,
     other,
     run,
 )
@@ -31,7 +33,7 @@ from cgptc.backends.wafer.program import View
 
 
 @dataclass(frozen=True)
-class Turn:
+class Turn(OfRows):
     """``y = x [m, d]``: x in blocks along ``along``, y in blocks along the other direction."""
 
     m: int
@@ -60,19 +62,21 @@ class Turn:
         y = buffer(f"{prefix}.y", self.dtype, m, want)
         ids = buffer(f"{prefix}.ids", "i32", want)
         # Features are the rows of the looked-up table, items its columns. What lies beyond the tensor belongs to no line.
-        table = View(x.name, (have, m), (1, have))
-        picked = View(y.name, (want, m), (1, want))
+        rows = self.rows_of(m)
+        table = View(x.name, (have, rows), (1, have))
+        picked = View(y.name, (want, rows), (1, want))
         steps = (
             run("index", all_of(ids), form="i32", value=coordinate(other(self.along)) * want + var("i0")),
             run("lookup", picked, table, all_of(ids), form=self.dtype, first=coordinate(self.along) * have),
-            self.reduction.step(self.along, all_of(y), all_of(y), "or"),
+            self.reduction.step(self.along, first(y, rows), first(y, rows), "or"),
         )
-        slots = (Slot("x", x.name, self.x_layout),), (Slot("y", y.name, self.y_layout),)
+        slots = (Slot("x", x.name, self.x_layout),), (Slot("y", y.name, self.y_layout, rows=self.rows),)
         return Fragment(self.name, *slots, (), (), (x, y, ids), steps)
 
     def cycles(self, machine: Machine, scalars: Mapping[str, int]) -> int:
         """Indices, the look-up, and one merge along a line."""
-        m, want = self.y_layout.local_shape
+        most, want = self.y_layout.local_shape
+        m = self.row_count(most, scalars)
         words = format_of(self.dtype).words(m * want)
         line = self.reduction.pattern(self.grid.lines(self.along)).cycles(words, machine)
         local = machine.vector_cycles("i32", want) + machine.vector_cycles(self.dtype, m * want)

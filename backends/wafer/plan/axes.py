@@ -160,13 +160,14 @@ def _picked(lift: Lift, node: Node, x: Features, axis: int, at: Dim, *, keep: bo
         if not lift.whole:
             # Every token is one item: the host takes the last one's.
             return replace(x, axes=axes)
-        name = lift.add(node, PoolWork("last", width, lift.rows(sequence)), [lift.value(x), lift.mark(sequence)], (), 1)
+        work = PoolWork("last", width, lift.rows(sequence), sequence=lift.base(sequence))
+        name = lift.add(node, work, [lift.value(x), lift.mark(sequence)], (), "")
         return Features(name, np.arange(width).reshape(x.columns.shape), axes)
     if not lift.whole or not isinstance(at, int):
         raise RefusedError("of a row's tokens the wafer picks the last, or one by its place where rows are whole")
     if at >= lift.rows(sequence):
         raise RefusedError(f"it takes token {at} of rows of {lift.rows(sequence)}")
-    name = lift.add(node, PoolWork("row", width, lift.rows(sequence), at), [lift.value(x)], (), 1)
+    name = lift.add(node, PoolWork("row", width, lift.rows(sequence), at, lift.base(sequence)), [lift.value(x)], (), "")
     return Features(name, np.arange(width).reshape(x.columns.shape), axes)
 
 
@@ -197,8 +198,8 @@ def _pooled(lift: Lift, op: ReduceMean | ReduceSum | ReduceMax, node: Node) -> R
     (axis,) = op.axes
     sequence, width = x.axes[axis], x.columns.size
     mode: Mode = "mean" if isinstance(op, ReduceMean) else "sum" if isinstance(op, ReduceSum) else "max"
-    work = PoolWork(mode, width, lift.rows(sequence))
-    name = lift.add(node, work, [lift.value(x), lift.mark(sequence)], (), 1)
+    work = PoolWork(mode, width, lift.rows(sequence), sequence=lift.base(sequence))
+    name = lift.add(node, work, [lift.value(x), lift.mark(sequence)], (), "")
     return (Features(name, np.arange(width).reshape(x.columns.shape), _without(x.axes, axis, keep=op.keepdims)),)
 
 
@@ -224,11 +225,11 @@ def _cross_entropy(lift: Lift, op: CrossEntropy, node: Node) -> Results:
     logits, target = lift.flat(node, 0), lift.operand(node, 1)
     if not isinstance(target, Ids) or not lift.whole or target.axes != logits.axes[:-1]:
         raise RefusedError("its classes must be an input, one for each of the rows of its logits, which are a whole row's")
-    rows = lift.rows(logits.sequence)
     if op.reduction == "none":
         raise RefusedError("the wafer sums up a loss")
-    work = EntropyWork(logits.columns.size, rows, _summary(op.reduction), op.ignore_index, op.label_smoothing)
-    name = lift.add(node, work, [lift.value(logits), lift.feed(target, target=op.ignore_index)], (), 1)
+    summary, sequence = _summary(op.reduction), lift.base(logits.sequence)
+    work = EntropyWork(logits.columns.size, lift.rows(sequence), summary, op.ignore_index, op.label_smoothing, sequence)
+    name = lift.add(node, work, [lift.value(logits), lift.feed(target, target=op.ignore_index)], (), "")
     return (_number(name),)
 
 
@@ -237,9 +238,9 @@ def _mse(lift: Lift, op: MseLoss, node: Node) -> Results:
     x, z = lift.features(node, 0), lift.features(node, 1)
     if not lift.whole or x.axes != z.axes or x.columns.shape != z.columns.shape or op.reduction == "none":
         raise RefusedError("the wafer sums up the squared differences of vectors of the same tokens")
-    work = SquaresWork(x.columns.size, lift.rows(x.sequence), _summary(op.reduction))
+    work = SquaresWork(x.columns.size, lift.rows(x.sequence), _summary(op.reduction), lift.base(x.sequence))
     seen = [lift.mark(x.sequence)] if x.sequence else []
-    name = lift.add(node, work, [lift.value(x), lift.value(z), *seen], (), 1)
+    name = lift.add(node, work, [lift.value(x), lift.value(z), *seen], (), "")
     return (_number(name),)
 
 

@@ -6,7 +6,7 @@ is inserted. Blocks and orders come from attention, which needs whole heads, or 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 
@@ -58,17 +58,17 @@ class Directed:
     along: dict[str, Direction]
 
 
-def direct(tasks: Iterable[Task], widths: dict[str, int], feeds: Mapping[str, int]) -> Directed:
+def direct(tasks: Iterable[Task], widths: dict[str, int], feeds: Mapping[str, tuple[int, str]]) -> Directed:
     """Choose directions in order: a task takes its first operand as it lies, and the others are turned to it.
 
-    ``widths`` gains the widths of turned values. Features from the host, of which an item has ``feeds`` rows, lie along x, as those of
-    embeddings do.
+    ``widths`` gains the widths of turned values. Features from the host, which have the rows and the sequence that ``feeds`` give, lie
+    along x, as those of embeddings do.
     """
     along: dict[str, Direction] = dict.fromkeys(feeds, "x")
     made: list[Task] = []
     turned: dict[str, str] = {}
     tasks = tuple(tasks)
-    rows = {**feeds, **{task.name: task.rows for task in tasks}}
+    rows = {**feeds, **{task.name: (task.rows, task.sequence) for task in tasks}}
     turners = {task.inputs[1]: task.inputs[0] for task in reversed(tasks) if isinstance(task.work, RotateWork)}
     for task in tasks:
         if isinstance(task.work, (LookupWork, AnglesWork)):
@@ -83,7 +83,7 @@ def direct(tasks: Iterable[Task], widths: dict[str, int], feeds: Mapping[str, in
                 continue
             if name not in turned:
                 turned[name] = f"{name}~turned"
-                made.append(Task(turned[name], TurnWork(widths[name]), (name,), (), task.path, task.stage, rows[name]))
+                made.append(Task(turned[name], TurnWork(widths[name]), (name,), (), task.path, task.stage, *rows[name]))
                 along[turned[name]], widths[turned[name]] = first, widths[name]
             inputs.append(turned[name])
         made.append(replace(task, inputs=tuple(inputs)))
@@ -108,9 +108,20 @@ class _Spaces:
 
 
 def attention_of(
-    work: AttendWork, grid: Grid, along: Direction, context: int, dtype: str, *, whole: bool = False, chunk: int = 1
+    work: AttendWork,
+    grid: Grid,
+    along: Direction,
+    context: int,
+    dtype: str,
+    *,
+    whole: bool = False,
+    chunk: int = 1,
+    sequences: Container[str] = (),
 ) -> CachedAttention:
-    """The attention kernel of a task, its reduction still the default; of ``whole`` rows of ``context`` tokens, or of ``chunk`` tokens."""
+    """The attention kernel of a task, its reduction still the default; of ``whole`` rows of ``context`` tokens, or of ``chunk`` tokens.
+
+    Rows of ``sequences`` have as many tokens as the scalar of that name says.
+    """
     unit, window = 2 if work.rotated else 1, work.window or 0
     if whole:
         return full_attention(
@@ -128,6 +139,8 @@ def attention_of(
             masked=True,
             unit=unit,
             biased=work.biased,
+            query_rows=var(work.query_sequence) if work.query_sequence in sequences else None,
+            key_rows=var(work.key_sequence) if work.key_sequence in sequences else None,
         )
     return CachedAttention(
         chunk,

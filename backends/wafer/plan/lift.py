@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from cgptc.backends.wafer.axis_kinds import BATCH, FEATURE, ONE, TIME, parts
+from cgptc.backends.wafer.axis_kinds import BATCH, FEATURE, ONE, TIME, is_time, parts
 from cgptc.backends.wafer.kernels.rearrange import pieces_of
 from cgptc.backends.wafer.plan.held import Columns, Features, Held, Ids, Item, Padding, Product, RefusedError, Table, TooLongError, plain
 from cgptc.backends.wafer.plan.regroup import Atom
@@ -56,7 +56,7 @@ class Lift:
     """A graph being read. ``items`` says what each value is for one item; rules add to ``tasks``.
 
     ``times`` are the lengths of the model's sequences and the kinds of their axes; a row has at most ``limit`` tokens. ``bases`` say of
-    which sequence another is a part, and how many tokens more it has.
+    which sequence another is a part, and how many tokens more it has; ``named`` are those of which tasks are or marks are taken.
     """
 
     graph: Graph
@@ -75,11 +75,12 @@ class Lift:
     mask: str = ""
     angles: dict[tuple[object, ...], str] = field(default_factory=dict)
     bases: dict[str, tuple[str, int]] = field(default_factory=dict)
+    named: set[str] = field(default_factory=set)
     _made: dict[tuple[int, bytes], str] = field(default_factory=dict)
     _joins: dict[tuple[JoinWork, tuple[str, ...]], str] = field(default_factory=dict)
     _kept: list[Product] = field(default_factory=list)
     _widths: dict[str, int] = field(default_factory=dict)
-    _rows: dict[str, int] = field(default_factory=dict)
+    _sequences: dict[str, str] = field(default_factory=dict)
 
     @property
     def context(self) -> int:
@@ -88,12 +89,15 @@ class Lift:
 
     def tokens(self, sequence: str) -> int:
         """The most tokens of a row of a sequence; of a part, those of the sequence that it is a part of."""
-        sequence = self.bases.get(sequence, (sequence, 0))[0]
-        dim = self.length(sequence)
+        dim = self.length(self.base(sequence))
         if isinstance(dim, int):
             return dim
         lengths = [dim, self.past] if sequence == TIME else [dim]
         return min(max(symbol.high for symbol in symbols(lengths).values()), self.limit)
+
+    def base(self, sequence: str) -> str:
+        """The sequence that one is a part of, or itself: rows have room for all tokens of it."""
+        return self.bases.get(sequence, (sequence, 0))[0]
 
     def length(self, sequence: str) -> Dim:
         return next(dim for dim, kind in self.times.items() if kind == sequence)
@@ -102,7 +106,7 @@ class Lift:
         """The kind of the tokens of a part of a sequence, or of one that is longer by so many."""
         found = self.times.get(length)
         if found is None:
-            base = self.bases.get(sequence, (sequence, 0))[0]
+            base = self.base(sequence)
             difference = length - self.length(base)
             assert isinstance(difference, int)
             found = self.times[length] = f"{TIME}.{len(self.times)}"
@@ -130,6 +134,7 @@ class Lift:
         if mask.name and sequence in self.bases:
             raise RefusedError("its mask of padding is that of tokens some of which are left out")
         name = PADDING + "".join(f":{one}" for one in (mask.name, "not" if mask.inverted else "", sequence.removeprefix(TIME)) if one)
+        self.named.add(sequence)
         self.marks[name] = Mark(name, sequence, self.rows(sequence), mask.name, mask.inverted)
         return name
 
@@ -182,8 +187,8 @@ class Lift:
         if key not in self._made:
             weight = reshaped(table.weight, (rows, width))
             path = value.producer.location.path if value.producer is not None else ""
-            work, count = LookupWork(rows, width, table.offset), self.rows(table.sequence)
-            self._made[key] = self.add_task(work, (), [("table", weight)], path or "positions", node.stage, count)
+            work = LookupWork(rows, width, table.offset)
+            self._made[key] = self.add_task(work, (), [("table", weight)], path or "positions", node.stage, table.sequence)
         return plain(self._made[key], width, (BATCH, table.sequence, FEATURE))
 
     def flat(self, node: Node, index: int) -> Features:
@@ -233,10 +238,10 @@ class Lift:
         return Features(name, np.arange(like.columns.size).reshape(like.columns.shape), axes)
 
     def add(
-        self, node: Node, work: Work, inputs: Sequence[str], weights: Sequence[tuple[str, Weight]] = (), rows: int | None = None
+        self, node: Node, work: Work, inputs: Sequence[str], weights: Sequence[tuple[str, Weight]] = (), sequence: str | None = None
     ) -> str:
-        """A task for a node; its output's name. It has as many ``rows`` as its first input where that is None."""
-        return self.add_task(work, inputs, weights, node.location.path or node.op.name, node.stage, rows)
+        """A task for a node; its output's name, which is of its first input's ``sequence`` where that is None, of none where empty."""
+        return self.add_task(work, inputs, weights, node.location.path or node.op.name, node.stage, sequence)
 
     def add_task(
         self,
@@ -245,19 +250,21 @@ class Lift:
         weights: Sequence[tuple[str, Weight]],
         path: str,
         stage: int | None,
-        rows: int | None = None,
+        sequence: str | None = None,
     ) -> str:
         name = self.unique(path)
-        rows = self._rows[inputs[0]] if rows is None else rows
-        self.tasks.append(Task(name, work, tuple(inputs), tuple(weights), path, stage, rows))
-        self._rows[name] = rows
+        self.named.add(sequence or "")
+        sequence = self._sequences[inputs[0]] if sequence is None else self.base(sequence) if self.whole else ""
+        self.tasks.append(Task(name, work, tuple(inputs), tuple(weights), path, stage, self.rows(sequence), sequence))
+        self._sequences[name] = sequence
         self._widths[name] = width_of(work)
         return name
 
     def feed_features(self, feed: Feed) -> None:
         """An input of features, which tasks read as they read the output of a task."""
         self.feeds[feed.value] = feed
-        self._widths[feed.value], self._rows[feed.value] = feed.width, feed.rows
+        self._widths[feed.value] = feed.width
+        self._sequences[feed.value] = next(kind for kind in feed.axes if is_time(kind)) if self.whole else ""
 
     def unique(self, wanted: str) -> str:
         name, number = wanted, 1

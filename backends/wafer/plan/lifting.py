@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cgptc.backends.wafer.plan.rules  # noqa: F401  (declares the rules)
-from cgptc.backends.wafer.axis_kinds import BATCH, FEATURE, TIME, is_time
+from cgptc.backends.wafer.axis_kinds import BATCH, FEATURE, TIME, is_time, parts
 from cgptc.backends.wafer.plan.gates import gated
 from cgptc.backends.wafer.plan.held import Features, Ids, Item, Padding, Past, Present, RefusedError, TooLongError, plain
 from cgptc.backends.wafer.plan.lift import RULES, Lift
@@ -92,13 +92,14 @@ def _lift(graph: Graph, limit: int | None, *, whole: bool) -> tuple[Tasks | None
         return None, refused
     kept = {one.value for one in outputs}
     tasks = gated(_needed(state.tasks, kept | set(state.caches)), kept)
-    parts = tuple(Part(name, base, difference) for name, (base, difference) in state.bases.items())
+    named = state.named | {kind for one in outputs for kind in parts(one.axes)}
+    bases = tuple(Part(name, base, difference) for name, (base, difference) in state.bases.items() if name in named)
     used = {name for task in tasks for name in task.inputs} | {one.value for one in outputs}
     feeds = tuple(feed for feed in state.feeds.values() if feed.value in used)
     marks = tuple(mark for mark in state.marks.values() if mark.value in used)
     dtype = next((value.type.dtype.name for _, value in graph.outputs if value.type.dtype.is_float), "f32")
     caches = () if whole else tuple(state.caches.values())
-    return Tasks(tuple(tasks), feeds, tuple(outputs), caches, state.context, dtype, state.mask, whole, marks, parts), []
+    return Tasks(tuple(tasks), feeds, tuple(outputs), caches, state.context, dtype, state.mask, whole, marks, bases), []
 
 
 def _needed(tasks: Sequence[Task], roots: set[str]) -> list[Task]:

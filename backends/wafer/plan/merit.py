@@ -41,12 +41,12 @@ class Figures:
 def last_items(tasks: Tasks) -> dict[str, int]:
     """The scalars of a run of the last tokens of a full row, or of whole rows."""
     count = STREAMED if tasks.whole else min(STREAMED, tasks.context)
-    return {PAST: tasks.context - count, LENGTH: count}
+    return {PAST: tasks.context - count, LENGTH: count, **tasks.sequences}
 
 
 def last_item(tasks: Tasks) -> Mapping[str, int]:
     """The scalars of a run of one item, the last token of a full row."""
-    return {PAST: tasks.context - 1, LENGTH: 1}
+    return {PAST: tasks.context - 1, LENGTH: 1, **tasks.sequences}
 
 
 def figures(program: Program, entry: str, tasks: Tasks) -> Figures:

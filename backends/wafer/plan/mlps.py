@@ -57,7 +57,7 @@ def _activates(task: Task) -> bool:
 
 
 def _together(up: Task, down: Task) -> bool:
-    return (up.stage, up.rows, layer_of(up.path)) == (down.stage, down.rows, layer_of(down.path))
+    return (up.stage, up.sequence, layer_of(up.path)) == (down.stage, down.sequence, layer_of(down.path))
 
 
 def _joined(first: Sequence[Task], between: Task, down: Task) -> Task:
@@ -72,7 +72,7 @@ def _joined(first: Sequence[Task], between: Task, down: Task) -> Task:
     work = MlpWork(up.work.k, up.work.n, down.work.n, activation, up.work.bias, down.work.bias, gated, gate_bias)
     named = [*(("gate", one) for one in gates), ("up", up), ("down", down)]
     weights = tuple((f"{part}.{role}", weight) for part, one in named for role, weight in one.weights)
-    return Task(down.name, work, up.inputs, weights, _shared(up.path, down.path), down.stage, down.rows)
+    return Task(down.name, work, up.inputs, weights, _shared(up.path, down.path), down.stage, down.rows, down.sequence)
 
 
 def _shared(one: str, other: str) -> str:

@@ -211,7 +211,8 @@ def _placed(
     scalars = [Scalar(PAST, 0, tasks.context - 1), Scalar(LENGTH, 1, tasks.context)]
     limits = [tasks.context - var(PAST) - var(LENGTH)]
     if tasks.whole:
-        scalars, limits = [Scalar(LENGTH, 1, MOST_ROWS)], []
+        fewest = tasks.fewest
+        scalars, limits = [Scalar(LENGTH, 1, MOST_ROWS), *(Scalar(name, fewest[name], most) for name, most in tasks.sequences.items())], []
     made = pipeline(aim.machine, stages, scalars=scalars, items=var(LENGTH), entry=ENTRY, limits=limits, depth=DEPTH, given=given)
     program = _named_apart(made)
     return _Placed(strategy, sizer, choice, program, fitted, figures(program, ENTRY, tasks).merit(aim.objective))
@@ -223,8 +224,11 @@ def _sizer(tasks: Tasks, machine: Machine, dtype: str, *, streamed: bool) -> Siz
         # Matrices that come from off the wafer may come without their zeros, which only a layer of its own can take.
         works = joined_mlps(works, {one.value for one in tasks.outputs}, ties(works).values())
     widths = tasks.hosted | {task.name: width_of(task.work) for task in works}
-    directed = direct(works, widths, {feed.value: feed.rows for feed in tasks.feeds if feed.width})
-    return Sizer(machine, directed, tasks.hosted, dtype, tasks.context, [one.value for one in tasks.outputs], tasks.whole, streamed)
+    given = {
+        feed.value: (feed.rows, next((kind for kind in feed.axes if kind in tasks.sequences), "")) for feed in tasks.feeds if feed.width
+    }
+    outputs = [one.value for one in tasks.outputs]
+    return Sizer(machine, direct(works, widths, given), tasks.hosted, dtype, tasks.context, outputs, tasks.whole, streamed, tasks.sequences)
 
 
 def _has_room(wanted: Wanted) -> bool:

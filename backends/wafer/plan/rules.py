@@ -201,7 +201,7 @@ def _mean_of(lift: Lift, node: Node, x: Features, count: Count) -> Features:
         or lift.marks[task.inputs[1]].sequence != count.sequence
     ):
         raise RefusedError("it divides by a number of tokens something other than their sum")
-    return replace(x, source=lift.add(node, replace(task.work, mode="mean"), task.inputs, (), 1))
+    return replace(x, source=lift.add(node, replace(task.work, mode="mean"), task.inputs, (), ""))
 
 
 def _with_constant(lift: Lift, node: Node, op: str, x: Features, weight: Weight, *, reverse: bool) -> Results:
@@ -264,8 +264,8 @@ def _lookup(lift: Lift, node: Node, table: Weight, index: Item) -> Results:
     rows, width = table.shape
     match index:
         case Ids(axes=axes):
-            count = lift.rows(next(kind for kind in parts(axes) if is_time(kind)))
-            name = lift.add(node, LookupWork(rows, width), [lift.feed(index)], [("table", table)], count)
+            sequence = next(kind for kind in parts(axes) if is_time(kind))
+            name = lift.add(node, LookupWork(rows, width), [lift.feed(index)], [("table", table)], sequence)
             return (plain(name, width, (*axes, FEATURE)),)
         case Places(offset, sequence):
             # A table that is added to what has a batch axis needs none of its own.
@@ -318,8 +318,10 @@ def _attend_work(lift: Lift, node: Node) -> AttendWork:
         raise RefusedError("its queries and keys are turned by different rotary positions")
     if not isinstance(heads, int) or not isinstance(kv_heads, int) or not isinstance(head_dim, int):
         raise RefusedError("its heads have no fixed size")
-    counts = [lift.rows(lift.times[value.type.shape[2]]) if lift.whole else 0 for value in (q, k) if value is not None]
-    plain_work = AttendWork(heads, kv_heads, head_dim, op.scale, op.window, 0, False, op.causal, *counts)
+    plain_work = AttendWork(heads, kv_heads, head_dim, op.scale, op.window, 0, False, op.causal)
+    if lift.whole:
+        one, other = (lift.base(lift.times[value.type.shape[2]]) for value in (q, k))
+        plain_work = replace(plain_work, queries=lift.rows(one), keys=lift.rows(other), query_sequence=one, key_sequence=other)
     if not turns:
         return plain_work
     rotary, cosines = turns[0]
@@ -346,9 +348,9 @@ def _rotary(lift: Lift, op: Rotary, node: Node) -> Results:
         raise RefusedError(f"heads of {attend.head_dim} features are not made of pairs")
     tables = [reshaped(one.weight, (one.weight.shape[-2], attend.rotated // 2)) for one in (cosines, sines)]
     # The queries and keys of a layer share one fetch; layers do not, since each may have a region of its own.
-    key = (attend, id(user))
+    key = (attend, id(user), lift.base(x.sequence))
     value = lift.value(x)
     if key not in lift.angles:
         work = AnglesWork(attend, tables[0].shape[0])
-        lift.angles[key] = lift.add(node, work, [], [("cosines", tables[0]), ("sines", tables[1])], lift.rows(x.sequence))
+        lift.angles[key] = lift.add(node, work, [], [("cosines", tables[0]), ("sines", tables[1])], x.sequence)
     return (shaped(lift.add(node, RotateWork(attend, places[0] == 1), [value, lift.angles[key]]), x),)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from cgptc.backends.wafer.affine import Affine
+from cgptc.backends.wafer.affine import Affine, var
 from cgptc.backends.wafer.arithmetic.formats import format_of
 from cgptc.backends.wafer.faults import ProgramError
 from cgptc.backends.wafer.kernels.assembly import renamed
@@ -23,7 +23,7 @@ from cgptc.backends.wafer.kernels.mlp import SpreadMlp, in_tiles
 from cgptc.backends.wafer.kernels.norm import Norm, Statistics
 from cgptc.backends.wafer.kernels.own_rows import Dealt, OwnRows
 from cgptc.backends.wafer.kernels.pooling import Pool
-from cgptc.backends.wafer.kernels.rearrange import JoinFeatures, JoinRows, Piece, pieces_of, role_of
+from cgptc.backends.wafer.kernels.rearrange import JoinFeatures, ShiftRows, pieces_of, role_of
 from cgptc.backends.wafer.kernels.rotary import Rotary
 from cgptc.backends.wafer.kernels.softmax import Softmax
 from cgptc.backends.wafer.kernels.sparse import SparseLinear, best_form
@@ -64,7 +64,7 @@ from cgptc.ir.weights import Weight
 @dataclass(frozen=True)
 class Ground:
     """What kernels stand on: a grid of a machine, how values lie there, the element type, the most tokens of a row, and those of an item
-    where it is none that is ``whole``.
+    where it is none that is ``whole``. Of ``sequences`` a run says how many tokens a row has, at most so many.
     """
 
     machine: Machine
@@ -74,6 +74,11 @@ class Ground:
     context: int
     whole: bool = False
     chunk: int = 1
+    sequences: Mapping[str, int] = field(default_factory=dict)
+
+    def rows(self, sequence: str) -> Affine | None:
+        """Tokens of an item's row; None where they are always as many."""
+        return var(sequence) if sequence in self.sequences else None
 
     @property
     def position(self) -> Affine:
@@ -88,7 +93,7 @@ class Ground:
     @property
     def scalars(self) -> dict[str, int]:
         """Where kernels are priced: at the last position of a full row."""
-        return {PAST: self.context - self.chunk, ITEM: 0}
+        return {PAST: self.context - self.chunk, ITEM: 0, **self.sequences}
 
     def block(self, name: str) -> int:
         return self.lies[name].block
@@ -103,7 +108,8 @@ class Ground:
 
     def attention(self, task: Task, work: AttendWork) -> CachedAttention:
         """The kernel of an attention whose values lie as the task's output."""
-        return attention_of(work, self.grid, self.lies[task.name].along, self.context, self.dtype, whole=self.whole, chunk=self.chunk)
+        where = self.grid, self.lies[task.name].along, self.context, self.dtype
+        return attention_of(work, *where, whole=self.whole, chunk=self.chunk, sequences=self.sequences)
 
 
 Selector = Callable[[Task, Any, Ground], Kernel]
@@ -111,35 +117,37 @@ Selector = Callable[[Task, Any, Ground], Kernel]
 
 def _linear(task: Task, work: LinearWork, ground: Ground) -> Kernel:
     lie = ground.lies[task.inputs[0]]
-    dense = _dense(task.rows, work.k, work.n, lie.along, ground, bias=work.bias, k_block=lie.block, n_block=ground.block(task.name))
+    dense = _dense(task, work.k, work.n, lie.along, ground, bias=work.bias, k_block=lie.block, n_block=ground.block(task.name))
     if work.zeros is None:
         return dense
     pattern = work.zeros.pattern
     into, out = ground.lies[task.inputs[0]].order, ground.lies[task.name].order
     pattern = pattern if into is None else pattern[list(into)]
-    return best_form(pattern if out is None else pattern[:, list(out)], dense, ground.machine)
+    best = best_form(pattern if out is None else pattern[:, list(out)], replace(dense, rows=None), ground.machine)
+    return replace(best, dense=dense) if isinstance(best, SparseLinear) else dense
 
 
-def _dense(m: int, k: int, n: int, along: Direction, ground: Ground, *, bias: bool, k_block: int = 0, n_block: int = 0) -> Linear:
-    """A linear layer that adds up along its line as is cheapest."""
-    kernel = Linear(m, k, n, ground.grid, along, ground.dtype, ground.accumulate, bias=bias, k_block=k_block, n_block=n_block)
-    words = format_of(ground.accumulate).words(m * kernel.y_layout.local_shape[1])
+def _dense(task: Task, k: int, n: int, along: Direction, ground: Ground, *, bias: bool, k_block: int = 0, n_block: int = 0) -> Linear:
+    """A linear layer of a task that adds up along its line as is cheapest."""
+    where, rows = (ground.grid, along, ground.dtype, ground.accumulate), ground.rows(task.sequence)
+    kernel = Linear(task.rows, k, n, *where, bias=bias, k_block=k_block, n_block=n_block, rows=rows)
+    words = format_of(ground.accumulate).words(task.rows * kernel.y_layout.local_shape[1])
     return replace(kernel, reduction=best_reduction(ground.grid.lines(along), words, ground.machine))
 
 
 def _mlp(task: Task, work: MlpWork, ground: Ground) -> Kernel:
     """Spread, with what is between on all rows or dealt out, or in tiles, as is fastest and takes no more memory."""
-    lie, rows = ground.lies[task.inputs[0]], task.rows
-    up = _dense(rows, work.k, work.hidden, lie.along, ground, bias=work.up_bias, k_block=lie.block)
-    down = _dense(rows, work.hidden, work.n, other(lie.along), ground, bias=work.down_bias, n_block=ground.block(task.name))
+    lie = ground.lies[task.inputs[0]]
+    up = _dense(task, work.k, work.hidden, lie.along, ground, bias=work.up_bias, k_block=lie.block)
+    down = _dense(task, work.hidden, work.n, other(lie.along), ground, bias=work.down_bias, n_block=ground.block(task.name))
     gate = replace(up, bias=work.gate_bias) if work.gated else None
-    merged = _merged(Dealt(rows, ground.grid.lines(lie.along), other(lie.along), ground.dtype), up.y_layout, ground)
+    merged = _merged(Dealt(task.rows, ground.grid.lines(lie.along), other(lie.along), ground.dtype), up.y_layout, ground)
     every = SpreadMlp(up, work.activation, down, gate)
     own = replace(every, dealt=merged)
     spread = [every, own] if _has_room(own.between, every.between) else [every]
     if lie.along == "y":
         return ground.cheapest(spread)
-    reduction = _merged(Dealt(rows, ground.grid.height, "x", ground.dtype), down.y_layout, ground)
+    reduction = _merged(Dealt(task.rows, ground.grid.height, "x", ground.dtype), down.y_layout, ground)
     room = every.fragment("one").bytes
     tiled = (replace(one, reduction=reduction) for one in in_tiles(every))
     return ground.cheapest([*spread, *(one for one in tiled if one.fragment("one").bytes <= room)])
@@ -150,14 +158,17 @@ def _merged(dealt: Dealt, layout: Layout, ground: Ground) -> Reduction:
     return best_reduction(dealt.lines, dealt.words(layout.local_shape[1]), ground.machine)
 
 
-def _by_rows(task: Task, width: int, ground: Ground, made: Callable[[int], Kernel]) -> Kernel:
-    """A kernel that treats every row alike, ``made`` for so many: on all rows, or on each line's own where that is faster and has room."""
-    lie, rows = ground.lies[task.name], task.rows
+def _by_rows(task: Task, width: int, ground: Ground, made: Callable[[int, Affine | None], Kernel]) -> Kernel:
+    """A kernel that treats every row alike, ``made`` for so many of which an item may have fewer: on all rows, or on each line's own where
+    that is faster and has room.
+    """
+    lie, rows, count = ground.lies[task.name], task.rows, ground.rows(task.sequence)
+    every = made(rows, count)
     if rows == 1:
-        return made(rows)
-    dealt = Dealt(rows, ground.grid.lines(other(lie.along)), lie.along, ground.dtype)
+        return every
+    dealt = Dealt(rows, ground.grid.lines(other(lie.along)), lie.along, ground.dtype, count)
     reduction = _merged(dealt, ground.spread(task.name, rows, width), ground)
-    every, own = made(rows), OwnRows(made(dealt.rows), rows, lie.along, ground.dtype, reduction)
+    own = OwnRows(made(dealt.rows, dealt.own), rows, lie.along, ground.dtype, reduction, rows=count)
     return ground.cheapest([every, own] if _has_room(own, every) else [every])
 
 
@@ -172,29 +183,43 @@ def _norm(task: Task, work: NormWork, ground: Ground) -> Kernel:
     lie = ground.lies[task.name]
     statistics: Statistics = "rms" if work.rms else "two-pass"
 
-    def made(rows: int) -> Norm:
-        size = rows, work.width
+    def made(m: int, rows: Affine | None) -> Norm:
         kernel = Norm(
-            *size, ground.grid, lie.along, ground.dtype, statistics, eps=work.eps, weight=work.weight, bias=work.bias, block=lie.block
+            m,
+            work.width,
+            ground.grid,
+            lie.along,
+            ground.dtype,
+            statistics,
+            eps=work.eps,
+            weight=work.weight,
+            bias=work.bias,
+            block=lie.block,
+            rows=rows,
         )
-        words = format_of(kernel.form).words((1 if work.rms else 2) * rows)
+        words = format_of(kernel.form).words((1 if work.rms else 2) * m)
         return replace(kernel, reduction=best_reduction(ground.grid.lines(lie.along), words, ground.machine))
 
     return _by_rows(task, work.width, ground, made)
 
 
 def _map(task: Task, work: MapWork, ground: Ground) -> Kernel:
-    return _by_rows(task, work.width, ground, lambda rows: Elementwise(work.op, ground.spread(task.name, rows, work.width), ground.dtype))
+    def made(m: int, rows: Affine | None) -> Elementwise:
+        return Elementwise(work.op, ground.spread(task.name, m, work.width), ground.dtype, rows=rows)
+
+    return _by_rows(task, work.width, ground, made)
 
 
 def _constant(task: Task, work: ConstantWork, ground: Ground) -> Kernel:
-    return WithConstant(work.op, ground.spread(task.name, task.rows, work.width), work.value, ground.dtype, work.reverse)
+    layout, rows = ground.spread(task.name, task.rows, work.width), ground.rows(task.sequence)
+    return WithConstant(work.op, layout, work.value, ground.dtype, work.reverse, rows=rows)
 
 
 def _lookup(task: Task, work: LookupWork, ground: Ground) -> Kernel:
     along: Direction = ground.lies[task.name].along
     position = None if work.offset is None else ground.position + work.offset
-    kernel = Embedding(task.rows, work.rows, work.width, ground.grid, along, ground.dtype, position=position)
+    rows = ground.rows(task.sequence)
+    kernel = Embedding(task.rows, work.rows, work.width, ground.grid, along, ground.dtype, position=position, rows=rows)
     words = format_of(ground.dtype).words(task.rows * kernel.y_layout.local_shape[1])
     return replace(kernel, reduction=best_reduction(ground.grid.lines(other(along)), words, ground.machine))
 
@@ -223,42 +248,45 @@ def _angles(task: Task, work: AnglesWork, ground: Ground) -> Kernel:
     rotary = _rotary(task, work.attend, ground)
     words = format_of(ground.dtype).words(task.rows * rotary.attention.piece)
     lines = ground.grid.lines(other(rotary.attention.along))
-    return rotary.angles(work.rows, ground.position, best_reduction(lines, words, ground.machine))
+    return rotary.angles(work.rows, ground.position, best_reduction(lines, words, ground.machine), ground.rows(task.sequence))
 
 
 def _turn(task: Task, work: TurnWork, ground: Ground) -> Kernel:
     source, target = ground.lies[task.inputs[0]], ground.lies[task.name]
-    kernel = Turn(task.rows, work.width, ground.grid, source.along, ground.dtype, x_block=source.block, y_block=target.block)
+    where, rows = (ground.grid, source.along, ground.dtype), ground.rows(task.sequence)
+    kernel = Turn(task.rows, work.width, *where, x_block=source.block, y_block=target.block, rows=rows)
     words = format_of(ground.dtype).words(kernel.y_layout.local_shape[1])
     return replace(kernel, reduction=best_reduction(ground.grid.lines(source.along), words, ground.machine))
 
 
 def _pool(task: Task, work: PoolWork, ground: Ground) -> Kernel:
     lie = ground.lies[task.name]
-    return Pool(work.rows, work.width, ground.grid, lie.along, ground.dtype, work.mode, len(task.inputs) > 1, work.at, lie.block)
+    masked, rows = len(task.inputs) > 1, ground.rows(work.sequence)
+    return Pool(work.rows, work.width, ground.grid, lie.along, ground.dtype, work.mode, masked, work.at, lie.block, rows=rows)
 
 
 def _softmax(task: Task, work: SoftmaxWork, ground: Ground) -> Kernel:
     lie = ground.lies[task.name]
 
-    def made(rows: int) -> Softmax:
-        kernel = Softmax(rows, work.width, ground.grid, lie.along, ground.dtype, block=lie.block, log=work.log)
-        words = format_of(ground.accumulate).words(rows)
+    def made(m: int, rows: Affine | None) -> Softmax:
+        kernel = Softmax(m, work.width, ground.grid, lie.along, ground.dtype, block=lie.block, log=work.log, rows=rows)
+        words = format_of(ground.accumulate).words(m)
         return replace(kernel, reduction=best_reduction(ground.grid.lines(lie.along), words, ground.machine))
 
     return _by_rows(task, work.width, ground, made)
 
 
 def _shift(task: Task, work: ShiftWork, ground: Ground) -> Kernel:
-    lie, rows = ground.lies[task.name], task.rows
-    start = min(work.start, rows)
-    # The last places are filled with the tokens that are left out, which nobody reads.
-    pieces = tuple(Piece(0, first, count) for first, count in ((start, rows - start), (0, start)) if count)
-    return JoinRows((rows,), work.width, pieces, ground.grid, lie.along, ground.dtype, lie.block)
+    lie, start = ground.lies[task.name], min(work.start, task.rows)
+    rows = ground.rows(task.sequence)
+    return ShiftRows(task.rows, work.width, start, ground.grid, lie.along, ground.dtype, lie.block, rows=rows)
 
 
 def _gate(task: Task, work: GateWork, ground: Ground) -> Kernel:
-    return _by_rows(task, work.width, ground, lambda rows: Gated(work.activation, ground.spread(task.name, rows, work.width), ground.dtype))
+    def made(m: int, rows: Affine | None) -> Gated:
+        return Gated(work.activation, ground.spread(task.name, m, work.width), ground.dtype, rows=rows)
+
+    return _by_rows(task, work.width, ground, made)
 
 
 def _join(task: Task, work: JoinWork, ground: Ground) -> Kernel:
@@ -273,7 +301,17 @@ def _join(task: Task, work: JoinWork, ground: Ground) -> Kernel:
         features = [features[feature] for feature in lie.order]
     pieces = pieces_of([(source, places[source][feature]) for source, feature in features])
     blocks = tuple(ground.block(name) for name in task.inputs)
-    kernel = JoinFeatures(task.rows, work.widths, pieces, ground.grid, lie.along, ground.dtype, blocks=blocks, y_block=lie.block)
+    kernel = JoinFeatures(
+        task.rows,
+        work.widths,
+        pieces,
+        ground.grid,
+        lie.along,
+        ground.dtype,
+        blocks=blocks,
+        y_block=lie.block,
+        rows=ground.rows(task.sequence),
+    )
     words = format_of(ground.dtype).words(kernel.width * task.rows)
     return replace(kernel, reduction=best_reduction(ground.grid.lines(lie.along), words, ground.machine))
 
@@ -283,14 +321,16 @@ def _entropy(task: Task, work: EntropyWork, ground: Ground) -> Kernel:
     if lie.order is not None:
         raise ProgramError("layout", "classes cannot be told apart where attention lies")
     kernel = CrossEntropy(work.rows, work.classes, ground.grid, lie.along, ground.dtype, work.summary, work.ignore, work.smoothing)
-    candidates = (replace(kernel, running=True, block=lie.block, reduction=one) for one in reductions(ground.grid.lines(lie.along)))
+    kernel = replace(kernel, running=True, block=lie.block, rows=ground.rows(work.sequence))
+    candidates = (replace(kernel, reduction=one) for one in reductions(ground.grid.lines(lie.along)))
     return ground.cheapest(candidates)
 
 
 def _squares(task: Task, work: SquaresWork, ground: Ground) -> Kernel:
     lie = ground.lies[task.inputs[0]]
     kernel = SquaredError(work.rows, work.features, ground.grid, lie.along, ground.dtype, work.summary)
-    kernel = replace(kernel, running=True, masked=len(task.inputs) > 2, block=lie.block)
+    rows = ground.rows(work.sequence)
+    kernel = replace(kernel, running=True, masked=len(task.inputs) > 2, block=lie.block, rows=rows)
     return ground.cheapest(replace(kernel, reduction=one) for one in reductions(ground.grid.lines(lie.along)))
 
 
@@ -333,7 +373,7 @@ ROLES: dict[type[Work], tuple[str, ...]] = {
     TurnWork: ("x",),
     PoolWork: ("x", "mask"),
     SoftmaxWork: ("x",),
-    ShiftWork: ("x0",),
+    ShiftWork: ("x",),
     GateWork: ("x", "z"),
     EntropyWork: ("x", "target"),
     SquaresWork: ("x", "z", "mask"),

@@ -73,7 +73,9 @@ class _Priced:
 
 @dataclass
 class Sizer:
-    """Prices groups on grids. Groups of the same shape are priced once. ``streamed``: weights come from off the wafer for every item."""
+    """Prices groups on grids. Groups of the same shape are priced once. ``streamed``: weights come from off the wafer for every item.
+    ``sequences`` are those of whose tokens a run says how many a row has, at most so many.
+    """
 
     machine: Machine
     directed: Directed
@@ -83,6 +85,7 @@ class Sizer:
     outputs: Sequence[str]
     whole: bool = False
     streamed: bool = False
+    sequences: Mapping[str, int] = field(default_factory=dict)
     _shapes: dict[str, int] = field(default_factory=dict, init=False)
     _numbers: dict[tuple[object, ...], int] = field(default_factory=dict, init=False)
     _known: dict[tuple[object, ...], Cost | None] = field(default_factory=dict, init=False)
@@ -143,7 +146,7 @@ class Sizer:
 
     def _ground(self, group: Group, grid: Grid) -> Ground:
         lies = arrange(group.tasks, self.directed.along, grid, self.context, self.dtype)
-        return Ground(self.machine, grid, lies, self.dtype, self.context, self.whole)
+        return Ground(self.machine, grid, lies, self.dtype, self.context, self.whole, sequences=self.sequences)
 
     def _kernel(self, task: Task, ground: Ground) -> _Priced:
         """The kernel of a task and its price; tasks of equal work that lie alike share it."""
@@ -153,6 +156,7 @@ class Sizer:
         key = (
             task.work,
             task.rows,
+            task.sequence,
             ground.grid,
             *((lie.along, lie.block) for name in (*task.inputs, task.name) if (lie := ground.lies.get(name))),
         )
@@ -289,7 +293,7 @@ class Sizer:
             made = numbers.setdefault(task.name, len(numbers))
             come = tuple((received.get(name, 0), name in group.back, name in sent) for name in task.inputs)
             lasts = (task.name in self.outputs, task.name in sent)
-            shape.append((task.work, task.rows, taken, come, made, self.directed.along[task.name], *lasts))
+            shape.append((task.work, task.rows, task.sequence, taken, come, made, self.directed.along[task.name], *lasts))
             shape.append(tuple((role, weight.shape) for role, weight in task.weights))
         shape.append(tuple((numbers[one], numbers[other]) for one, other in self.ties.items() if one in numbers and other in numbers))
         shape.append(group.turn)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
+from cgptc.backends.wafer.axis_kinds import is_time, parts
 from cgptc.backends.wafer.kernels.loss import Summary
 from cgptc.backends.wafer.kernels.pooling import Mode as PoolMode
 from cgptc.backends.wafer.kernels.rearrange import Piece
@@ -94,9 +95,10 @@ class AttendWork:
     """Causal attention of the item's query to all keys so far; the region keeps them. In items of whole rows their own keys alone, of which
     a query sees those before it where ``causal``, and none of padding.
 
-    Those are ``keys``, for ``queries`` of them. ``rotated`` is the number of features of each head that rotary positions turn, 0 where
-    there are none; ``interleaved`` how they pair. ``biased``: a weight ``bias [biased, queries, keys]`` is added to the scores, that of all
-    heads where it is 1; queries and keys are a whole row's, or all positions where the region keeps keys.
+    Those are ``keys``, for ``queries`` of them, of ``key_sequence`` and ``query_sequence``. ``rotated`` is the number of features of each
+    head that rotary positions turn, 0 where there are none; ``interleaved`` how they pair. ``biased``: a weight ``bias [biased, queries,
+    keys]`` is added to the scores, that of all heads where it is 1; queries and keys are a whole row's, or all positions where the region
+    keeps keys.
     """
 
     heads: int
@@ -110,19 +112,22 @@ class AttendWork:
     queries: int = 0
     keys: int = 0
     biased: int = 0
+    query_sequence: str = ""
+    key_sequence: str = ""
 
 
 @dataclass(frozen=True)
 class PoolWork:
     """One vector out of a whole row's: their mean, sum or largest elements, the last one, or that of token ``at``.
 
-    The second input, where there is one, says which tokens are the row's.
+    The second input, where there is one, says which tokens are the row's, which is one of ``sequence``.
     """
 
     mode: PoolMode
     width: int
     rows: int
     at: int = 0
+    sequence: str = ""
 
 
 @dataclass(frozen=True)
@@ -166,6 +171,7 @@ class EntropyWork:
     summary: Summary
     ignore: int
     smoothing: float
+    sequence: str = ""
     width: int = 1
 
 
@@ -176,6 +182,7 @@ class SquaresWork:
     features: int
     rows: int
     summary: Summary
+    sequence: str = ""
     width: int = 1
 
 
@@ -253,7 +260,10 @@ def width_of(work: Work) -> int:
 
 @dataclass(frozen=True)
 class Task:
-    """One kernel's work. ``name`` is unique and names its output, of ``rows`` vectors; ``path`` is the module that it comes from."""
+    """One kernel's work. ``name`` is unique and names its output, of ``rows`` vectors; ``path`` is the module that it comes from.
+
+    ``sequence`` is the sequence of whose tokens a whole row has that many vectors at most; empty for a row's only one.
+    """
 
     name: str
     work: Work
@@ -262,6 +272,7 @@ class Task:
     path: str = ""
     stage: int | None = None
     rows: int = 1
+    sequence: str = ""
 
 
 @dataclass(frozen=True)
@@ -347,6 +358,27 @@ class Tasks:
         """Values that the host gives, by name, and their widths."""
         marks = [name for mark in self.marks for name in (mark.value, *(f"{mark.value}@{place}" for place in ("x", "y", "all")))]
         return {feed.value: feed.width for feed in self.feeds} | dict.fromkeys(marks, IDS_WIDTH)
+
+    @property
+    def sequences(self) -> dict[str, int]:
+        """Sequences of which a run says how many tokens its rows have, and the most of each; none where items are tokens."""
+        if not self.whole:
+            return {}
+        return {kind: feed.rows for feed in self.feeds for kind in parts(feed.axes) if is_time(kind)}
+
+    @property
+    def fewest(self) -> dict[str, int]:
+        """Tokens without which a row of each of these sequences is none: a task counts on them."""
+        found = dict.fromkeys(self.sequences, 1)
+        for task in self.tasks:
+            match task.work:
+                case PoolWork(mode="row", at=at, sequence=sequence) if sequence in found:
+                    found[sequence] = max(found[sequence], at + 1)
+                case ShiftWork(start=start) if task.sequence in found:
+                    found[task.sequence] = max(found[task.sequence], min(start, task.rows))
+                case _:
+                    pass
+        return found
 
 
 def shortened(tasks: Tasks, context: int) -> Tasks:

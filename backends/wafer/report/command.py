@@ -41,12 +41,14 @@ def report_folder(folder: Path, output: Path, *, past: int, tokens: int) -> Repo
     """
     with loading(str(folder)):
         program, host = read_program(folder), read_host(folder)
-    # Items that are whole rows know nothing of a past: as many rows as tokens are asked for.
-    scalars = {"length": tokens} if host.whole else {"past": past, "length": max(1, min(tokens, host.context - past))}
+    # Items that are whole rows know nothing of a past: as many rows as tokens are asked for, each as long as it may be.
+    entry = program.entry(host.entry)
+    longest = {one.name: one.high for one in entry.scalars}
+    scalars = {**longest, "length": tokens} if host.whole else {"past": past, "length": max(1, min(tokens, host.context - past))}
     with running():
         if tokens < 1:
             raise ProgramError("scalars", f"a run of {tokens} tokens has nothing to report", fix="give --tokens 1 or more")
-        refusal = program.entry(host.entry).refusal(scalars)
+        refusal = entry.refusal(scalars)
         if refusal:
             raise ProgramError("scalars", refusal, fix="give another --past or --tokens")
         figures = measure(program, timeline(program, host.entry, scalars), host.entry, scalars)

@@ -187,7 +187,7 @@ def measure(program: Program, timeline: Timeline, entry: str | None = None, scal
             finished = max(1, len(timeline.of(region.name)))
             stages.append(_stage(program, region, parts, costs, timeline.busy(region.name) / finished))
     host = sum(
-        math.prod(one.layout.shape) * format_of(program.region(one.region).buffer(one.buffer).dtype).bytes
+        math.prod(one.at(values).layout.shape) * format_of(program.region(one.region).buffer(one.buffer).dtype).bytes
         for one in program.bindings
         if one.role in ("input", "output") and described.name in one.entries
     )
@@ -234,11 +234,11 @@ def _parts(
                         account.line_traffic(pattern, words, segments, step.along, block, region.rectangle)
                         part.active = max(part.active, block.area)
             case Send():
-                stream = program.stream(step.stream)
-                part.talk += _talk_cycles(step, program, region)
+                stream = program.stream(step.stream).at(now)
+                part.talk += _talk_cycles(step, program, region, now)
                 account.stream_traffic(stream, region.rectangle, program.region(stream.consumer).rectangle)
             case Receive():
-                part.talk += _talk_cycles(step, program, region)
+                part.talk += _talk_cycles(step, program, region, now)
             case Take() | Absorb():
                 _arrival(step, part, program, region, now, pricer, account)
     return tuple(found.values())
@@ -252,13 +252,13 @@ def _step_costs(
     for step, now, name in _leaves(steps, environment):
         one = found.get(id(step)) or found.setdefault(id(step), StepCost(name, _said(step, region, now)))
         one.turns += 1
-        one.cycles += _talk_cycles(step, program, region) if isinstance(step, (Send, Receive)) else pricer.cycles(step, region, now)
+        one.cycles += _talk_cycles(step, program, region, now) if isinstance(step, (Send, Receive)) else pricer.cycles(step, region, now)
     return tuple(found.values())
 
 
-def _talk_cycles(step: Send | Receive, program: Program, region: Region) -> int:
+def _talk_cycles(step: Send | Receive, program: Program, region: Region, now: Environment) -> int:
     """Cycles of a region at one end of a stream."""
-    stream = program.stream(step.stream)
+    stream = program.stream(step.stream).at(now)
     if isinstance(step, Send):
         return stream_cost(stream, region, program.region(stream.consumer), program.machine).contention
     return program.machine.vector_cycles(stream.dtype, math.prod(stream.target.local_shape))

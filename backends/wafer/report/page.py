@@ -261,7 +261,7 @@ def _links(figures: Figures) -> str:
 def _streams(figures: Figures) -> str:
     program, machine = figures.program, figures.machine
     rows = []
-    for stream in program.streams:
+    for stream in (one.at(figures.scalars) for one in program.streams):
         cost = stream_cost(stream, program.region(stream.producer), program.region(stream.consumer), machine)
         rows.append(
             (

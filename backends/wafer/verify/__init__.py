@@ -1,6 +1,7 @@
 """Whether a program keeps the rules of its machine, told from the program alone. Every rule has its own code.
 
 * `structure`: names, rectangles, bindings, entries;
+* `rows`: items that are shorter than what there is room for;
 * `inflow`: what comes from off the wafer;
 * `memory`: SRAM, addresses, lifetimes;
 * `steps`: views, instructions, overlap declared by loops; `filled`: what is read was written, outputs are written once, sums are whole;
@@ -19,6 +20,7 @@ from cgptc.backends.wafer.verify.fabric import fabric_issues
 from cgptc.backends.wafer.verify.inflow import inflow_issues
 from cgptc.backends.wafer.verify.likeness import Kinds
 from cgptc.backends.wafer.verify.memory import memory_issues, peak_bytes
+from cgptc.backends.wafer.verify.rows import row_issues
 from cgptc.backends.wafer.verify.steps import step_issues
 from cgptc.backends.wafer.verify.structure import structure_issues
 from cgptc.backends.wafer.verify.waits import wait_issues
@@ -32,7 +34,7 @@ def verify(program: Program) -> list[Issue]:
     if issues:
         return issues
     kinds = Kinds(program)
-    for group in (inflow_issues, memory_issues, step_issues, fabric_issues, wait_issues):
+    for group in (row_issues, inflow_issues, memory_issues, step_issues, fabric_issues, wait_issues):
         issues = list(group(program, kinds))
         if issues:
             return issues

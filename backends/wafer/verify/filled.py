@@ -106,10 +106,11 @@ class _Filled:
     def item(self, steps: Iterable[Step], corner: Mapping[str, int]) -> Iterator[Issue]:
         """Broken rules of an item: it starts with what the ones before left in resident buffers, outputs not among them."""
         region = self._region
-        made_new = {one.buffer for one in self._bound} - self._given
+        bound = [one.at(corner) for one in self._bound]
+        made_new = {one.buffer for one in bound} - self._given
         self._held = {name: held for name, held in self._held.items() if region.buffer(name).resident and name not in made_new}
         outputs: dict[str, list[_Output]] = defaultdict(list)
-        for one in self._bound:
+        for one in bound:
             unread = Presence(region.rectangle, region.buffer(one.buffer).size)
             outputs[one.buffer].append(_Output(one.tensor, self._tile(one), _holders(one.layout), unread))
         self._combined = Combined(region.rectangle)

@@ -28,7 +28,7 @@ def likeness(program: Program, region: Region) -> Likeness:
         tuple(replace(buffer, name=numbers[buffer.name]) for buffer in region.buffers),
         tuple((code.entry, tuple(_nameless(step, numbers, streams) for step in code.steps)) for code in region.code),
         tuple(
-            (one.role, numbers.get(one.buffer, one.buffer), one.layout, one.entries)
+            (one.role, numbers.get(one.buffer, one.buffer), one.layout, one.entries, one.rows)
             for one in program.bindings
             if one.region == region.name
         ),
@@ -41,7 +41,7 @@ def _end(stream: Stream, region: Region) -> tuple[object, ...]:
     """What a region knows of a stream: whether it takes from it, its tiles on this side, its queue where it has one."""
     takes = stream.consumer == region.name
     queue = (stream.depth, stream.address) if takes else ()
-    return takes, stream.producer == region.name, stream.dtype, stream.target if takes else stream.source, *queue
+    return takes, stream.producer == region.name, stream.dtype, stream.rows, stream.target if takes else stream.source, *queue
 
 
 def _nameless(step: Step, numbers: dict[str, str], streams: dict[str, tuple[object, ...]]) -> object:

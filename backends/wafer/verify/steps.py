@@ -163,7 +163,7 @@ def _collective(step: Collective, context: _Context, environment: Mapping[str, i
 
 
 def _stream_step(step: Send | Receive, context: _Context, environment: Mapping[str, int]) -> Iterator[Issue]:
-    stream = context.program.stream(step.stream)
+    stream = context.program.stream(step.stream).at(environment)
     sends = isinstance(step, Send)
     placed = _placed(step.source if isinstance(step, Send) else step.target, context, environment)
     layout, owner = (stream.source, stream.producer) if sends else (stream.target, stream.consumer)

@@ -77,7 +77,7 @@ def _encoder(*, masked: bool) -> Graph:
 def test_rows_of_every_length_are_exact_in_float64(strategy: str) -> None:
     graph = _encoder(masked=True)
     session = planned(graph, (3, 4), strategy).session
-    for time in (1, 4, 7):
+    for time in range(1, 8):
         inputs = {"input_ids": np.arange(2 * time).reshape(2, time) % 11, "attention_mask": np.ones((2, time), np.int64)}
         inputs["attention_mask"][1, time // 2 + 1 :] = 0
         expected, found = evaluate_graph(graph, inputs, wide=True), session.run(inputs)
@@ -86,14 +86,6 @@ def test_rows_of_every_length_are_exact_in_float64(strategy: str) -> None:
             assert np.isfinite(found[name]).all()
             difference = np.abs(expected[name][kept] - found[name][kept]).max()
             assert difference <= 64 * graph_depth(graph) * 2.0**-53 * np.abs(expected[name]).max(), (name, time)
-
-
-def test_both_engines_give_the_same_bits_for_rows() -> None:
-    graph = _encoder(masked=False)
-    inputs = {"input_ids": np.array([[1, 2, 3], [4, 5, 6]])}
-    fast, slow = (planned(graph, (2, 2), "pipeline", "f32", fidelity=name).session.run(inputs) for name in ("fast", "pe"))
-    for name, array in fast.items():
-        np.testing.assert_array_equal(array, slow[name], err_msg=name)
 
 
 def test_a_mask_that_is_counted_without_a_cache_leaves_padding_out() -> None:
