@@ -48,30 +48,41 @@ class ParcelCost:
     controls: int
 
 
+def _elements(layout: Layout) -> tuple[Integers, Integers]:
+    """``(of each row of PEs, of each column)``: a tile's elements are their product."""
+    rows, columns = np.ones(layout.height, np.int64), np.ones(layout.width, np.int64)
+    for axis, cut in enumerate(layout.cuts):
+        if cut is None:
+            rows *= layout.shape[axis]
+        elif cut.along == "rows":
+            rows *= [layout.extent(axis, line) for line in range(layout.height)]
+        else:
+            columns *= [layout.extent(axis, line) for line in range(layout.width)]
+    return rows, columns
+
+
+def _words(elements: Integers, dtype: str) -> Integers:
+    return (elements * format_of(dtype).bytes + 3) // 4
+
+
 @lru_cache(maxsize=4096)
 def tile_words(layout: Layout, dtype: str) -> Integers:
     """Words for each PE ``[height, width]``; replicas included."""
-    rows: Any = 1
-    columns: Any = 1
-    for axis, cut in enumerate(layout.cuts):
-        if cut is None:
-            rows = rows * layout.shape[axis]
-        elif cut.along == "rows":
-            rows = rows * np.array([layout.extent(axis, line) for line in range(layout.height)], np.int64)
-        else:
-            columns = columns * np.array([layout.extent(axis, line) for line in range(layout.width)], np.int64)
-    elements = np.broadcast_to(np.reshape(rows, (-1, 1)) * np.reshape(columns, (1, -1)), (layout.height, layout.width))
-    return (elements * format_of(dtype).bytes + 3) // 4
+    rows, columns = _elements(layout)
+    return _words(np.multiply.outer(rows, columns), dtype)
 
 
 def line_words(layout: Layout, dtype: str) -> tuple[Integers, int]:
     """Words on each line of the edge, and control wavelets on the one that has most."""
-    words = tile_words(layout, dtype)
+    rows, columns = _elements(layout)
     if edge_of(layout) == "west":
-        return words[:, 0], 0
+        return _words(rows * columns[0], dtype), 0
     if layout.cut_axis("rows") is None:
-        return words[0], 0
-    return words.sum(axis=0), int((words > 0).sum(axis=0).max()) - 1
+        return _words(rows[0] * columns, dtype), 0
+    # Rows of PEs are of few kinds, mostly two, so that the tiles of a wafer need not be looked at one by one.
+    kinds, counts = np.unique(rows, return_counts=True)
+    words = _words(np.multiply.outer(kinds, columns), dtype)
+    return counts @ words, int((counts @ (words > 0)).max()) - 1
 
 
 @lru_cache(maxsize=4096)
