@@ -56,6 +56,8 @@ COPY = Local("mov", B, (A,), "f32")
 BROADCAST = Collective("broadcast", "multicast", "x", A, B, (0,))
 SHIFT = Collective("shift", "neighbour", "x", A, B, (0, 1), hops=1)
 C = whole("c", (4,))
+FILLED = replace(COPY, out=C)
+NEGATED = Local("neg", C, (C,), "f32")
 SUM = Collective("allreduce", "chain", "x", C, C, (0, 1, 2, 3, 4))
 TO_ROOT = Collective("reduce", "chain", "x", C, C, (0, 1, 2, 3))
 GATHER = Collective("gather", "direct", "x", A, whole("c", (2, 4)), (0, 1))
@@ -172,6 +174,10 @@ REJECTED: dict[str, list[Callable[[], Program]]] = {
         lambda: _through_scratch(replace(BROADCAST, target=C, where=Where(rows=line(1)))),
         lambda: _through_scratch(GATHER),
         lambda: _chosen_line(low=1),
+        lambda: _through_scratch(replace(FILLED, where=Where(rows=line(0))), replace(NEGATED, where=Where((Span(0), Span(1)))), FILLED),
+        lambda: _at_times(replace(FILLED, where=Where((Span(0, var("n") % 2 * 2),)))),
+        lambda: _at_times(replace(FILLED, where=Where(line(0))), replace(NEGATED, where=Where(line((var("n") + 1) % 2))), FILLED),
+        lambda: replace(_through_scratch(Loop("k", 1 - var("item"), (FILLED,))), entries=(Entry("run", items=2),)),
     ],
     "output-unwritten": [
         lambda: program(replace(COPY, out=A)),
@@ -195,7 +201,8 @@ REJECTED: dict[str, list[Callable[[], Program]]] = {
         lambda: program(COPY, replace(SUM, source=B, target=B, where=Where(rows=line(0)))),
         lambda: _through_scratch(replace(COPY, out=C), replace(SUM, where=Where(rows=line(0)))),
         lambda: _through_scratch(replace(COPY, out=C), TO_ROOT),
-        lambda: _through_scratch(replace(COPY, out=C), TO_ROOT, Local("neg", C, (C,), "f32")),
+        lambda: _through_scratch(FILLED, TO_ROOT, NEGATED),
+        lambda: _through_scratch(FILLED, TO_ROOT, replace(NEGATED, where=Where(columns=line(0)))),
     ],
     "loop-count": [lambda: program(Loop("k", -1, (COPY,))), lambda: program(Loop("k", (1 << 20) + 1, (COPY,)))],
     "loop-overlap": [lambda: program(Loop("k", 2, (SHIFT, Local("mov", A, (B,), "f32")), ahead=0))],
@@ -254,6 +261,16 @@ def _down_the_first_column() -> tuple[Step, ...]:
     down = replace(TO_ROOT, along="y", colours=(5, 6, 7, 8), where=column)
     back = replace(BROADCAST, source=C, target=C, colours=(9,))
     return down, replace(back, along="y", colours=(10,), where=column), back
+
+
+def _at_times(*steps: Step) -> Program:
+    """With a scalar from 1 to 3, at whose ends the steps may be right."""
+    return replace(_through_scratch(*steps), entries=(Entry("run", (Scalar("n", 1, 3),)),))
+
+
+def _half(start: int) -> Local:
+    """Two elements of the scratch memory are filled."""
+    return Local("mov", View("c", (2,), (1,), start), (whole("a", (2,)),), "f32")
 
 
 def _chosen_line(low: int) -> Program:
@@ -349,6 +366,9 @@ def test_the_smallest_program_is_accepted() -> None:
         lambda: _through_scratch(replace(COPY, out=C), *(replace(SUM, where=Where(rows=line(row))) for row in (0, 1))),
         lambda: _through_scratch(replace(COPY, out=C), TO_ROOT, replace(BROADCAST, source=C, target=C)),
         lambda: _through_scratch(replace(COPY, out=C), TO_ROOT, replace(COPY, out=C)),
+        lambda: _through_scratch(FILLED, replace(SUM, where=Where(columns=line(0)))),
+        lambda: _through_scratch(_half(0), *(replace(_half(2), where=Where(line(row))) for row in (0, 1))),
+        lambda: _on_one_column(replace(COPY, where=Where(columns=line(1)))),
         lambda: _through_scratch(replace(COPY, out=C), TO_ROOT, *_down_the_first_column()),
         lambda: program(*(replace(COPY, where=Where(rows=line(row))) for row in (1, 0))),
         lambda: program(COPY, replace(COPY, instruction="add", inputs=(B, A)), replace(BROADCAST, source=B)),
@@ -375,6 +395,9 @@ def test_the_smallest_program_is_accepted() -> None:
         "sums line by line",
         "sums sent back from the root",
         "sums that something else replaces",
+        "sums on a part of every line",
+        "half of it everywhere, half row by row",
+        "an output on one column",
         "sums in both directions",
         "an output row by row",
         "an output in place",
