@@ -136,9 +136,16 @@ def test_an_interface_that_is_none_is_refused(key: str, value: Any) -> None:
 
 
 @pytest.mark.parametrize("size", ["seq - 5", "floordiv(seq, 1 - batch)", "9223372036854775807"])
-def test_a_mask_of_sizes_that_no_array_has_is_not_made_up(size: str) -> None:
+def test_an_input_of_sizes_that_no_array_has_is_not_made_up(size: str) -> None:
     ports = CACHED.to_json()
     ports["inputs"][1]["type"] = f"i64[batch, {size}]"  # type: ignore[index,call-overload]
+    with pytest.raises(UsageError, match="no array of these sizes"):
+        complete_inputs(Interface.from_json(ports), {"input_ids": ids(1, 2)})
+
+
+def test_an_empty_past_beside_a_size_that_no_array_has_is_not_made_up() -> None:
+    ports = CACHED.to_json()
+    ports["inputs"][2]["type"] = "f32[batch, past, 4611686018427387904]"  # type: ignore[index,call-overload]
     with pytest.raises(UsageError, match="no array of these sizes"):
         complete_inputs(Interface.from_json(ports), {"input_ids": ids(1, 2)})
 

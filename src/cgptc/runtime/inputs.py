@@ -112,7 +112,7 @@ def _default(port: Port, sizes: Mapping[str, int]) -> Array:
         raise UsageError("missing-input", what, fix=f"give a {port.type}") from None
     except ZeroDivisionError:
         shape = (-1,)
-    if any(size < 0 for size in shape) or math.prod(shape) > MOST_ELEMENTS:
+    if any(size < 0 for size in shape) or math.prod(max(size, 1) for size in shape) > MOST_ELEMENTS:
         what = f"the input '{port.name}' is not given, and no array of these sizes is a {port.type}"
         raise UsageError("missing-input", what, fix="give it, or other sizes")
     return np.ones(shape, port.type.dtype.numpy) if port.name == MASK else np.zeros(shape, port.type.dtype.numpy)
