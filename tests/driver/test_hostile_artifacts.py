@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from tests.driver.test_compilation import X, perceptron
+from tests.driver.test_reproducibility import SMALL
 from tests.file_mutations import EDITS, Edits, mutate
 from tests.hostile_artifacts import assert_said_in_one_line, copied, damage, damage_json, with_right_digests, without_each_file
 from tests.json_mutations import FEW, JSON_EDITS, JsonEdits, mutate_json
@@ -25,6 +26,8 @@ from cgptc.cli.entry import run
 from cgptc.driver.compilation import compile_model
 from cgptc.driver.examination import explain_artifact_stages
 from cgptc.driver.options import CompileOptions
+from cgptc.driver.verification.verify import verify_against
+from cgptc.frontend.new_model import write_model
 from cgptc.ir.diagnostics import CgptcError, Exit, MalformedError
 from cgptc.ir.parser import parse_graph
 from cgptc.ir.stage_plan import PLAN_FILE
@@ -113,6 +116,27 @@ def test_stages_that_no_pass_of_the_manifest_makes_are_not_explained(in_stages: 
     (tmp_path / "copy" / "manifest.json").write_text(canonical_json(sealed({**manifest, "pipeline": "canonicalize"})))
     with pytest.raises(MalformedError, match="pipeline makes none"):
         explain_artifact_stages(cgptc.load(tmp_path / "copy"))
+
+
+@pytest.mark.parametrize("context", [0, -1, True, "8", None])
+def test_a_context_in_which_nothing_could_be_checked_is_refused(original: Path, tmp_path: Path, context: object) -> None:
+    shutil.copytree(original, tmp_path / "copy")
+    report = json.loads((original / "report.json").read_text())
+    report["backend"]["context"] = context
+    (tmp_path / "copy" / "report.json").write_text(canonical_json(report))
+    with_right_digests(tmp_path / "copy")
+    with pytest.raises(MalformedError, match=re.escape(f"a context of {context!r}")):
+        verify_against(tmp_path / "copy", "demo")
+
+
+def test_a_vocabulary_and_a_context_that_no_model_has_are_refused(tmp_path: Path) -> None:
+    write_model(SMALL, tmp_path / "model.pt")
+    place = cgptc.compile(tmp_path / "model.pt", output=tmp_path / "out").path
+    manifest = json.loads((place / "manifest.json").read_text())
+    for fact in ({"context": 0}, {"context": -1}, {"vocabulary": 0}, {"vocabulary": 1 << 40}, {"stop": None}):
+        (place / "manifest.json").write_text(canonical_json(sealed({**manifest, "generation": {**manifest["generation"], **fact}})))
+        with pytest.raises(MalformedError, match="not understood"):
+            cgptc.load(place).text_model  # noqa: B018 — a property that checks what it gives
 
 
 def test_a_flipped_byte_is_refused_wherever_it_is(original: Path, copy: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from cgptc.frontend.compiled_module import CompiledModule
 
 GRAPH_FILE, REPORT_FILE = "graph.cgir", "report.json"
+MOST_IDS = 1 << 31
+"""Of a vocabulary, and tokens of a context: more are none of a language model's."""
+
 ENGINES = ("local", "ray")
 
 
@@ -155,7 +158,9 @@ class Artifact:
         if not facts or IDS not in names or LOGITS not in names:
             raise UsageError("no-generation", "it is not a causal language model", file=str(self.path), fix="use run with --inputs")
         match facts:
-            case {"vocabulary": int() as vocabulary, "context": int() | None as context, "stop": list() as stop}:
+            case {"vocabulary": int() as vocabulary, "context": int() | None as context, "stop": list() as stop} if (
+                0 < vocabulary <= MOST_IDS and (context is None or 0 < context <= MOST_IDS)
+            ):
                 return TextModel(vocabulary, context, frozenset(token for token in stop if isinstance(token, int)))
             case _:
                 raise MalformedError("generation", "the manifest's 'generation' is not understood", file=str(self.path))

@@ -14,7 +14,7 @@ from cgptc.driver.verification.locate import Place, locate
 from cgptc.driver.verification.reference import Reference
 from cgptc.driver.verification.text import SEED, TextChecks, choose_lengths
 from cgptc.frontend.source import CapturedModel, Request, open_model
-from cgptc.ir.diagnostics import CgptcError, Exit, UsageError
+from cgptc.ir.diagnostics import CgptcError, Exit, MalformedError, UsageError
 from cgptc.ir.graph import Graph
 from cgptc.ir.op import Array
 from cgptc.passes.manager import Pipeline
@@ -80,8 +80,10 @@ def _longest(artifact: Artifact) -> int:
     """The most tokens that the artifact takes at once; 1 where it has no sequence."""
     seq = artifact.interface.symbols.get("seq")
     longest = seq.high if seq is not None else 1
-    placed = artifact.report.backend.get("context")
-    longest = min(longest, placed) if isinstance(placed, int) else longest
+    placed = artifact.report.backend.get("context", longest)
+    if type(placed) is not int or placed < 1:
+        raise MalformedError("report", f"a context of {placed!r:.40}", file=str(artifact.path), fix="compile the model again")
+    longest = min(longest, placed)
     if artifact.folder.manifest.generation and artifact.text_model.context is not None:
         return min(longest, artifact.text_model.context)
     return longest
