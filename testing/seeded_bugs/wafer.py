@@ -55,16 +55,16 @@ WAFER_BUGS = (
     SeededBug(
         name="wafer-partial-sums-not-added",
         where="cgptc.backends.wafer.kernels.linear:Linear.fragment",
-        right='self.reduction.step(self.along, all_of(total), all_of(total), "add")',
-        wrong='self.reduction.step(self.along, all_of(total), all_of(total), "max")',
+        right='self.reduction.step(self.along, sums, sums, "add")',
+        wrong='self.reduction.step(self.along, sums, sums, "max")',
         killer=f"{_LINEAR}test_linear_is_exact_on_every_grid_ragged_ones_included[3-2]",
     ),
     SeededBug(
-        name="wafer-rows-of-tiles-one-off",
-        where="cgptc.backends.wafer.kernels.mlp:TiledMlp._taken",
-        right='value=coordinate("y") * rows + var("i0")',
-        wrong='value=coordinate("y") * rows + var("i0") + 1',
-        killer="tests/backends/wafer/test_kernels_mlp.py::test_products_in_tiles_are_exact_on_integers_where_ends_are_ragged[neighbour-3-f32]",
+        name="wafer-rows-dealt-out-one-off",
+        where="cgptc.backends.wafer.kernels.own_rows:Dealt.numbers",
+        right='value=self._line + var("i0") * self.lines',
+        wrong='value=self._line + var("i0") * self.lines + 1',
+        killer="tests/backends/wafer/test_kernels_own_rows.py::test_own_rows_give_the_bits_of_all_rows[norm-6-x-f32]",
     ),
     SeededBug(
         name="wafer-norm-counts-padding",
