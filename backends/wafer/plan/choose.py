@@ -47,8 +47,8 @@ class Choice:
 def choices(sizer: Sizer, groups: Sequence[Group]) -> list[Choice]:
     """The ways to size regions that may be best by some objective, each once: least bottleneck, fewest cycles in all, least area.
 
-    All regions have grids of one chain, so that every machine with more PEs or SRAM has a choice that is as good by the same figure. What
-    finds no room so may find it on grids that fill this very machine. Raises DoesNotFitError where there is none.
+    Of `nested_ways` every machine with more PEs or SRAM has one that is as good; grids that fill this very machine are taken where they are
+    better still. Raises DoesNotFitError where there is none.
     """
     machine = sizer.machine
     if len(groups) == 1:
@@ -57,7 +57,15 @@ def choices(sizer: Sizer, groups: Sequence[Group]) -> list[Choice]:
         if not alone:
             raise _too_large(sizer, groups[0])
         return alone
-    kinds = [sizer.kind(group) for group in groups]
+    found = [*nested_ways(sizer, groups), *_filling(sizer, groups)]
+    if found:
+        return _placed_once([min(found, key=merit) for merit in MERITS], sizer, groups)
+    return _uniform_ways(sizer, groups)
+
+
+def nested_ways(sizer: Sizer, groups: Sequence[Group]) -> list[_Way]:
+    """The ways to size several regions on grids of one chain, the best of each chain by each objective."""
+    machine, kinds = sizer.machine, [sizer.kind(group) for group in groups]
     found: list[_Way] = []
     for chain in chains(machine):
         tables = _tables(sizer, groups, chain)
@@ -65,7 +73,7 @@ def choices(sizer: Sizer, groups: Sequence[Group]) -> list[Choice]:
             fewest = min((sum(cost.cycles for cost in way) for way in found), default=None)
             shortest = _shortest(tables, kinds, machine, fewest)
             found += [_bisected(tables, machine), *([shortest] if shortest else []), [table[0] for table in tables]]
-    return _placed_once([min(found, key=merit) for merit in MERITS], sizer, groups) if found else _tight(sizer, groups)
+    return found
 
 
 _Way = list[Cost]
@@ -96,22 +104,26 @@ def _tables(sizer: Sizer, groups: Sequence[Group], candidates: Sequence[Grid]) -
     return [found[sizer.kind(group)] for group in groups]
 
 
-def _tight(sizer: Sizer, groups: Sequence[Group]) -> list[Choice]:
-    """The ways to size regions on grids that fill this machine. Raises DoesNotFitError where there is none."""
+def _filling(sizer: Sizer, groups: Sequence[Group]) -> list[_Way]:
+    """The ways to size regions on grids of any shape, those among them that fill this machine; none where the smallest find no room.
+
+    Raises DoesNotFitError where a region fits on no grid.
+    """
     machine = sizer.machine
-    candidates = tight(machine, len(groups))
-    tables = []
-    for group in groups:
-        table = prices(sizer, group, candidates)
-        if not table:
-            raise _too_large(sizer, group)
-        tables.append(table)
+    tables = _tables(sizer, groups, tight(machine, len(groups)))
+    if tables is None:
+        raise _too_large(sizer, next(group for group in groups if not prices(sizer, group, tight(machine, len(groups)))))
     smallest = [table[0] for table in tables]
-    if _packed(smallest, machine) is not None:
-        return _placed_once([_bisected(tables, machine), smallest], sizer, groups)
+    return [_bisected(tables, machine), smallest] if _packed(smallest, machine) is not None else []
+
+
+def _uniform_ways(sizer: Sizer, groups: Sequence[Group]) -> list[Choice]:
+    """All regions on the same grid, which fills this machine. Raises DoesNotFitError where there is none."""
+    machine = sizer.machine
     uniform = [costs for grid in cells(machine, len(groups)) if (costs := _uniform(sizer, groups, grid)) is not None]
     if not uniform:
-        raise _too_many(smallest, groups, machine)
+        tables = _tables(sizer, groups, tight(machine, len(groups)))
+        raise _too_many([table[0] for table in tables or []], groups, machine)
     return _placed_once([min(uniform, key=merit) for merit in MERITS], sizer, groups)
 
 
