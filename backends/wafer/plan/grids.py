@@ -54,5 +54,5 @@ def cells(machine: Machine, count: int) -> list[Grid]:
 
 
 def tight(machine: Machine, count: int) -> list[Grid]:
-    """Grids that fill this machine and no other: for what has no room on those of the chains."""
+    """Grids of all shapes, among them those that fill this machine: for what is better there, or has no room on those of chains."""
     return list(dict.fromkeys([*(grid for chain in chains(machine) for grid in chain), *cells(machine, count), whole(machine)]))

@@ -1,4 +1,4 @@
-"""More PEs, SRAM or bandwidth never cost more: regions are sized from grids that every larger machine has too."""
+"""More PEs, SRAM or bandwidth never cost more on grids that every larger machine has; others are taken only where they are better."""
 
 from __future__ import annotations
 
