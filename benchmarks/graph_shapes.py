@@ -19,11 +19,15 @@ import numpy as np
 import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
+from paired import timed
 
 WIDTH, HEADS, INNER, VOCABULARY = 768, 12, 3072, 50257
 HEAD = WIDTH // HEADS
 CONTRIB = "com.microsoft"
 F32, I32 = TensorProto.FLOAT, TensorProto.INT32
+
+BURST = 5
+"""Runs in a row, of which the median counts."""
 
 Array = np.ndarray
 
@@ -361,6 +365,7 @@ GROUPS: dict[str, Callable[[], Iterator[Form]]] = {
     "head-decode": lambda: head_forms(1),
     "head-prefill": lambda: head_forms(64),
     "attention-decode": lambda: attention_forms(1, 1023),
+    "attention-prompt": lambda: attention_forms(128, 0),
     "attention-prefill": lambda: attention_forms(512, 0),
     "activation-decode": lambda: activation_forms(1),
     "activation-prefill": lambda: activation_forms(512),
@@ -369,6 +374,7 @@ GROUPS: dict[str, Callable[[], Iterator[Form]]] = {
     "projections-decode": lambda: projection_forms(1),
     "projections-prefill": lambda: projection_forms(512),
     "packed-attention-decode": lambda: packed_forms(1, 127),
+    "packed-attention-prompt": lambda: packed_forms(128, 0),
     "packed-attention-prefill": lambda: packed_forms(512, 0),
     "loss": lambda: loss_forms(256),
     "embedding-decode": lambda: embedding_forms(1),
@@ -402,7 +408,7 @@ def runner(form: Form, threads: int) -> Callable[[], float]:
 
 
 def measure(forms: Sequence[Form], rounds: int, threads: int) -> None:
-    """Print each form's median and its ratio to the first."""
+    """Print each form's median and its ratio to the first. Each runs after a rest: threads of another session spin for a while."""
     runners = [runner(form, threads) for form in forms]
     for run in runners:
         run()
@@ -412,7 +418,7 @@ def measure(forms: Sequence[Form], rounds: int, threads: int) -> None:
     for _ in range(rounds):
         random.shuffle(order)
         for index in order:
-            seconds[index].append(min(runners[index]() for _ in range(3)))
+            seconds[index].append(timed(runners[index], BURST))
     base = np.array(seconds[0])
     for form, taken in zip(forms, seconds, strict=True):
         low, middle, high = np.percentile(np.array(taken) / base, [5, 50, 95])

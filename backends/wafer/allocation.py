@@ -9,7 +9,8 @@ import numpy as np
 
 from cgptc.backends.wafer.faults import ProgramError
 from cgptc.backends.wafer.machine import Machine
-from cgptc.backends.wafer.program import Buffer, Code, Live, numbered, views
+from cgptc.backends.wafer.program import Buffer, Code, Live
+from cgptc.backends.wafer.steps import numbered, views
 
 
 def lifetimes(code: Sequence[Code]) -> dict[str, tuple[Live, ...]]:

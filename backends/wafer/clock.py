@@ -15,24 +15,10 @@ from cgptc.backends.wafer.affine import value_of
 from cgptc.backends.wafer.faults import ExecutionError
 from cgptc.backends.wafer.inflow import Intake, intake_of
 from cgptc.backends.wafer.machine import Machine
-from cgptc.backends.wafer.program import (
-    ITEM,
-    Absorb,
-    Collective,
-    Local,
-    Loop,
-    Program,
-    Receive,
-    Region,
-    Send,
-    Step,
-    Stream,
-    Take,
-    numbered,
-    step_variables,
-)
+from cgptc.backends.wafer.program import ITEM, Program, Region, Stream
 from cgptc.backends.wafer.resolve import Environment, absorb_cycles, collective_cycles, iterations, local_cycles, take_cycles
 from cgptc.backends.wafer.routes import stream_cost
+from cgptc.backends.wafer.steps import Absorb, Collective, Local, Loop, Receive, Send, Step, Take, numbered, step_variables
 
 
 def step_cycles(step: Step, region: Region, machine: Machine, environment: Environment) -> int:

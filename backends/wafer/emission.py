@@ -13,11 +13,12 @@ from cgptc.backends.wafer.kernels.rotary import pair_order
 from cgptc.backends.wafer.layout import Array, Layout
 from cgptc.backends.wafer.machine import find_machine
 from cgptc.backends.wafer.options import WaferOptions
+from cgptc.backends.wafer.plan.fragments import buffer_of
 from cgptc.backends.wafer.plan.lifting import Refused, lift
 from cgptc.backends.wafer.plan.planner import ENTRY, Aim, Plan, plan
 from cgptc.backends.wafer.plan.prefill import PREFILL
-from cgptc.backends.wafer.plan.select import buffer_of
-from cgptc.backends.wafer.plan.tasks import AttendWork, Tasks, shortened
+from cgptc.backends.wafer.plan.tasks import Tasks, shortened
+from cgptc.backends.wafer.plan.works import AttendWork
 from cgptc.backends.wafer.program import Nonzeros
 from cgptc.backends.wafer.report.floorplan import floorplan_svg
 from cgptc.backends.wafer.serial import program_text

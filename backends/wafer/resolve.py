@@ -16,7 +16,8 @@ from cgptc.backends.wafer.arithmetic.instructions import Instruction, Parameter,
 from cgptc.backends.wafer.collectives import Algorithm, Kind, Pattern
 from cgptc.backends.wafer.faults import ProgramError
 from cgptc.backends.wafer.machine import Machine
-from cgptc.backends.wafer.program import Absorb, Buffer, Collective, Local, Loop, Rectangle, Region, Span, Take, View, Where, mask_variables
+from cgptc.backends.wafer.program import Buffer, Rectangle, Region
+from cgptc.backends.wafer.steps import Absorb, Collective, Local, Loop, Span, Take, View, Where, mask_variables
 
 Environment = Mapping[str, int]
 

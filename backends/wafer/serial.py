@@ -22,7 +22,8 @@ from cgptc.backends.wafer.affine import Affine
 from cgptc.backends.wafer.faults import MachineError, ProgramError
 from cgptc.backends.wafer.layout import Array
 from cgptc.backends.wafer.machine import Machine, machine_fields, machine_from
-from cgptc.backends.wafer.program import FORMAT_VERSION, MAX_LOOP_DEPTH, Program
+from cgptc.backends.wafer.program import FORMAT_VERSION, Program
+from cgptc.backends.wafer.steps import MAX_LOOP_DEPTH
 
 MAX_PROGRAM_BYTES = 1 << 28
 MAX_INTEGER = 1 << 53

@@ -18,7 +18,8 @@ from cgptc.backends.wafer.plan.layouts import CHUNKS, LENGTH, PAST
 from cgptc.backends.wafer.plan.merit import last_item, last_items
 from cgptc.backends.wafer.plan.planner import ENTRY, Plan
 from cgptc.backends.wafer.plan.prefill import PREFILL, PROMPT
-from cgptc.backends.wafer.plan.tasks import LinearWork, Task, Tasks
+from cgptc.backends.wafer.plan.tasks import Task, Tasks
+from cgptc.backends.wafer.plan.works import LinearWork
 from cgptc.backends.wafer.plan.zero_patterns import Zeros
 from cgptc.backends.wafer.program import Program
 from cgptc.backends.wafer.verify import peak_bytes

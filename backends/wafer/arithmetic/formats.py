@@ -104,9 +104,13 @@ def minimum(target: Format, left: Array, right: Array) -> Array:
 
 def bitwise_or(target: Format, left: Array, right: Array) -> Array:
     """The union of the stored bits: exact merging of values of which all but one are +0."""
-    integers = np.dtype(f"u{target.bytes}")
-    joined = target.stored(left).view(integers) | target.stored(right).view(integers)
-    return target.carried(joined.view(target.storage))
+    return merged(target, np.stack([left, right]), 0)[0]
+
+
+def merged(target: Format, values: Array, axis: int) -> Array:
+    """`bitwise_or` of all along an axis, which stays with one element: the same in whatever order."""
+    bits = target.stored(values).view(np.dtype(f"u{target.bytes}"))
+    return target.carried(np.bitwise_or.reduce(bits, axis=axis, keepdims=True).view(target.storage))
 
 
 COMBINERS = {"add": add, "max": maximum, "or": bitwise_or}

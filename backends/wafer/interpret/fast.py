@@ -17,7 +17,7 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
-from cgptc.backends.wafer.arithmetic.formats import COMBINERS, Format, format_of
+from cgptc.backends.wafer.arithmetic.formats import COMBINERS, Format, format_of, merged
 from cgptc.backends.wafer.arithmetic.instructions import Call
 from cgptc.backends.wafer.arithmetic.matrix import Strided, gemm_planes
 from cgptc.backends.wafer.arithmetic.sparse import absorb
@@ -30,8 +30,9 @@ from cgptc.backends.wafer.interpret.given import items_of
 from cgptc.backends.wafer.interpret.planes import Planes
 from cgptc.backends.wafer.interpret.transfer import tile_map
 from cgptc.backends.wafer.layout import Layout
-from cgptc.backends.wafer.program import ITEM, Absorb, Binding, Collective, Local, Loop, Program, Receive, Region, Send, Step, Take, View
+from cgptc.backends.wafer.program import ITEM, Binding, Program, Region
 from cgptc.backends.wafer.resolve import Block, Environment, Placed, Ready, blocks, iterations, pattern_of, place, ready_local
+from cgptc.backends.wafer.steps import Absorb, Collective, Local, Loop, Receive, Send, Step, Take, View
 
 Array = NDArray[Any]
 
@@ -223,19 +224,19 @@ class FastEngine:
     def _collective(self, step: Collective, region: Region, environment: Environment, account: Account) -> None:
         source = self._place(region, step.source, environment, account)
         target = self._place(region, step.target, environment, account)
-        form = format_of(target.buffer.dtype)
-        combiner: Combiner = partial(COMBINERS[step.combine], form)
         for block in blocks(step.where, region.rectangle, environment):
             if block.area == 0:
                 continue
             pattern, segments = pattern_of(step, block, environment)
             account.line_traffic(pattern, source.words, segments, step.along, block, region.rectangle)
-            self._run_pattern(step.along, pattern, segments, combiner, region, source, target, block)
+            self._run_pattern(step, pattern, segments, region, source, target, block)
 
     def _run_pattern(
-        self, along: str, pattern: Pattern, segments: int, combiner: Combiner, region: Region, source: Placed, target: Placed, block: Block
+        self, step: Collective, pattern: Pattern, segments: int, region: Region, source: Placed, target: Placed, block: Block
     ) -> None:
         """One pattern on all lines of a block; lines that hold the same are worked on once."""
+        along, form = step.along, format_of(target.buffer.dtype)
+        combiner: Combiner = partial(COMBINERS[step.combine], form)
         box, given = region.rectangle, self._planes(region, source)
         whole = (len(block.rows) == box.height, len(block.columns) == box.width)
         rows_same = along == "x" and whole[0] and given.same_rows
@@ -252,6 +253,8 @@ class FastEngine:
         ends_equal = pattern.kind in ("broadcast", "allreduce") and segments == 1 and whole[1 if along == "x" else 0]
         if ends_equal and pattern.kind == "broadcast":
             result = payload[:, pattern.root : pattern.root + 1]
+        elif ends_equal and step.combine == "or":
+            result = merged(form, payload, 1)
         else:
             result = _planes_like(payload)
             pattern.apply(payload, result, combiner)

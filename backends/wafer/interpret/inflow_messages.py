@@ -12,8 +12,9 @@ from cgptc.backends.wafer.inflow import edge_of
 from cgptc.backends.wafer.interpret.mesh import Element
 from cgptc.backends.wafer.interpret.network import Array, Network, Work, straight
 from cgptc.backends.wafer.layout import Layout
-from cgptc.backends.wafer.program import Absorb, Inflow
+from cgptc.backends.wafer.program import Inflow
 from cgptc.backends.wafer.resolve import Placed
+from cgptc.backends.wafer.steps import Absorb
 
 END: Array = np.array([-1, 0], np.float64)
 """The control wavelet behind a PE's non-zeros."""

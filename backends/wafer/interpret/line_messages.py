@@ -8,8 +8,8 @@ from cgptc.backends.wafer.arithmetic.formats import COMBINERS, Format, format_of
 from cgptc.backends.wafer.collectives import Action, Pattern
 from cgptc.backends.wafer.interpret.mesh import Element
 from cgptc.backends.wafer.interpret.network import Array, Network, Queue, Work, straight
-from cgptc.backends.wafer.program import Collective
 from cgptc.backends.wafer.resolve import Environment, Placed, blocks, pattern_of
+from cgptc.backends.wafer.steps import Collective
 
 Key = tuple[tuple[int, int], tuple[int, int], int]
 

@@ -24,9 +24,10 @@ from cgptc.backends.wafer.interpret.mesh import Element, Mesh
 from cgptc.backends.wafer.interpret.network import Network, Work
 from cgptc.backends.wafer.interpret.schedules import HOST, Schedule, round_robin
 from cgptc.backends.wafer.interpret.stream_messages import receive, send
-from cgptc.backends.wafer.program import ITEM, Absorb, Binding, Collective, Local, Loop, Program, Receive, Send, Step, Take, View
+from cgptc.backends.wafer.program import ITEM, Binding, Program
 from cgptc.backends.wafer.resolve import Environment, Placed, Ready, iterations, place, ready_local
 from cgptc.backends.wafer.routes import Piece, pieces
+from cgptc.backends.wafer.steps import Absorb, Collective, Local, Loop, Receive, Send, Step, Take, View
 
 Array = NDArray[Any]
 MOST_IDLE_TURNS = 64

@@ -13,29 +13,9 @@ from cgptc.backends.wafer.kernels.fragment import INFLOW_COLOURS, STREAM_COLOURS
 from cgptc.backends.wafer.kernels.relays import Way, relayed
 from cgptc.backends.wafer.layout import Layout
 from cgptc.backends.wafer.machine import Machine
-from cgptc.backends.wafer.program import (
-    Absorb,
-    Binding,
-    Buffer,
-    Code,
-    Collective,
-    Entry,
-    Inflow,
-    Local,
-    Loop,
-    Parcel,
-    Program,
-    Receive,
-    Rectangle,
-    Region,
-    Scalar,
-    Send,
-    Step,
-    Stream,
-    View,
-    whole,
-)
+from cgptc.backends.wafer.program import Binding, Buffer, Code, Entry, Inflow, Parcel, Program, Rectangle, Region, Scalar, Stream
 from cgptc.backends.wafer.routes import meet
+from cgptc.backends.wafer.steps import Absorb, Collective, Local, Loop, Receive, Send, Step, View, whole
 
 
 def renamed(fragment: Fragment, names: Mapping[str, str]) -> Fragment:

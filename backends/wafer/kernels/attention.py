@@ -39,7 +39,7 @@ from cgptc.backends.wafer.kernels.shifting_cache import Shifting
 from cgptc.backends.wafer.kernels.softmax import LOWEST, SMALLEST
 from cgptc.backends.wafer.layout import Cut, Layout
 from cgptc.backends.wafer.machine import Machine
-from cgptc.backends.wafer.program import Local, Loop, Span, Step, View, Where, line
+from cgptc.backends.wafer.steps import Local, Loop, Span, Step, View, Where, line
 
 
 @dataclass(frozen=True)

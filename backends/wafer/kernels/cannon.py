@@ -20,7 +20,8 @@ from cgptc.backends.wafer.kernels.fragment import LINE_COLOURS, Direction, Fragm
 from cgptc.backends.wafer.kernels.gemm import product_cycles
 from cgptc.backends.wafer.layout import Layout
 from cgptc.backends.wafer.machine import Machine
-from cgptc.backends.wafer.program import Buffer, Collective, Loop, Span, Step, View, Where
+from cgptc.backends.wafer.program import Buffer
+from cgptc.backends.wafer.steps import Collective, Loop, Span, Step, View, Where
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from cgptc.backends.wafer.kernels.elementwise import BINARY
 from cgptc.backends.wafer.kernels.fragment import Fragment, OfRows, Slot, all_of, buffer, first, repeated, run
 from cgptc.backends.wafer.layout import Layout
 from cgptc.backends.wafer.machine import Machine
-from cgptc.backends.wafer.program import View
+from cgptc.backends.wafer.steps import View
 
 
 @dataclass(frozen=True)

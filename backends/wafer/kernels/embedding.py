@@ -24,7 +24,7 @@ from cgptc.backends.wafer.kernels.fragment import (
 )
 from cgptc.backends.wafer.layout import Layout
 from cgptc.backends.wafer.machine import Machine
-from cgptc.backends.wafer.program import Step, View
+from cgptc.backends.wafer.steps import Step, View
 
 
 @dataclass(frozen=True)

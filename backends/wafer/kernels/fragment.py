@@ -12,7 +12,8 @@ from cgptc.backends.wafer.arithmetic.instructions import Parameter
 from cgptc.backends.wafer.collectives import Algorithm, Combine, Pattern
 from cgptc.backends.wafer.layout import Axis, Cut, Layout, blocked
 from cgptc.backends.wafer.machine import Machine
-from cgptc.backends.wafer.program import EVERYWHERE, Absorb, Buffer, Collective, Local, Nonzeros, Step, Take, View, Where, whole
+from cgptc.backends.wafer.program import Buffer, Nonzeros
+from cgptc.backends.wafer.steps import EVERYWHERE, Absorb, Collective, Local, Step, Take, View, Where, whole
 
 Direction = Literal["x", "y"]
 

@@ -16,7 +16,8 @@ from cgptc.backends.wafer.allocation import allocate
 from cgptc.backends.wafer.faults import ProgramError
 from cgptc.backends.wafer.kernels.assembly import Joined, join, renamed
 from cgptc.backends.wafer.kernels.fragment import Fragment, Slot
-from cgptc.backends.wafer.program import Binding, Buffer, Code, Entry, Loop, Program, Receive, Region, Send, Step, View
+from cgptc.backends.wafer.program import Binding, Buffer, Code, Entry, Program, Region
+from cgptc.backends.wafer.steps import Loop, Receive, Send, Step, View
 
 ROW = "sent_row"
 """The loop variable of rows that go over a stream one by one."""

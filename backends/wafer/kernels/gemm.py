@@ -19,7 +19,7 @@ from cgptc.backends.wafer.collectives import Pattern
 from cgptc.backends.wafer.kernels.fragment import LINE_COLOURS, Fragment, Grid, OfRows, Slot, all_of, buffer, first, run
 from cgptc.backends.wafer.layout import Layout
 from cgptc.backends.wafer.machine import Machine
-from cgptc.backends.wafer.program import Collective, Local, Loop, Step, View, Where, line
+from cgptc.backends.wafer.steps import Collective, Local, Loop, Step, View, Where, line
 
 
 def product_cycles(machine: Machine, form: str, m: int, k: int, n: int, *, aligned: bool) -> int:

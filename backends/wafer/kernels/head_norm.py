@@ -13,7 +13,7 @@ from cgptc.backends.wafer.kernels.attention import CachedAttention
 from cgptc.backends.wafer.kernels.fragment import CHAIN, Fragment, Reduction, Slot, buffer, first, repeated, run
 from cgptc.backends.wafer.layout import Layout
 from cgptc.backends.wafer.machine import Machine
-from cgptc.backends.wafer.program import Span, Step, View, Where
+from cgptc.backends.wafer.steps import Span, Step, View, Where
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,8 @@ from cgptc.backends.wafer.kernels.fragment import (
 from cgptc.backends.wafer.kernels.softmax import LOWEST
 from cgptc.backends.wafer.layout import Layout
 from cgptc.backends.wafer.machine import Machine
-from cgptc.backends.wafer.program import ITEM, Buffer, Local, Step, View
+from cgptc.backends.wafer.program import ITEM, Buffer
+from cgptc.backends.wafer.steps import Local, Step, View
 
 Summary = Literal["mean", "sum", "none"]
 

@@ -31,7 +31,7 @@ from cgptc.backends.wafer.kernels.fragment import (
 )
 from cgptc.backends.wafer.layout import Layout
 from cgptc.backends.wafer.machine import Machine
-from cgptc.backends.wafer.program import Step, View
+from cgptc.backends.wafer.steps import Step, View
 
 Statistics = Literal["packed", "two-pass", "rms"]
 

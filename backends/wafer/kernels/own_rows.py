@@ -28,7 +28,8 @@ from cgptc.backends.wafer.kernels.fragment import (
     run,
 )
 from cgptc.backends.wafer.machine import Machine
-from cgptc.backends.wafer.program import Buffer, Loop, Step, View, whole
+from cgptc.backends.wafer.program import Buffer
+from cgptc.backends.wafer.steps import Loop, Step, View, whole
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from cgptc.backends.wafer.faults import ProgramError
 from cgptc.backends.wafer.kernels.fragment import Direction, Fragment, Grid, OfRows, Slot, all_of, buffer, first, repeated, run
 from cgptc.backends.wafer.layout import Layout
 from cgptc.backends.wafer.machine import Machine
-from cgptc.backends.wafer.program import Step, View
+from cgptc.backends.wafer.steps import Step, View
 
 Mode = Literal["mean", "sum", "max", "last", "row"]
 

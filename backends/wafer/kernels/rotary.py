@@ -22,7 +22,7 @@ from cgptc.backends.wafer.kernels.embedding import Embedding
 from cgptc.backends.wafer.kernels.fragment import CHAIN, Fragment, Reduction, Slot, buffer, first, run
 from cgptc.backends.wafer.layout import Layout
 from cgptc.backends.wafer.machine import Machine
-from cgptc.backends.wafer.program import View
+from cgptc.backends.wafer.steps import View
 
 
 def pair_order(head_dim: int, rotated: int, *, interleaved: bool) -> tuple[int, ...]:

@@ -14,7 +14,7 @@ from cgptc.backends.wafer.arithmetic.formats import format_of
 from cgptc.backends.wafer.collectives import Pattern
 from cgptc.backends.wafer.kernels.fragment import LINE_COLOURS, Direction, run
 from cgptc.backends.wafer.machine import Machine
-from cgptc.backends.wafer.program import Collective, Local, Loop, Span, Step, View, Where, line
+from cgptc.backends.wafer.steps import Collective, Local, Loop, Span, Step, View, Where, line
 
 
 @dataclass(frozen=True)

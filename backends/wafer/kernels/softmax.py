@@ -27,7 +27,7 @@ from cgptc.backends.wafer.kernels.fragment import (
 )
 from cgptc.backends.wafer.layout import Layout
 from cgptc.backends.wafer.machine import Machine
-from cgptc.backends.wafer.program import Step
+from cgptc.backends.wafer.steps import Step
 
 LOWEST = -1e30
 """Maxima are at least this, so that a row without a valid element subtracts a number and gives zeros."""

@@ -21,7 +21,7 @@ from cgptc.backends.wafer.kernels.fragment import Fragment, Slot, all_of, buffer
 from cgptc.backends.wafer.kernels.linear import Linear
 from cgptc.backends.wafer.kernels.zeros import Array, counts, lines_of, stored, stored_layout, tiles
 from cgptc.backends.wafer.machine import Machine
-from cgptc.backends.wafer.program import Step
+from cgptc.backends.wafer.steps import Step
 
 Form = Literal["rows", "columns", "blocks"]
 

@@ -23,7 +23,7 @@ from cgptc.backends.wafer.kernels.own_rows import Dealt
 from cgptc.backends.wafer.kernels.softmax import LOWEST, SMALLEST
 from cgptc.backends.wafer.layout import Layout
 from cgptc.backends.wafer.machine import Machine
-from cgptc.backends.wafer.program import Local, Span, View, Where, whole
+from cgptc.backends.wafer.steps import Local, Span, View, Where, whole
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from cgptc.backends.wafer.kernels.fragment import (
 )
 from cgptc.backends.wafer.layout import Layout
 from cgptc.backends.wafer.machine import Machine
-from cgptc.backends.wafer.program import View
+from cgptc.backends.wafer.steps import View
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from cgptc.backends.wafer.kernels.pooling import Mode
 from cgptc.backends.wafer.plan.held import Count, Features, Held, Ids, Item, Padding, Places, RefusedError, shaped
 from cgptc.backends.wafer.plan.lift import Lift, lifts
 from cgptc.backends.wafer.plan.regroup import regroup
-from cgptc.backends.wafer.plan.tasks import EntropyWork, PoolWork, SoftmaxWork, SquaresWork
 from cgptc.backends.wafer.plan.token_slices import cut_ids, cut_tokens, padded_ids
+from cgptc.backends.wafer.plan.works import EntropyWork, PoolWork, SoftmaxWork, SquaresWork
 from cgptc.ir.dims import Dim
 from cgptc.ir.graph import Node
 from cgptc.ir.ops.indexing import Gather

@@ -52,7 +52,7 @@ def choices(sizer: Sizer, groups: Sequence[Group]) -> list[Choice]:
     """
     machine = sizer.machine
     if len(groups) == 1:
-        nested = [grid for chain in chains(machine) for grid in chain]
+        nested = [grid for chain in chains(machine, 1) for grid in chain]
         alone = _alone(sizer, groups[0], nested) or _alone(sizer, groups[0], [whole(machine)])
         if not alone:
             raise _too_large(sizer, groups[0])
@@ -67,7 +67,7 @@ def nested_ways(sizer: Sizer, groups: Sequence[Group]) -> list[_Way]:
     """The ways to size several regions on grids of one chain, the best of each chain by each objective."""
     machine, kinds = sizer.machine, [sizer.kind(group) for group in groups]
     found: list[_Way] = []
-    for chain in chains(machine):
+    for chain in chains(machine, len(groups)):
         tables = _tables(sizer, groups, chain)
         if tables is not None and _packed([table[0] for table in tables], machine) is not None:
             fewest = min((sum(cost.cycles for cost in way) for way in found), default=None)

@@ -7,7 +7,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from cgptc.backends.wafer.kernels.gated import ACTIVATIONS
-from cgptc.backends.wafer.plan.tasks import GateWork, MapWork, Task
+from cgptc.backends.wafer.plan.tasks import Task
+from cgptc.backends.wafer.plan.works import GateWork, MapWork
 
 
 def gated(tasks: Sequence[Task], kept: Collection[str]) -> list[Task]:

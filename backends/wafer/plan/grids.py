@@ -12,28 +12,29 @@ from cgptc.backends.wafer.machine import Machine
 SHAPES = ((1, 1), (4, 3), (3, 4), (3, 2), (2, 3))
 """Height to width."""
 
-EVERY = 8
-"""Up to it each side is worth pricing, beyond it four per doubling."""
+ALONE, AMONG = 8, 16
+"""Up to it each side is worth pricing, beyond it half as many per doubling: of a region alone, and of several, whose PEs add up."""
 
 
-def sides(largest: int) -> list[int]:
-    """Shorter sides, the same whatever the largest."""
+def sides(largest: int, every: int) -> list[int]:
+    """Shorter sides, the same whatever the largest; each up to ``every``."""
     found: list[int] = []
     side, step = 1, 1
     while side <= largest:
         found.append(side)
-        if side == EVERY * step:
+        if side == every * step:
             step *= 2
         side += step
     return found
 
 
-def chains(machine: Machine) -> list[list[Grid]]:
-    """For each shape the grids that the machine holds, from small to large."""
+def chains(machine: Machine, count: int) -> list[list[Grid]]:
+    """For each shape the grids that the machine holds for one of ``count`` regions, from small to large."""
     found = []
     for height, width in SHAPES:
         least = min(height, width)
-        grids = [Grid(side * height // least, side * width // least) for side in sides(min(machine.width, machine.height))]
+        shorter = sides(min(machine.width, machine.height), AMONG if count > 1 else ALONE)
+        grids = [Grid(side * height // least, side * width // least) for side in shorter]
         found.append([grid for grid in grids if grid.height <= machine.height and grid.width <= machine.width])
     return found
 
@@ -55,4 +56,4 @@ def cells(machine: Machine, count: int) -> list[Grid]:
 
 def tight(machine: Machine, count: int) -> list[Grid]:
     """Grids of all shapes, among them those that fill this machine: for what is better there, or has no room on those of chains."""
-    return list(dict.fromkeys([*(grid for chain in chains(machine) for grid in chain), *cells(machine, count), whole(machine)]))
+    return list(dict.fromkeys([*(grid for chain in chains(machine, count) for grid in chain), *cells(machine, count), whole(machine)]))

@@ -15,7 +15,8 @@ from cgptc.backends.wafer.faults import ProgramError
 from cgptc.backends.wafer.kernels.attention import CachedAttention, full_attention
 from cgptc.backends.wafer.kernels.fragment import Direction, Grid, other
 from cgptc.backends.wafer.kernels.rotary import pair_order
-from cgptc.backends.wafer.plan.tasks import (
+from cgptc.backends.wafer.plan.tasks import Task
+from cgptc.backends.wafer.plan.works import (
     AnglesWork,
     AttendWork,
     ConstantWork,
@@ -29,7 +30,6 @@ from cgptc.backends.wafer.plan.tasks import (
     RotateWork,
     ShiftWork,
     SquaresWork,
-    Task,
     TurnWork,
 )
 

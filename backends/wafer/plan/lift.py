@@ -13,18 +13,8 @@ from cgptc.backends.wafer.axis_kinds import BATCH, FEATURE, ONE, TIME, is_time, 
 from cgptc.backends.wafer.kernels.rearrange import pieces_of
 from cgptc.backends.wafer.plan.held import Columns, Features, Held, Ids, Item, Padding, Product, RefusedError, Table, TooLongError, plain
 from cgptc.backends.wafer.plan.regroup import Atom
-from cgptc.backends.wafer.plan.tasks import (
-    PADDING,
-    Cache,
-    Feed,
-    JoinWork,
-    LinearWork,
-    LookupWork,
-    Mark,
-    Task,
-    Work,
-    width_of,
-)
+from cgptc.backends.wafer.plan.tasks import PADDING, Cache, Feed, Mark, Task
+from cgptc.backends.wafer.plan.works import JoinWork, LinearWork, LookupWork, Work, width_of
 from cgptc.backends.wafer.plan.zero_patterns import zeros_of
 from cgptc.ir.dims import Dim, symbols
 from cgptc.ir.graph import Graph, Node, Value

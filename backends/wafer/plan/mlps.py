@@ -9,7 +9,8 @@ from collections.abc import Collection, Sequence
 
 from cgptc.backends.wafer.kernels.gated import ACTIVATIONS
 from cgptc.backends.wafer.plan.stages import layer_of
-from cgptc.backends.wafer.plan.tasks import GateWork, LinearWork, MapWork, MlpWork, Task
+from cgptc.backends.wafer.plan.tasks import Task
+from cgptc.backends.wafer.plan.works import GateWork, LinearWork, MapWork, MlpWork
 
 
 def joined_mlps(tasks: Sequence[Task], kept: Collection[str], apart: Collection[str]) -> tuple[Task, ...]:

@@ -11,6 +11,7 @@ from cgptc.backends.wafer.kernels.assembly import NoColourError, Stage, pipeline
 from cgptc.backends.wafer.kernels.fragment import STREAM_COLOURS, Grid
 from cgptc.backends.wafer.machine import Machine
 from cgptc.backends.wafer.plan.choose import Choice, DoesNotFitError, choices
+from cgptc.backends.wafer.plan.fragments import buffer_of, ordered_weights
 from cgptc.backends.wafer.plan.grids import tight, whole
 from cgptc.backends.wafer.plan.layouts import LENGTH, PAST, direct
 from cgptc.backends.wafer.plan.merit import figures, least
@@ -18,12 +19,12 @@ from cgptc.backends.wafer.plan.mlps import joined_mlps
 from cgptc.backends.wafer.plan.pack import pack
 from cgptc.backends.wafer.plan.prefill import Prefill
 from cgptc.backends.wafer.plan.remedies import Wanted, remedies
-from cgptc.backends.wafer.plan.select import buffer_of, ordered_weights
 from cgptc.backends.wafer.plan.shortages import legal
 from cgptc.backends.wafer.plan.size import Cost, Counted, Fitted, Sizer
 from cgptc.backends.wafer.plan.stages import DEPTH, Group, groups, one_group, together
-from cgptc.backends.wafer.plan.tasks import Tasks, width_of
+from cgptc.backends.wafer.plan.tasks import Tasks
 from cgptc.backends.wafer.plan.ties import ties
+from cgptc.backends.wafer.plan.works import width_of
 from cgptc.backends.wafer.program import Program, Scalar
 from cgptc.ir.weights import Weight
 

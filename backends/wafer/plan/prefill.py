@@ -15,10 +15,12 @@ from cgptc.backends.wafer.kernels.fragment import Fragment, Kernel, arriving
 from cgptc.backends.wafer.kernels.further_entry import queue_bytes, region_with_entry, with_entry
 from cgptc.backends.wafer.kernels.linear import Linear
 from cgptc.backends.wafer.kernels.sparse import SparseLinear
+from cgptc.backends.wafer.plan.fragments import fragment_of
 from cgptc.backends.wafer.plan.layouts import CHUNKS, LENGTH, PAST
-from cgptc.backends.wafer.plan.select import Ground, fragment_of, kernel_of
+from cgptc.backends.wafer.plan.select import Ground, kernel_of
 from cgptc.backends.wafer.plan.size import Fitted, Sizer
-from cgptc.backends.wafer.plan.tasks import LinearWork, Task
+from cgptc.backends.wafer.plan.tasks import Task
+from cgptc.backends.wafer.plan.works import LinearWork
 from cgptc.backends.wafer.program import Entry, Parcel, Program, Scalar
 
 PREFILL = "prefill"

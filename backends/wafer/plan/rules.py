@@ -28,10 +28,10 @@ from cgptc.backends.wafer.plan.held import (
 )
 from cgptc.backends.wafer.plan.lift import Lift, lifts
 from cgptc.backends.wafer.plan.masks import both, related
-from cgptc.backends.wafer.plan.tasks import (
+from cgptc.backends.wafer.plan.tasks import Cache
+from cgptc.backends.wafer.plan.works import (
     AnglesWork,
     AttendWork,
-    Cache,
     ConstantWork,
     HeadNormWork,
     LookupWork,

@@ -9,12 +9,11 @@ from typing import Any
 from cgptc.backends.wafer.affine import Affine, var
 from cgptc.backends.wafer.arithmetic.formats import format_of
 from cgptc.backends.wafer.faults import ProgramError
-from cgptc.backends.wafer.kernels.assembly import renamed
 from cgptc.backends.wafer.kernels.attention import CachedAttention
 from cgptc.backends.wafer.kernels.constant import WithConstant
 from cgptc.backends.wafer.kernels.elementwise import Elementwise
 from cgptc.backends.wafer.kernels.embedding import Embedding
-from cgptc.backends.wafer.kernels.fragment import Direction, Fragment, Grid, Kernel, Reduction, best_reduction, other, reductions
+from cgptc.backends.wafer.kernels.fragment import Direction, Grid, Kernel, Reduction, best_reduction, other, reductions
 from cgptc.backends.wafer.kernels.gated import Gated
 from cgptc.backends.wafer.kernels.head_norm import HeadNorm
 from cgptc.backends.wafer.kernels.linear import Linear
@@ -23,7 +22,7 @@ from cgptc.backends.wafer.kernels.mlp import SpreadMlp, in_tiles
 from cgptc.backends.wafer.kernels.norm import Norm, Statistics
 from cgptc.backends.wafer.kernels.own_rows import Dealt, OwnRows
 from cgptc.backends.wafer.kernels.pooling import Pool
-from cgptc.backends.wafer.kernels.rearrange import JoinFeatures, ShiftRows, pieces_of, role_of
+from cgptc.backends.wafer.kernels.rearrange import JoinFeatures, ShiftRows, pieces_of
 from cgptc.backends.wafer.kernels.rotary import Rotary
 from cgptc.backends.wafer.kernels.softmax import Softmax
 from cgptc.backends.wafer.kernels.sparse import SparseLinear, best_form
@@ -32,8 +31,8 @@ from cgptc.backends.wafer.kernels.turn import Turn
 from cgptc.backends.wafer.layout import Layout
 from cgptc.backends.wafer.machine import Machine
 from cgptc.backends.wafer.plan.layouts import ITEM, PAST, Lie, attention_of, position_of
-from cgptc.backends.wafer.plan.tables import angle_table
-from cgptc.backends.wafer.plan.tasks import (
+from cgptc.backends.wafer.plan.tasks import Task
+from cgptc.backends.wafer.plan.works import (
     AnglesWork,
     AttendWork,
     ConstantWork,
@@ -51,14 +50,9 @@ from cgptc.backends.wafer.plan.tasks import (
     ShiftWork,
     SoftmaxWork,
     SquaresWork,
-    Task,
     TurnWork,
     Work,
 )
-from cgptc.backends.wafer.plan.zero_patterns import Packed
-from cgptc.backends.wafer.program import Step
-from cgptc.ir.weight_expressions import taken
-from cgptc.ir.weights import Weight
 
 
 @dataclass(frozen=True)
@@ -360,86 +354,7 @@ KERNELS: dict[type[Work], Selector] = {
     HeadNormWork: _head_norm,
 }
 
-ROLES: dict[type[Work], tuple[str, ...]] = {
-    LinearWork: ("x",),
-    MlpWork: ("x",),
-    NormWork: ("x",),
-    MapWork: ("x", "z"),
-    ConstantWork: ("x",),
-    LookupWork: ("ids",),
-    AttendWork: ("q", "k", "v", "mask"),
-    AnglesWork: ("ids",),
-    RotateWork: ("x", "angles"),
-    TurnWork: ("x",),
-    PoolWork: ("x", "mask"),
-    SoftmaxWork: ("x",),
-    ShiftWork: ("x",),
-    GateWork: ("x", "z"),
-    EntropyWork: ("x", "target"),
-    SquaresWork: ("x", "z", "mask"),
-    HeadNormWork: ("x",),
-}
-"""By which roles a kernel knows a task's inputs, in order; pieces come from ``x0``, ``x1``, …. Every output is ``y``."""
-
-
-ENTRANCES = ("gate.", "up.")
-"""How the weights of those layers of an MLP are named that its input goes through."""
-
-INTO = ("weight", *(f"{layer}weight" for layer in ENTRANCES))
-"""Weights whose rows are the features of a task's input."""
-
 
 def kernel_of(task: Task, ground: Ground) -> Kernel:
     """The kernel that serves a task."""
     return KERNELS[type(task.work)](task, task.work, ground)
-
-
-def buffer_of(name: str, feeds: Mapping[str, int]) -> str:
-    """The buffer that holds a value: that of a host's input has its name."""
-    return name if name in feeds else f"{name}.y"
-
-
-def fragment_of(task: Task, kernel: Kernel, feeds: Mapping[str, int]) -> Fragment:
-    """The kernel's fragment, its inputs named as their makers' outputs, its steps as part of the model."""
-    fragment = kernel.fragment(task.name)
-    roles = ROLES[type(task.work)] if not isinstance(task.work, JoinWork) else tuple(role_of(i) for i in range(len(task.inputs)))
-    names = {}
-    for role, name in zip(roles, task.inputs, strict=False):
-        # Attention has the tokens' marks dealt out along a direction, all else has them everywhere.
-        place = "" if role != "mask" else f"@{kernel.along}" if isinstance(kernel, CachedAttention) else "@all"
-        names[f"{task.name}.{role}"] = buffer_of(f"{name}{place}", feeds)
-    part = f"{task.path or task.name}: {fragment.kernel}"
-    steps: tuple[Step, ...] = tuple(replace(step, part=part) for step in fragment.steps)
-    return renamed(replace(fragment, steps=steps), names)
-
-
-def ordered_weights(task: Task, ground: Ground, kernel: Kernel) -> dict[str, Weight]:
-    """A task's weights by buffer, their rows and columns in the order in which features lie, and as the kernel stores them.
-
-    None for a table that is another task's weight.
-    """
-    if isinstance(kernel, Embedding) and kernel.shared:
-        return {}
-    if isinstance(task.work, AnglesWork):
-        attention = _rotary(task, task.work.attend, ground).attention
-        cosines, sines = (weight for _, weight in task.weights)
-        heads = attention.lines_used // attention.segment
-        return {f"{task.name}.table": angle_table(cosines, sines, attention.head_dim, attention.piece, heads)}
-    if isinstance(task.work, AttendWork):
-        order = ground.attention(task, task.work).bias_order()
-        return {f"{task.name}.{role}": taken(weight, 0, order) if task.work.biased > 1 else weight for role, weight in task.weights}
-    into = ground.lies[task.inputs[0]].order if task.inputs and task.inputs[0] in ground.lies else None
-    out = ground.lies[task.name].order
-    found: dict[str, Weight] = {}
-    for role, weight in task.weights:
-        ordered = weight
-        if isinstance(task.work, (LinearWork, MlpWork)) and role in INTO and into is not None:
-            ordered = taken(ordered, 0, into)
-        if out is not None and not role.startswith(ENTRANCES):
-            ordered = taken(ordered, len(weight.shape) - 1, out)
-        if isinstance(kernel, SparseLinear) and role == "weight":
-            found[f"{task.name}.values"] = Packed(kernel, ordered, places=False)
-            found[f"{task.name}.places"] = Packed(kernel, ordered, places=True)
-        else:
-            found[f"{task.name}.{role}"] = ordered
-    return found

@@ -15,11 +15,13 @@ from cgptc.backends.wafer.kernels.embedding import Embedding
 from cgptc.backends.wafer.kernels.fragment import Fragment, Grid, Kernel, arriving
 from cgptc.backends.wafer.layout import Layout
 from cgptc.backends.wafer.machine import Machine
+from cgptc.backends.wafer.plan.fragments import buffer_of, fragment_of, ordered_weights
 from cgptc.backends.wafer.plan.layouts import Directed, arrange
-from cgptc.backends.wafer.plan.select import Ground, buffer_of, fragment_of, kernel_of, ordered_weights
+from cgptc.backends.wafer.plan.select import Ground, kernel_of
 from cgptc.backends.wafer.plan.stages import DEPTH, Group
-from cgptc.backends.wafer.plan.tasks import AnglesWork, AttendWork, LinearWork, LookupWork, Task, width_of
+from cgptc.backends.wafer.plan.tasks import Task
 from cgptc.backends.wafer.plan.ties import one_copy, ties
+from cgptc.backends.wafer.plan.works import AnglesWork, AttendWork, LinearWork, LookupWork, width_of
 from cgptc.backends.wafer.program import Nonzeros, Parcel, Rectangle
 from cgptc.ir.weights import Weight
 

@@ -14,7 +14,8 @@ from cgptc.backends.wafer.kernels.embedding import Embedding
 from cgptc.backends.wafer.kernels.fragment import Kernel
 from cgptc.backends.wafer.kernels.linear import Linear
 from cgptc.backends.wafer.plan.select import Ground
-from cgptc.backends.wafer.plan.tasks import LinearWork, LookupWork, Task
+from cgptc.backends.wafer.plan.tasks import Task
+from cgptc.backends.wafer.plan.works import LinearWork, LookupWork
 from cgptc.ir.weight_expressions import transposed
 
 

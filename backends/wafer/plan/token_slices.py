@@ -7,7 +7,7 @@ from dataclasses import replace
 from cgptc.backends.wafer.axis_kinds import is_time
 from cgptc.backends.wafer.plan.held import Features, Ids, RefusedError
 from cgptc.backends.wafer.plan.lift import Lift
-from cgptc.backends.wafer.plan.tasks import ShiftWork
+from cgptc.backends.wafer.plan.works import ShiftWork
 from cgptc.ir.graph import Node
 from cgptc.ir.ops.shape import Pad, Slice
 

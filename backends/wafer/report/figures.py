@@ -17,24 +17,10 @@ from cgptc.backends.wafer.faults import ProgramError
 from cgptc.backends.wafer.inflow import link_words, parcel_cost, tile_words
 from cgptc.backends.wafer.interpret.account import Account
 from cgptc.backends.wafer.machine import Machine
-from cgptc.backends.wafer.program import (
-    ITEM,
-    Absorb,
-    Collective,
-    Entry,
-    Local,
-    Loop,
-    Program,
-    Receive,
-    Region,
-    Send,
-    Step,
-    Take,
-    View,
-    views,
-)
+from cgptc.backends.wafer.program import ITEM, Entry, Program, Region
 from cgptc.backends.wafer.resolve import Environment, Placed, blocks, iterations, local_price, pattern_of, place
 from cgptc.backends.wafer.routes import stream_cost
+from cgptc.backends.wafer.steps import Absorb, Collective, Local, Loop, Receive, Send, Step, Take, View, views
 from cgptc.backends.wafer.verify.memory import peak_bytes
 
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from cgptc.backends.wafer.program import Collective, Rectangle, Step
+from cgptc.backends.wafer.program import Rectangle
 from cgptc.backends.wafer.resolve import Block, Placed, pattern_of
+from cgptc.backends.wafer.steps import Collective, Step
 from cgptc.backends.wafer.verify.presence import Presence
 
 

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping
 from itertools import product
 
 from cgptc.backends.wafer.affine import value_of
-from cgptc.backends.wafer.program import ITEM, Entry, Loop, Program
+from cgptc.backends.wafer.program import ITEM, Entry, Program
 from cgptc.backends.wafer.resolve import iterations
+from cgptc.backends.wafer.steps import Loop
 
 MAX_ITERATIONS = 4096
 """Iterations of one loop that are looked at one by one; of longer loops the first and last so many."""

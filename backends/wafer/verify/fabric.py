@@ -12,9 +12,10 @@ import numpy as np
 from cgptc.backends.wafer.affine import value_of
 from cgptc.backends.wafer.collectives import Pattern
 from cgptc.backends.wafer.faults import Issue
-from cgptc.backends.wafer.program import ITEM, Collective, Loop, Program, Receive, Rectangle, Region, Send, Step, Stream
+from cgptc.backends.wafer.program import ITEM, Program, Rectangle, Region, Stream
 from cgptc.backends.wafer.resolve import blocks, iterations, pattern_of
 from cgptc.backends.wafer.routes import Loads, check_layouts, family, loads, share_links
+from cgptc.backends.wafer.steps import Collective, Loop, Receive, Send, Step
 from cgptc.backends.wafer.verify.corners import corners, looked_at
 from cgptc.backends.wafer.verify.likeness import Kinds
 

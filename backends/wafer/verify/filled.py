@@ -24,23 +24,9 @@ from dataclasses import dataclass, replace
 from cgptc.backends.wafer.affine import value_of, variables_of
 from cgptc.backends.wafer.faults import Issue, ProgramError
 from cgptc.backends.wafer.layout import Layout
-from cgptc.backends.wafer.program import (
-    ITEM,
-    Binding,
-    Code,
-    Collective,
-    Entry,
-    Local,
-    Loop,
-    Program,
-    Region,
-    Send,
-    Step,
-    Where,
-    step_variables,
-    views,
-)
+from cgptc.backends.wafer.program import ITEM, Binding, Code, Entry, Program, Region
 from cgptc.backends.wafer.resolve import Block, Placed, blocks, iterations, pattern_of, place
+from cgptc.backends.wafer.steps import Collective, Local, Loop, Send, Step, Where, step_variables, views
 from cgptc.backends.wafer.verify.combined import Combined
 from cgptc.backends.wafer.verify.corners import MAX_ITERATIONS, corners
 from cgptc.backends.wafer.verify.presence import Presence, elements

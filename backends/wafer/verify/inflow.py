@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from cgptc.backends.wafer.arithmetic.formats import format_of
 from cgptc.backends.wafer.faults import Issue
 from cgptc.backends.wafer.inflow import CONFIGURATIONS, PLACES
-from cgptc.backends.wafer.program import Absorb, Inflow, Loop, Parcel, Program, Step, Take
+from cgptc.backends.wafer.program import Inflow, Parcel, Program
+from cgptc.backends.wafer.steps import Absorb, Loop, Step, Take
 from cgptc.backends.wafer.verify.fabric import colour_range, colours_of
 from cgptc.backends.wafer.verify.likeness import Kinds
 

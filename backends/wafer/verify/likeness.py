@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 from cgptc.backends.wafer.faults import Issue
-from cgptc.backends.wafer.program import Absorb, Collective, Local, Loop, Program, Receive, Region, Send, Step, Stream, Take, View, views
+from cgptc.backends.wafer.program import Program, Region, Stream
+from cgptc.backends.wafer.steps import Absorb, Collective, Local, Loop, Receive, Send, Step, Take, View, views
 
 Likeness = tuple[object, ...]
 

@@ -11,23 +11,9 @@ from cgptc.backends.wafer.affine import value_of
 from cgptc.backends.wafer.arithmetic.formats import FORMATS, format_of
 from cgptc.backends.wafer.arithmetic.instructions import INSTRUCTIONS
 from cgptc.backends.wafer.faults import Issue, ProgramError
-from cgptc.backends.wafer.program import (
-    Absorb,
-    Code,
-    Collective,
-    Entry,
-    Local,
-    Loop,
-    Program,
-    Receive,
-    Region,
-    Send,
-    Step,
-    Take,
-    View,
-    views,
-)
+from cgptc.backends.wafer.program import Code, Entry, Program, Region
 from cgptc.backends.wafer.resolve import Placed, blocks, pattern_of, place
+from cgptc.backends.wafer.steps import Absorb, Collective, Local, Loop, Receive, Send, Step, Take, View, views
 from cgptc.backends.wafer.verify.corners import corners, looked_at
 from cgptc.backends.wafer.verify.filled import filled_issues
 from cgptc.backends.wafer.verify.likeness import Kinds

@@ -9,20 +9,8 @@ from itertools import combinations
 from cgptc.backends.wafer.affine import Affine
 from cgptc.backends.wafer.arithmetic.formats import FORMATS
 from cgptc.backends.wafer.faults import Issue
-from cgptc.backends.wafer.program import (
-    ITEM,
-    MAX_LOOP_DEPTH,
-    Binding,
-    Code,
-    Loop,
-    Program,
-    Receive,
-    Region,
-    Send,
-    Step,
-    mask_variables,
-    step_variables,
-)
+from cgptc.backends.wafer.program import ITEM, Binding, Code, Program, Region
+from cgptc.backends.wafer.steps import MAX_LOOP_DEPTH, Loop, Receive, Send, Step, mask_variables, step_variables
 
 MAX_SCALARS = 8
 """Of one entry: steps are looked at where each has its lowest and its highest value, in all combinations."""

@@ -14,8 +14,9 @@ from cgptc.backends.wafer.affine import value_of
 from cgptc.backends.wafer.clock import talks
 from cgptc.backends.wafer.collectives import Action, Expansion, Pattern
 from cgptc.backends.wafer.faults import Issue
-from cgptc.backends.wafer.program import ITEM, Entry, Loop, Program, Receive, Region, Send, Step
+from cgptc.backends.wafer.program import ITEM, Entry, Program, Region
 from cgptc.backends.wafer.resolve import iterations
+from cgptc.backends.wafer.steps import Loop, Receive, Send, Step
 from cgptc.backends.wafer.verify.corners import corners
 from cgptc.backends.wafer.verify.fabric import uses
 from cgptc.backends.wafer.verify.likeness import Kinds

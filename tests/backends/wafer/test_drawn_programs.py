@@ -21,7 +21,8 @@ from cgptc.backends.wafer.kernels.gemm import Summa
 from cgptc.backends.wafer.kernels.linear import Linear
 from cgptc.backends.wafer.layout import Layout
 from cgptc.backends.wafer.machine import Machine, machine_fields, machine_from, small_machine
-from cgptc.backends.wafer.program import Code, Collective, Local, Program, Receive, Rectangle, Region, Send, Span, Step, View, Where, views
+from cgptc.backends.wafer.program import Code, Program, Rectangle, Region
+from cgptc.backends.wafer.steps import Collective, Local, Receive, Send, Span, Step, View, Where, views
 from cgptc.backends.wafer.verify import peak_bytes, verify
 from cgptc.testing import SpatialSample, assert_t0, layouts, machines, spatial_programs
 

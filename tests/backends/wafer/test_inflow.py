@@ -25,8 +25,9 @@ from cgptc.backends.wafer.machine import WSE2, Machine, small_machine
 from cgptc.backends.wafer.plan.choose import DoesNotFitError
 from cgptc.backends.wafer.plan.lifting import lift
 from cgptc.backends.wafer.plan.planner import Aim, Plan, plan
-from cgptc.backends.wafer.program import Absorb, Code, Inflow, Loop, Nonzeros, Parcel, Program, Rectangle, Region, Take
+from cgptc.backends.wafer.program import Code, Inflow, Nonzeros, Parcel, Program, Rectangle, Region
 from cgptc.backends.wafer.report.figures import measure
+from cgptc.backends.wafer.steps import Absorb, Loop, Take
 from cgptc.backends.wafer.verify import peak_bytes, verify
 from cgptc.ir.dtypes import DTYPES, f32
 from cgptc.ir.weight_expressions import converted

@@ -21,7 +21,8 @@ from cgptc.backends.wafer.kernels.own_rows import OwnRows
 from cgptc.backends.wafer.machine import small_machine
 from cgptc.backends.wafer.plan.layouts import Lie
 from cgptc.backends.wafer.plan.select import Ground, kernel_of
-from cgptc.backends.wafer.plan.tasks import MlpWork, Task
+from cgptc.backends.wafer.plan.tasks import Task
+from cgptc.backends.wafer.plan.works import MlpWork
 from cgptc.ir.comparison import graph_depth
 from cgptc.ir.graph import Graph
 from cgptc.ir.interpreter import evaluate_graph

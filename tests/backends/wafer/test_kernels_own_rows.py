@@ -19,7 +19,8 @@ from cgptc.backends.wafer.kernels.softmax import Softmax
 from cgptc.backends.wafer.machine import small_machine
 from cgptc.backends.wafer.plan.layouts import Lie
 from cgptc.backends.wafer.plan.select import Ground, kernel_of
-from cgptc.backends.wafer.plan.tasks import MapWork, NormWork, Task
+from cgptc.backends.wafer.plan.tasks import Task
+from cgptc.backends.wafer.plan.works import MapWork, NormWork
 
 WIDTH = 7
 GRID = Grid(3, 2)

@@ -10,7 +10,8 @@ from tests.backends.wafer.drawn_graphs import BATCH, HEADS, SEQ, Drawing
 from tests.backends.wafer.planned import continued, planned, token_inputs
 
 from cgptc.backends.wafer.plan.lifting import lift
-from cgptc.backends.wafer.plan.tasks import AttendWork, shortened
+from cgptc.backends.wafer.plan.tasks import shortened
+from cgptc.backends.wafer.plan.works import AttendWork
 from cgptc.ir.comparison import graph_depth
 from cgptc.ir.dtypes import f32, i64
 from cgptc.ir.graph import Graph, Value

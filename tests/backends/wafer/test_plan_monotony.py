@@ -70,9 +70,9 @@ def test_no_greater_machine_has_worse_ways_to_size_regions(strategy: str, size: 
         assert after <= before
 
 
-@given(st.integers(1, 900), st.integers(1, 900), st.integers(0, 40), st.integers(0, 40))
-def test_a_larger_machine_has_all_grids_of_a_smaller_one_and_each_is_within_the_next(width: int, height: int, x: int, y: int) -> None:
-    for before, after in zip(chains(small_machine(width, height)), chains(small_machine(width + x, height + y)), strict=True):
+@given(st.integers(1, 900), st.integers(1, 900), st.integers(0, 40), st.integers(0, 40), st.integers(1, 2))
+def test_a_larger_machine_has_all_grids_of_a_smaller_one_and_each_is_within_the_next(width: int, height: int, x: int, y: int, n: int) -> None:
+    for before, after in zip(chains(small_machine(width, height), n), chains(small_machine(width + x, height + y), n), strict=True):
         assert after[: len(before)] == before
         assert all(one.height <= two.height and one.width <= two.width for one, two in pairwise(after))
 

@@ -15,7 +15,8 @@ from cgptc.backends.wafer.kernels.tiled_attention import TiledAttention
 from cgptc.backends.wafer.machine import small_machine
 from cgptc.backends.wafer.plan.layouts import Lie
 from cgptc.backends.wafer.plan.select import Ground, kernel_of
-from cgptc.backends.wafer.plan.tasks import AttendWork, Task
+from cgptc.backends.wafer.plan.tasks import Task
+from cgptc.backends.wafer.plan.works import AttendWork
 from cgptc.ir.builder import Builder
 from cgptc.ir.comparison import graph_depth
 from cgptc.ir.dims import Symbol

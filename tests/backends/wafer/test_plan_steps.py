@@ -22,7 +22,8 @@ from cgptc.backends.wafer.plan.choose import DoesNotFitError
 from cgptc.backends.wafer.plan.lifting import lift
 from cgptc.backends.wafer.plan.pack import pack
 from cgptc.backends.wafer.plan.stages import groups
-from cgptc.backends.wafer.plan.tasks import AttendWork, LinearWork, LookupWork, Task, shortened
+from cgptc.backends.wafer.plan.tasks import Task, shortened
+from cgptc.backends.wafer.plan.works import AttendWork, LinearWork, LookupWork
 from cgptc.backends.wafer.session import WaferSession
 from cgptc.backends.wafer.weights_file import WeightsFile
 from cgptc.ir.builder import Builder

@@ -18,22 +18,9 @@ from cgptc.backends.wafer.interpret.pe import PeEngine
 from cgptc.backends.wafer.kernels.fragment import Grid
 from cgptc.backends.wafer.layout import Cut, Layout
 from cgptc.backends.wafer.machine import small_machine
-from cgptc.backends.wafer.program import (
-    Binding,
-    Buffer,
-    Code,
-    Entry,
-    Program,
-    Receive,
-    Rectangle,
-    Region,
-    Scalar,
-    Send,
-    Stream,
-    View,
-    whole,
-)
+from cgptc.backends.wafer.program import Binding, Buffer, Code, Entry, Program, Rectangle, Region, Scalar, Stream
 from cgptc.backends.wafer.routes import _colour_intervals, _Group, family, loads, pieces, stream_cost
+from cgptc.backends.wafer.steps import Receive, Send, View, whole
 from cgptc.backends.wafer.verify import verify
 
 MACHINE = small_machine(8, 8)

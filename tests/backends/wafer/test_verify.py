@@ -20,31 +20,10 @@ from cgptc.backends.wafer.kernels.gemm import Summa
 from cgptc.backends.wafer.kernels.linear import Linear
 from cgptc.backends.wafer.layout import Layout
 from cgptc.backends.wafer.machine import small_machine
-from cgptc.backends.wafer.program import (
-    Binding,
-    Buffer,
-    Code,
-    Collective,
-    Entry,
-    Live,
-    Local,
-    Loop,
-    Program,
-    Receive,
-    Rectangle,
-    Region,
-    Scalar,
-    Send,
-    Span,
-    Step,
-    View,
-    Where,
-    line,
-    numbered,
-    whole,
-)
+from cgptc.backends.wafer.program import Binding, Buffer, Code, Entry, Live, Program, Rectangle, Region, Scalar
 from cgptc.backends.wafer.resolve import Placed
 from cgptc.backends.wafer.routes import Loads, share_links
+from cgptc.backends.wafer.steps import Collective, Local, Loop, Receive, Send, Span, Step, View, Where, line, numbered, whole
 from cgptc.backends.wafer.verify import check, peak_bytes, verify
 from cgptc.backends.wafer.verify.corners import corners
 from cgptc.backends.wafer.verify.likeness import Kinds
