@@ -17,32 +17,18 @@ from typing import Any
 
 import numpy as np
 
-from cgptc.backends.wafer import program as program_types
 from cgptc.backends.wafer.affine import Affine
 from cgptc.backends.wafer.faults import MachineError, ProgramError
 from cgptc.backends.wafer.layout import Array
 from cgptc.backends.wafer.machine import Machine, machine_fields, machine_from
 from cgptc.backends.wafer.program import FORMAT_VERSION, Program
-from cgptc.backends.wafer.steps import MAX_LOOP_DEPTH
+from cgptc.backends.wafer.steps import MAX_LOOP_DEPTH, Absorb, Collective, Local, Loop, Receive, Send, Take, View
 
 MAX_PROGRAM_BYTES = 1 << 28
 MAX_INTEGER = 1 << 53
 _NUMBERS = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}
 
-_TAGGED = {
-    kind.__name__.lower(): kind
-    for kind in (
-        program_types.Local,
-        program_types.Collective,
-        program_types.Send,
-        program_types.Receive,
-        program_types.Take,
-        program_types.Absorb,
-        program_types.Loop,
-        program_types.View,
-        Affine,
-    )
-}
+_TAGGED = {kind.__name__.lower(): kind for kind in (Local, Collective, Send, Receive, Take, Absorb, Loop, View, Affine)}
 
 
 def program_text(program: Program) -> str:

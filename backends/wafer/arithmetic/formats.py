@@ -104,7 +104,8 @@ def minimum(target: Format, left: Array, right: Array) -> Array:
 
 def bitwise_or(target: Format, left: Array, right: Array) -> Array:
     """The union of the stored bits: exact merging of values of which all but one are +0."""
-    return merged(target, np.stack([left, right]), 0)[0]
+    found: Array = merged(target, np.stack([left, right]), 0)[0]
+    return found
 
 
 def merged(target: Format, values: Array, axis: int) -> Array:

@@ -71,8 +71,8 @@ def test_no_greater_machine_has_worse_ways_to_size_regions(strategy: str, size: 
 
 
 @given(st.integers(1, 900), st.integers(1, 900), st.integers(0, 40), st.integers(0, 40), st.integers(1, 2))
-def test_a_larger_machine_has_all_grids_of_a_smaller_one_and_each_is_within_the_next(width: int, height: int, x: int, y: int, n: int) -> None:
-    for before, after in zip(chains(small_machine(width, height), n), chains(small_machine(width + x, height + y), n), strict=True):
+def test_a_larger_machine_has_all_grids_of_a_smaller_one_each_within_the_next(width: int, height: int, x: int, y: int, count: int) -> None:
+    for before, after in zip(chains(small_machine(width, height), count), chains(small_machine(width + x, height + y), count), strict=True):
         assert after[: len(before)] == before
         assert all(one.height <= two.height and one.width <= two.width for one, two in pairwise(after))
 
