@@ -184,6 +184,13 @@ class Pattern:
             return tuple(Round(_mirrored(one.receivers, last), _mirrored(one.senders, last), one.colour, one.phase) for one in rounds)
         return tuple(rounds)
 
+    @cached_property
+    def pairs(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Receivers and senders of the reduction part, message by message."""
+        found = [(receiver, sender) for one in self.rounds for receiver, sender in zip(one.receivers, one.senders, strict=True)]
+        receivers, senders = np.array(found, np.int64).reshape(-1, 2).T.copy()
+        return receivers, senders
+
     def expand(self) -> Expansion:
         """The messages of one line, and each position's turns."""
         return _expand(self)
@@ -206,13 +213,17 @@ class Pattern:
         if self.kind == "broadcast":
             target[...] = source[:, self.root : self.root + 1]
             return
+        self.reduce(source, target, combiner)
+        if self.kind == "allreduce":
+            target[...] = target[:, self.root : self.root + 1].copy()
+
+    def reduce(self, source: NDArray[Any], target: NDArray[Any], combiner: Combiner) -> None:
+        """The reduction part of `apply` alone: the root then has the result."""
         if target is not source:
             target[...] = source
         for one in self.rounds:
             receivers, senders = _slice(one.receivers), _slice(one.senders)
             target[:, receivers] = combiner(target[:, receivers], target[:, senders])
-        if self.kind == "allreduce":
-            target[...] = target[:, self.root : self.root + 1].copy()
 
     def cost(self, words: int) -> Counts:
         """C, E, N, L, D and wavelets for ``words`` wavelets of payload per position, in closed form."""

@@ -7,13 +7,12 @@ output element the products are added in ascending k, each rounded as the format
 from __future__ import annotations
 
 import math
-import os
-import threading
 
 import numpy as np
 from numba import njit
 
 from cgptc.backends.wafer.arithmetic.formats import Array, Format
+from cgptc.backends.wafer.arithmetic.threads import in_threads
 
 Strided = tuple[int, int, int]
 """Offset, and stride of the first and of the second axis, in elements of a buffer."""
@@ -156,18 +155,8 @@ def gemm_planes(
     kernel = _KERNELS[target.rounding]
     lines = range(*rows)
     work = math.prod(sizes) * len(lines) * (columns[1] - columns[0])
-    count = max(1, min(_CORES, len(lines), work // WORTH_A_THREAD))
-    shares = [lines[len(lines) * one // count : len(lines) * (one + 1) // count] for one in range(count)]
 
     def part(share: range) -> None:
         kernel(total, left, right, *places, *sizes, (share.start, share.stop, share.step), columns)
 
-    others = [threading.Thread(target=part, args=(share,)) for share in shares[1:]]
-    for thread in others:
-        thread.start()
-    part(shares[0])
-    for thread in others:
-        thread.join()
-
-
-_CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    in_threads(part, lines, work // WORTH_A_THREAD)

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
-from cgptc.backends.wafer.arithmetic.formats import COMBINERS, Format, format_of, merged
+from cgptc.backends.wafer.arithmetic.formats import COMBINERS, Format, format_of
 from cgptc.backends.wafer.arithmetic.instructions import Call
 from cgptc.backends.wafer.arithmetic.matrix import Strided, gemm_planes
 from cgptc.backends.wafer.arithmetic.sparse import absorb
@@ -27,6 +27,7 @@ from cgptc.backends.wafer.faults import ExecutionError, ProgramError
 from cgptc.backends.wafer.inflow import given_parcels, given_tensor, link_words
 from cgptc.backends.wafer.interpret.account import Account, Run
 from cgptc.backends.wafer.interpret.given import items_of
+from cgptc.backends.wafer.interpret.line_totals import line_totals, planes_like
 from cgptc.backends.wafer.interpret.planes import Planes
 from cgptc.backends.wafer.interpret.transfer import tile_map
 from cgptc.backends.wafer.layout import Layout
@@ -253,12 +254,12 @@ class FastEngine:
         ends_equal = pattern.kind in ("broadcast", "allreduce") and segments == 1 and whole[1 if along == "x" else 0]
         if ends_equal and pattern.kind == "broadcast":
             result = payload[:, pattern.root : pattern.root + 1]
-        elif ends_equal and step.combine == "or":
-            result = merged(form, payload, 1)
+        elif pattern.kind == "allreduce":
+            result = line_totals(form, step.combine, pattern, payload)
+            result = result if ends_equal else np.broadcast_to(result, payload.shape)
         else:
-            result = _planes_like(payload)
+            result = planes_like(payload)
             pattern.apply(payload, result, combiner)
-            result = result[:, pattern.root : pattern.root + 1] if ends_equal else result
         lines = result.reshape(-1, *result.shape[2:])
         values = lines if along == "y" else np.swapaxes(lines, 0, 1)
         self._planes(region, target).write(
@@ -364,12 +365,6 @@ def _dense(shape: tuple[int, ...]) -> tuple[int, ...]:
         strides.append(step)
         step *= size
     return tuple(reversed(strides))
-
-
-def _planes_like(lines: Array) -> Array:
-    """An empty array like ``[segments, positions, lines, …]`` with PEs innermost, as the region's buffers have them."""
-    segments, size, others, *rest = lines.shape
-    return np.moveaxis(np.empty((*rest, segments, size, others), lines.dtype), (-3, -2, -1), (0, 1, 2))
 
 
 def coordinates(environment: Environment, rows: range, columns: range, shape: tuple[int, ...]) -> dict[str, Any]:
