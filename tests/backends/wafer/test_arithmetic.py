@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from cgptc.backends.wafer import arithmetic, interpret
-from cgptc.backends.wafer.arithmetic import matrix
+from cgptc.backends.wafer.arithmetic import matrix, threads
 from cgptc.backends.wafer.arithmetic.formats import BF16, F16, F32, F64, Format, add, bitwise_or, maximum, minimum, multiply, multiply_add
 from cgptc.backends.wafer.arithmetic.functions import BOUNDS, FUNCTIONS, scalar_function
 from cgptc.backends.wafer.arithmetic.instructions import INSTRUCTIONS, Call, Price, instruction
@@ -188,7 +188,7 @@ def test_a_product_divided_among_cores_gives_the_same_bits(cores: int, monkeypat
     found = [total.copy(), total.copy()]
     for number, result in enumerate(found):
         if number:
-            monkeypatch.setattr(matrix, "_CORES", cores)
+            monkeypatch.setattr(threads, "CORES", cores)
             monkeypatch.setattr(matrix, "WORTH_A_THREAD", 1)
         gemm_planes(F16, result, left, right, ((0, n, 1), (0, k, 1), (0, n, 1)), sizes, (1, rows, 2), (0, columns))
     np.testing.assert_array_equal(*found)
