@@ -28,13 +28,6 @@ def lifetimes(code: Sequence[Code]) -> dict[str, tuple[Live, ...]]:
     return {name: tuple(Live(entry, *span) for entry, span in entries.items()) for name, entries in found.items()}
 
 
-def live_together(one: Buffer, other: Buffer) -> bool:
-    """Whether two buffers may hold something at the same time."""
-    if one.resident or other.resident:
-        return True
-    return any(a.entry == b.entry and a.first <= b.last and b.first <= a.last for a in one.live for b in other.live)
-
-
 def allocate(buffers: Sequence[Buffer], code: Sequence[Code], machine: Machine, *, taken: int = 0) -> tuple[Buffer, ...]:
     """The buffers with lifetimes and addresses above ``taken`` bytes: resident ones first, then each at the lowest address that is free.
 

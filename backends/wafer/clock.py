@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 from cgptc.backends.wafer.affine import value_of
@@ -18,7 +18,7 @@ from cgptc.backends.wafer.machine import Machine
 from cgptc.backends.wafer.program import ITEM, Program, Region, Stream
 from cgptc.backends.wafer.resolve import Environment, absorb_cycles, collective_cycles, iterations, local_cycles, take_cycles
 from cgptc.backends.wafer.routes import stream_cost
-from cgptc.backends.wafer.steps import Absorb, Collective, Local, Loop, Receive, Send, Step, Take, numbered, step_variables
+from cgptc.backends.wafer.steps import Absorb, Collective, Local, Loop, Receive, Send, Step, Take, View, numbered, step_variables, views
 
 
 def step_cycles(step: Step, region: Region, machine: Machine, environment: Environment) -> int:
@@ -62,10 +62,12 @@ def _loop_cycles(loop: Loop, region: Region, machine: Machine, environment: Envi
 
 
 class Pricer:
-    """Cycles of the steps of one program, each computed once for the values that it depends on."""
+    """Cycles of the steps of one program, each computed once for what it depends on, whatever its buffers are called."""
 
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
+        self._numbers: dict[tuple[object, ...], int] = {}
+        self._alike: dict[tuple[int, ...], int] = {}
         self._names: dict[int, tuple[str, ...]] = {}
         self._known: dict[tuple[int, ...], int] = {}
         self._steps: list[Step] = []
@@ -92,8 +94,30 @@ class Pricer:
         """As `step_cycles`. The step must belong to that region."""
         key = self.key(step, environment)
         if key not in self._known:
-            self._known[key] = step_cycles(step, region, self._machine, environment)
+            self._known[key] = self._shared(step, region, environment, key[1:])
         return self._known[key]
+
+    def _shared(self, step: Step, region: Region, environment: Environment, values: tuple[int, ...]) -> int:
+        if not isinstance(step, (Local, Collective)):
+            return step_cycles(step, region, self._machine, environment)
+        number = self._numbers.setdefault(_nameless(step, region), len(self._numbers))
+        key = (number, *values)
+        if key not in self._alike:
+            self._alike[key] = step_cycles(step, region, self._machine, environment)
+        return self._alike[key]
+
+
+def _nameless(step: Local | Collective, region: Region) -> tuple[object, ...]:
+    """All of a step but what its buffers are called and what it serves, and what they are."""
+    box = region.rectangle
+    names = [view.buffer for group in views(step) for view in group]
+    held = tuple((one.dtype, one.shape, one.copies) for one in (region.buffer(name) for name in names))
+    if isinstance(step, Local):
+        inputs = tuple(replace(one, buffer="") if isinstance(one, View) else one for one in step.inputs)
+        step = replace(step, out=replace(step.out, buffer=""), inputs=inputs, part="")
+    else:
+        step = replace(step, source=replace(step.source, buffer=""), target=replace(step.target, buffer=""), part="")
+    return step, held, box.width, box.height
 
 
 @dataclass(frozen=True)

@@ -98,8 +98,9 @@ def _require_shared(program: Program, region: Region, joined: Joined) -> None:
     for slot in slots:
         if layouts.get(slot.buffer) != slot.layout:
             raise ProgramError("assembly", f"'{slot.buffer}' lies as {layouts.get(slot.buffer)} and is wanted as {slot.layout}")
+    declared = {one.name: one for one in region.buffers}
     for name, one in joined.buffers.items():
-        known = next((other for other in region.buffers if other.name == name), None)
+        known = declared.get(name)
         if known is not None and (known.dtype, known.shape, known.copies) != (one.dtype, one.shape, one.copies):
             raise ProgramError("assembly", f"two entries declare '{name}' differently")
 

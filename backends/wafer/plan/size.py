@@ -152,7 +152,7 @@ class Sizer:
 
     def _kernel(self, task: Task, ground: Ground) -> _Priced:
         """The kernel of a task and its price; tasks of equal work that lie alike share it."""
-        if self.streamed and isinstance(task.work, LinearWork):
+        if self.streamed and isinstance(task.work, LinearWork) and task.work.zeros is not None:
             # What a sparse kernel would keep on its PEs is not there: zeros are left out on the way, see `_thin`.
             task = replace(task, work=replace(task.work, zeros=None))
         key = (

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import combinations
+from collections.abc import Iterator, Sequence
 
-from cgptc.backends.wafer.allocation import lifetimes, live_together
+import numpy as np
+
+from cgptc.backends.wafer.allocation import lifetimes
 from cgptc.backends.wafer.arithmetic.formats import format_of
 from cgptc.backends.wafer.faults import Issue
 from cgptc.backends.wafer.program import Buffer, Program, Region
 from cgptc.backends.wafer.verify.likeness import Kinds
+
+MOST = 1 << 62
+"""Where a buffer of any size ends at the latest, for comparisons."""
 
 
 def held(program: Program, region: Region) -> list[Buffer]:
@@ -52,13 +56,32 @@ def memory_issues(program: Program, kinds: Kinds) -> Iterator[Issue]:
                 yield Issue(
                     "sram-alignment", where, f"'{buffer.name}' starts at byte {buffer.address}, not a multiple of {machine.alignment_bytes}"
                 )
-        ends = [(buffer.address, buffer.address + buffer.bytes, buffer) for buffer in buffers]
-        for (start, stop, one), (other_start, other_stop, other) in combinations(ends, 2):
-            if start < other_stop and other_start < stop and live_together(one, other):
-                yield Issue("sram-overlap", where, f"'{one.name}' and '{other.name}' live at the same time in the same bytes")
+        for one, other in _overlapping(buffers):
+            yield Issue("sram-overlap", where, f"'{one.name}' and '{other.name}' live at the same time in the same bytes")
         yield from _lives(region)
 
     yield from kinds.issues(broken)
+
+
+def _overlapping(buffers: Sequence[Buffer]) -> Iterator[tuple[Buffer, Buffer]]:
+    """Pairs that share bytes while both live, earlier ones first."""
+    entries = {name: number for number, name in enumerate({live.entry for one in buffers for live in one.live})}
+    # A row for each time that a buffer lives; a resident one has entry -1.
+    rows = [
+        (number, *(min(edge, MOST) for edge in (one.address, one.address + one.bytes)), *lived)
+        for number, one in enumerate(buffers)
+        for lived in ([(-1, 0, 0)] if one.resident else [(entries[live.entry], live.first, live.last) for live in one.live])
+    ]
+    numbers, starts, stops, when, firsts, lasts = np.array(rows, np.int64).reshape(-1, 6).T
+    found: dict[tuple[int, int], None] = {}
+    for at, (number, start, stop, entry, first, last) in enumerate(rows):
+        rest = slice(at + 1, None)
+        meet = (starts[rest] < stop) & (start < stops[rest]) & (numbers[rest] > number)
+        if entry >= 0:
+            meet &= (when[rest] < 0) | ((when[rest] == entry) & (firsts[rest] <= last) & (first <= lasts[rest]))
+        found.update(dict.fromkeys((number, int(other)) for other in numbers[rest][meet]))
+    for one, other in sorted(found):
+        yield buffers[one], buffers[other]
 
 
 def _lives(region: Region) -> Iterator[Issue]:
