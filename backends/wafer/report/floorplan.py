@@ -12,7 +12,9 @@ DISCLAIMER = "modelled machine, not run on hardware, not affiliated with Cerebra
 SIDE = 960.0
 """Width of the longer side of the fabric, in SVG units."""
 
-SMALLEST_TEXT = 7.0
+SMALLEST_TEXT, EASY_TEXT = 7.0, 10.0
+"""Heights of letters: the least that are shown, and below which a name is rather cut."""
+
 LETTER = 0.58
 """Width of a letter by its height, in the fonts that browsers take for sans-serif."""
 
@@ -96,19 +98,20 @@ def map_of(
 
 
 def _text(lines: Lines, x: float, y: float, wide: float, high: float, colour: str) -> str:
-    """As many lines as fit, in the largest letters that let the first one fit; nothing where not even it can be read."""
-    turned = high > 1.6 * wide and _size(lines[0], wide, high) < 10 and _size(lines[0], high, wide) > _size(lines[0], wide, high)
+    """As many lines as fit, in letters that let the first one fit: or its end, where they were small; nothing where that has no room."""
+    turned = high > 1.6 * wide and _size(lines[0], wide, high) < EASY_TEXT and _size(lines[0], high, wide) > _size(lines[0], wide, high)
     room, depth = (high, wide) if turned else (wide, high)
-    size = min(15.0, _size(lines[0], room, depth))
-    if size < SMALLEST_TEXT:
+    size = min(15.0, max(_size(lines[0], room, depth), min(EASY_TEXT, (depth - 3) / 1.2)))
+    heading = shortened(lines[0], int((room - 4) / (LETTER * size)))
+    if size < SMALLEST_TEXT or len(heading) < min(4, len(lines[0])):
         return ""
-    small = max(SMALLEST_TEXT, size * 0.78)
+    small = max(SMALLEST_TEXT, min([size * 0.78, *(_size(line, room, depth) for line in lines[1:])]))
     below = [shortened(line, int((room - 4) / (LETTER * small))) for line in lines[1 : 1 + int((depth - size * 1.35) / (small * 1.3))]]
     middle = f' transform="rotate(-90 {x + wide / 2:.1f} {y + high / 2:.1f})"' if turned else ""
     total = size * 1.1 + len(below) * small * 1.3
     top = y + high / 2 - total / 2 + size * 0.9
     centre = x + wide / 2
-    spans = [f'<tspan x="{centre:.1f}" font-weight="600" font-size="{size:.1f}">{escape(lines[0])}</tspan>']
+    spans = [f'<tspan x="{centre:.1f}" font-weight="600" font-size="{size:.1f}">{escape(heading)}</tspan>']
     spans += [f'<tspan x="{centre:.1f}" dy="{small * 1.3:.1f}" font-size="{small:.1f}">{escape(line)}</tspan>' for line in below]
     return f'<text y="{top:.1f}" text-anchor="middle" fill="{colour}"{middle}>{"".join(spans)}</text>'
 
