@@ -12,7 +12,7 @@ from cgptc.backends.wafer.machine import Machine
 SHAPES = ((1, 1), (4, 3), (3, 4), (3, 2), (2, 3))
 """Height to width."""
 
-ALONE, AMONG = 8, 64
+ALONE, AMONG = 8, 32
 """Up to it each side is worth pricing, beyond it half as many per doubling: of a region alone, and of several, whose PEs add up."""
 
 
