@@ -12,8 +12,14 @@ from cgptc.backends.wafer.kernels.fragment import Grid
 from cgptc.backends.wafer.machine import Machine
 from cgptc.backends.wafer.plan.grids import cells, chains, tight, whole
 from cgptc.backends.wafer.plan.pack import Place, pack
-from cgptc.backends.wafer.plan.size import Cost, Sizer, best_alone, prices
+from cgptc.backends.wafer.plan.size import ROOMY, Cost, Sizer, best_alone, prices
 from cgptc.backends.wafer.plan.stages import Group
+
+SPARE = 1 / 8
+"""Of the SRAM of a region's PEs, what is better left for prompts."""
+
+HARDLY = 1000
+"""That part of all regions' cycles is as good as nothing."""
 
 MOST_TRIED = 1 << 12
 """Ways to size regions that are tried for the fewest cycles in all."""
@@ -59,7 +65,8 @@ def choices(sizer: Sizer, groups: Sequence[Group]) -> list[Choice]:
         return alone
     found = [*nested_ways(sizer, groups), *_filling(sizer, groups)]
     if found:
-        return _placed_once([min(found, key=merit) for merit in MERITS], sizer, groups)
+        *timed, smallest = (min(found, key=merit) for merit in MERITS)
+        return _placed_once([*(_roomier(way, sizer, groups) for way in timed), smallest], sizer, groups)
     return _uniform_ways(sizer, groups)
 
 
@@ -102,6 +109,30 @@ def _tables(sizer: Sizer, groups: Sequence[Group], candidates: Sequence[Grid]) -
         if not found[kind]:
             return None
     return [found[sizer.kind(group)] for group in groups]
+
+
+def _roomier(costs: _Way, sizer: Sizer, groups: Sequence[Group]) -> _Way:
+    """The same with larger grids for regions that leave less than `SPARE` of their SRAM, where they find room and no region takes longer
+    than the slowest, and all together hardly longer: what is left holds more tokens of a prompt at a time.
+    """
+    machine, kinds = sizer.machine, [sizer.kind(group) for group in groups]
+    limit, most, total = int(machine.usable_bytes * (1 - SPARE)), *(merit(costs)[0] for merit in MERITS[:2])
+    candidates = sorted(tight(machine, len(groups)), key=lambda one: one.height * one.width)
+    for kind, (group, cost) in dict(zip(kinds, zip(groups, costs, strict=True), strict=True)).items():
+        laid = sizer.cost(group, cost.grid)
+        if laid is None or laid.bytes <= limit:
+            continue
+        longest = min(most, cost.cycles + total // HARDLY)
+        for grid in candidates:
+            # What stays on a PE becomes less as there are more of them.
+            if grid.height * grid.width * limit < cost.area * laid.bytes or (sizer.cycles(group, grid) or ROOMY) > longest:
+                continue
+            larger = sizer.cost(group, grid)
+            if larger is not None and larger.bytes <= limit:
+                wider = [larger if one == kind else old for one, old in zip(kinds, costs, strict=True)]
+                costs = wider if _packed(wider, machine) is not None else costs
+                break
+    return costs
 
 
 def _filling(sizer: Sizer, groups: Sequence[Group]) -> list[_Way]:
