@@ -16,6 +16,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from cgptc.ir.cost import CostModel
 from cgptc.ir.diagnostics import UsageError
+from cgptc.ir.dtypes import DType
 from cgptc.ir.graph import Graph
 from cgptc.ir.loc import Location
 from cgptc.ir.op import Array, Op
@@ -63,6 +64,16 @@ class Session(Protocol):
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Outputs by name. An absent input takes its natural default (mask of ones, empty past); `UsageError` where it has none."""
+        ...
+
+
+@runtime_checkable
+class RoundingSession(Protocol):
+    """A session that computes in an element type of its own, which may be narrower than the model's."""
+
+    @property
+    def dtype(self) -> DType:
+        """The narrowest floating-point type of its weights, caches, inputs and outputs."""
         ...
 
 

@@ -13,8 +13,9 @@ import torch
 import torch.utils._pytree as pytree
 from torch.overrides import TorchFunctionMode
 
-from cgptc.frontend.torch_dtypes import to_numpy, to_torch
+from cgptc.frontend.torch_dtypes import TO_TORCH, to_numpy, to_torch
 from cgptc.ir.diagnostics import CompileError
+from cgptc.ir.dtypes import DType
 from cgptc.ir.op import Array
 
 _NARROW = (torch.float32, torch.float16, torch.bfloat16)
@@ -61,6 +62,37 @@ def _every_row_computed() -> Iterator[None]:
 def wide_copy(module: torch.nn.Module) -> torch.nn.Module:
     """The module with parameters and floating-point buffers in float64; shares nothing with the original."""
     return copy.deepcopy(module).double()
+
+
+def rounded_copy(module: torch.nn.Module, dtype: DType) -> torch.nn.Module:
+    """The module with what a checkpoint of it holds, parameters and persistent buffers, rounded to ``dtype`` and in its own types; shares
+    nothing with the original.
+    """
+    return _with_stored(module, lambda tensor: tensor.to(TO_TORCH[dtype]).to(tensor.dtype))
+
+
+def narrow_copy(module: torch.nn.Module, dtype: DType) -> torch.nn.Module:
+    """The module as a checkpoint in ``dtype`` gives it: tensors that none holds, such as the frequencies of rotary positions, stay in
+    their types. Shares nothing with the original.
+    """
+    return _with_stored(module, lambda tensor: tensor.to(TO_TORCH[dtype]))
+
+
+def unstored_names(module: torch.nn.Module) -> frozenset[str]:
+    """The buffers that no checkpoint of the module holds."""
+    owners = module.named_modules()
+    return frozenset(f"{path}.{name}".lstrip(".") for path, owner in owners for name in owner._non_persistent_buffers_set)
+
+
+def _with_stored(module: torch.nn.Module, convert: Callable[[torch.Tensor], torch.Tensor]) -> torch.nn.Module:
+    made = copy.deepcopy(module)
+    for parameter in made.parameters():
+        parameter.data = convert(parameter.data) if parameter.is_floating_point() else parameter.data
+    for owner in made.modules():
+        for name, tensor in owner._buffers.items():
+            if tensor is not None and tensor.is_floating_point() and name not in owner._non_persistent_buffers_set:
+                owner._buffers[name] = convert(tensor)
+    return made
 
 
 def evaluate_module(

@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-import numpy as np
-
 from cgptc.ir.builder import Builder
 from cgptc.ir.diagnostics import CompileError, UsageError
 from cgptc.ir.dtypes import DTYPES, DType, bf16, f16, f32
@@ -17,14 +15,12 @@ from cgptc.ir.ops.elementwise import Cast, Cos, Sin, Unary
 from cgptc.ir.ops.matmul import MatMul
 from cgptc.ir.ops.quantized import QuantizedLinear
 from cgptc.ir.ops.shape import Concat, Expand, Reshape, Slice, Transpose
-from cgptc.ir.weight_expressions import Converted, Reshaped, Transposed, converted, leaves
-from cgptc.ir.weights import EMPTY_STORE, Stored, Weight, WeightStore
+from cgptc.ir.weight_expressions import Converted, Reshaped, Transposed, converted
+from cgptc.ir.weight_ranges import limits_moved, overflow
+from cgptc.ir.weights import Weight
 from cgptc.passes.manager import Pass, PassContext
 
 CONVERTED = (f32, f16, bf16)
-LARGEST = {f16: 65504.0}
-"""The largest finite number, of the types whose range is narrower than that of f32."""
-
 SCALES = 2
 """The operand of a quantised layer that holds the scales of its weight."""
 
@@ -35,7 +31,8 @@ ANGLES = (Cast, Constant, Unary, Binary, Concat, Expand, Reshape, Slice, Transpo
 @dataclass(frozen=True)
 class Convert(Pass, name="convert", optional=False, lossy=True):
     """Compute in ``dtype`` (f32, f16, bf16): weights, inputs and outputs. Sums and statistics stay in at least f32, as every operation
-    promises; so do the angles of rotary embeddings, up to their sine and cosine. Raises `CompileError` naming a weight that does not fit.
+    promises; so do the angles of rotary embeddings, up to their sine and cosine. A constant at the end of its type's range, which masks
+    mean as the lowest number there is, becomes that of ``dtype``. Raises `CompileError` naming a weight that does not fit.
     """
 
     dtype: str = "f16"
@@ -72,8 +69,12 @@ class Convert(Pass, name="convert", optional=False, lossy=True):
         if isinstance(op, Constant):
             if not self._is_other(op.weight.dtype) or _is_scales(node):
                 return False
-            _require_range(op.weight, to, graph.store, node)
-            graph.set_op(node, Constant(_in_type(op.weight, to)))
+            weight = limits_moved(op.weight, to)
+            if fault := overflow(weight, to, graph.store):
+                raise CompileError(
+                    "overflow", fault, details=[f"  --> {node.location}", f"      {node!r}"], fix="choose --dtype bf16 or f32"
+                )
+            graph.set_op(node, Constant(_in_type(weight, to)))
             return True
         if isinstance(op, QuantizedLinear):
             _widen_scales(graph, node)
@@ -136,22 +137,3 @@ def _in_type(weight: Weight, to: DType) -> Weight:
     if isinstance(weight, Converted) and weight.base.dtype.is_float and weight.base.dtype.bits > weight.to.bits:
         return converted(weight.base, to)
     return converted(weight, to)
-
-
-def _require_range(weight: Weight, to: DType, store: WeightStore, node: Node) -> None:
-    """`CompileError` where a finite element becomes infinite. A graph without weight bytes is not looked at."""
-    if to not in LARGEST or (weight.dtype.bits <= to.bits and weight.dtype is not bf16):
-        return
-    stored = [leaf.name for leaf in leaves(weight) if isinstance(leaf, Stored)]
-    if stored and store is EMPTY_STORE:
-        return
-    most = 0.0
-    for block in weight.blocks(store):
-        wide = np.abs(np.asarray(block).astype(np.float32, copy=False))
-        most = max(most, float(np.max(wide, initial=0.0, where=np.isfinite(wide))))
-    with np.errstate(over="ignore"):
-        overflows = bool(np.isinf(np.float32(most).astype(to.numpy)))
-    if overflows:
-        name = f"weight '{stored[0]}'" if stored else "a constant"
-        what = f"{name} has an element of magnitude {most:g}, and {to} ends at {LARGEST[to]:g}"
-        raise CompileError("overflow", what, details=[f"  --> {node.location}", f"      {node!r}"], fix="choose --dtype bf16 or f32")

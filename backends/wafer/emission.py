@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+import numpy as np
 
 from cgptc.backends.registry import Emitted, Refusal
 from cgptc.backends.wafer.boundary import planning
@@ -25,10 +27,11 @@ from cgptc.backends.wafer.serial import program_text
 from cgptc.backends.wafer.summary import facts_of
 from cgptc.backends.wafer.weights_file import WEIGHTS_FILE, write_weights_file
 from cgptc.ir.diagnostics import CompileError
-from cgptc.ir.dtypes import DTYPES
+from cgptc.ir.dtypes import DTYPES, f16
 from cgptc.ir.graph import Graph
-from cgptc.ir.weight_expressions import converted
-from cgptc.ir.weights import Weight
+from cgptc.ir.weight_expressions import converted, leaves
+from cgptc.ir.weight_ranges import overflow
+from cgptc.ir.weights import Stored, Weight
 
 PROGRAM_FILE, FLOORPLAN_FILE = "program.json", "floorplan.svg"
 
@@ -68,14 +71,20 @@ def dtype_of(tasks: Tasks, options: WaferOptions) -> str:
 
 
 def emit_program(graph: Graph, folder: Path, options: WaferOptions) -> Emitted:
-    """Write program, weights and host description. The errors are `plan_graph`'s."""
+    """Write program, weights and host description. The errors are `plan_graph`'s, and ``overflow`` for a weight beyond its type."""
     tasks, planned = plan_graph(graph, options, read=True)
     dtype = dtype_of(tasks, options)
     (folder / PROGRAM_FILE).write_text(program_text(planned.program), encoding="ascii")
     write_host(host_of(tasks, dtype, planned.chunk), folder)
 
-    def blocks(name: str) -> Iterable[Array]:
-        return converted(planned.weights[name], DTYPES[tensors[name][0]]).blocks(graph.store)
+    def blocks(name: str) -> Iterator[Array]:
+        weight, to = planned.weights[name], DTYPES[tensors[name][0]]
+        for block in converted(weight, to).blocks(graph.store):
+            # What a mask makes of numbers beyond all is meant; what a checkpoint holds must fit.
+            stored = to is f16 and np.isinf(block).any() and any(isinstance(leaf, Stored) for leaf in leaves(weight))
+            if stored and (fault := overflow(weight, to, graph.store)):
+                raise CompileError("overflow", fault, fix="compile with --dtype f32")
+            yield block
 
     tensors = {name: (dtype if weight.dtype.is_float else weight.dtype.name, weight.shape) for name, weight in planned.weights.items()}
     weight_bytes = write_weights_file(folder, tensors, blocks)

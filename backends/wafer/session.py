@@ -24,6 +24,7 @@ from cgptc.backends.wafer.serial import read_program
 from cgptc.backends.wafer.verify import check
 from cgptc.backends.wafer.weights_file import WeightsFile
 from cgptc.ir.diagnostics import UsageError
+from cgptc.ir.dtypes import DTYPES, DType, f64
 
 Array = NDArray[Any]
 Fidelity = Literal["fast", "pe"]
@@ -73,6 +74,13 @@ class WaferSession:
     @property
     def output_names(self) -> tuple[str, ...]:
         return (*(one.name for one in self.host.outputs), *(cache.present for cache in self.host.caches if cache.present))
+
+    @property
+    def dtype(self) -> DType:
+        """The narrowest floating-point type of what the program's weights, caches, inputs and outputs are bound to."""
+        program = self.program
+        found = {DTYPES[program.region(one.region).buffer(one.buffer).dtype] for one in program.bindings}
+        return min((dtype for dtype in found if dtype.is_float), key=lambda dtype: dtype.bits, default=f64)
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Outputs by name. Rows of a batch run one after another, each without its padding; outputs at padding are 0."""

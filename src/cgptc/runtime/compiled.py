@@ -171,7 +171,12 @@ class Artifact:
         inputs = complete_inputs(self.interface, given)
         if IDS in inputs:
             require_known_ids(inputs[IDS], self.folder.manifest.generation.get("vocabulary"))
-        return self.session.run(inputs)
+        outputs = self.session.run(inputs)
+        # A cache goes back in as it came out: a target may keep it in another type than the interface takes.
+        types = {port.name: port.type.dtype.numpy for port in self.interface.outputs}
+        for _, present in self.interface.pasts:
+            outputs[present] = outputs[present].astype(types[present], copy=False)
+        return outputs
 
     @contextmanager
     def running_on(self, engine: str, *, address: str | None = None, micro_batches: int | None = None) -> Iterator[Artifact]:

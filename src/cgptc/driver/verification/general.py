@@ -46,7 +46,8 @@ class GeneralChecks:
         batches = [batch for batch in (1, 2) if symbol is not None and symbol.low <= batch <= symbol.high] or [1]
         for length in lengths if "seq" in symbols else [0]:
             for batch in batches:
-                yield from self._compare(drawn_inputs(self.reference.graph, length, batch), length, batch)
+                inputs = drawn_inputs(self.reference.graph, length, batch)
+                yield from self._compare(self.reference.prepared(inputs), length, batch)
 
     def _compare(self, inputs: dict[str, Array], length: int, batch: int) -> Iterator[Check]:
         answer = self.reference.answer(inputs)

@@ -10,6 +10,7 @@ import numpy as np
 
 from cgptc.driver.verification.checks import Check, Verification, compare
 from cgptc.driver.verification.reference import Reference
+from cgptc.driver.verification.rounding import narrower_dtype
 from cgptc.ir.diagnostics import CgptcError, Exit
 from cgptc.ir.op import Array
 from cgptc.runtime.compiled import Artifact
@@ -32,17 +33,24 @@ def verify_module(artifact: Artifact, module: torch.nn.Module, inputs: Sequence[
     own = copy.deepcopy(module).eval()
     wide = wide_copy(own)
     checks: list[Check] = []
+    notes: dict[str, None] = {}
     for given in inputs:
         graph = capture_live(module, given, dynamic={})
         arrays = dict(zip((value.name for value in graph.inputs), input_arrays(module, given), strict=True))
-        answer = Reference(graph, on_tensors(own, given), on_tensors(wide, given)).answer(arrays)
+        reference = Reference(graph, on_tensors(own, given), on_tensors(wide, given))
+        narrower = narrower_dtype(artifact, graph)
+        if narrower is not None:
+            reference = reference.narrowed(narrower)
+        arrays = reference.prepared(arrays)
+        answer = reference.answer(arrays)
+        notes |= reference.notes
         outputs = artifact.run(_renamed(artifact, arrays))
         batch = max((array.shape[0] for array in arrays.values() if array.ndim), default=1)
         for (name, expected), actual in zip(answer.outputs.items(), outputs.values(), strict=False):  # a cache comes after the outputs
             whole, found = np.atleast_1d(expected), np.atleast_1d(actual)
             checks.append(compare(f"output '{name}'", batch, whole, found, answer.floors[name], classes=False))
     entries = artifact.folder.manifest.files.values()
-    verification = Verification(len(entries), sum(entry.size for entry in entries), tuple(checks))
+    verification = Verification(len(entries), sum(entry.size for entry in entries), tuple(checks), tuple(notes))
     if verification.failed:
         raise _mismatch(artifact, verification)
     return verification

@@ -9,14 +9,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cgptc.driver.verification.orders import shuffled
+from cgptc.driver.verification.rounding import RoundedStore, in_types_of, rounded
 from cgptc.frontend.source import CapturedModel
 from cgptc.ir.binding import bind_symbols
-from cgptc.ir.diagnostics import UsageError
+from cgptc.ir.diagnostics import CompileError, UsageError
 from cgptc.ir.dims import evaluate
+from cgptc.ir.dtypes import DType
 from cgptc.ir.graph import Graph
 from cgptc.ir.interpreter import evaluate_graph
 from cgptc.ir.op import Array
 from cgptc.ir.parser import parse_graph
+from cgptc.passes.manager import PassContext, Pipeline
 from cgptc.runtime.compiled import GRAPH_FILE, Artifact
 from cgptc.runtime.inputs import complete_inputs
 from cgptc.runtime.interface import IDS, Interface
@@ -45,11 +48,15 @@ class Answer:
 
 @dataclass
 class Reference:
-    """A model in PyTorch, and its graph as captured: never the artifact's own graph."""
+    """A model in PyTorch, and its graph as captured: never the artifact's own graph.
+
+    ``narrow`` is the graph in the narrower type of what is held against it (`narrowed`), None where that computes in the model's own.
+    """
 
     graph: Graph
     module: torch.nn.Module
     wide_module: torch.nn.Module
+    narrow: Graph | None = None
     notes: dict[str, None] = field(default_factory=dict)
 
     @classmethod
@@ -62,6 +69,24 @@ class Reference:
 
         return cls(model.graph.clone(), module, wide_copy(module))
 
+    def narrowed(self, dtype: DType) -> Reference:
+        """What a result in a narrower type is held against: PyTorch in float64 with what is stored rounded to ``dtype``, and the noise
+        that PyTorch and the interpreter make in ``dtype``. Raises `CompileError` for a weight that overflows in it.
+        """
+        from cgptc.frontend.oracle import narrow_copy, rounded_copy, unstored_names, wide_copy
+
+        graph, narrow = self.graph.clone(), self.graph.clone()
+        Pipeline.parse(f"convert{{dtype={dtype}}}").run(narrow, PassContext())
+        graph.store = narrow.store = RoundedStore(self.graph.store, dtype, unstored_names(self.module))
+        note = f"it computes in {dtype}: held against PyTorch with its weights rounded to {dtype}, within the noise of {dtype}"
+        wide = wide_copy(rounded_copy(self.wide_module, dtype))
+        return Reference(graph, narrow_copy(self.module, dtype), wide, narrow, {**self.notes, note: None})
+
+    def prepared(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Inputs for both sides: rounded where the results are those of a narrower type, so that both begin with the same numbers."""
+        types = {value.name: value.type.dtype for value in self.narrow.inputs} if self.narrow is not None else {}
+        return {name: rounded(array, types[name]) if name in types else array for name, array in inputs.items()}
+
     @property
     def output_names(self) -> tuple[str, ...]:
         return tuple(name for name, _ in self.graph.outputs)
@@ -73,20 +98,31 @@ class Reference:
         """
         complete = complete_inputs(Interface.of(self.graph), inputs)
         wide = self.exact(complete)
-        from cgptc.frontend.oracle import evaluate_module
-
-        own = evaluate_module(self.module, complete, output_names=self.output_names)
-        short = self._shortened(complete)
+        graph = self.narrow if self.narrow is not None else self.graph
+        own = self._in_own_type(in_types_of(graph, complete))
+        short = in_types_of(graph, self._shortened(complete))
         # The orders' noise is around the interpreter's own exact answer: a wrong import must not widen its own bound.
-        exact = evaluate_graph(self.graph, short, wide=True)
-        orders = [evaluate_graph(self.graph, short, evaluate_op=shuffled(seed)) for seed in range(ORDER_COUNT)]
+        exact = evaluate_graph(graph, short, wide=True)
+        orders = [evaluate_graph(graph, short, evaluate_op=shuffled(seed)) for seed in range(ORDER_COUNT)]
         floors: dict[str, NoiseFloor] = {}
         for name, expected in wide.items():
             rows = [np.s_[row] for row in range(len(expected))] if by_row else [np.s_[...]]
-            found = [noise_floor(expected[row], [own[name][row]]) for row in rows]
+            found = [noise_floor(expected[row], [own[name][row]]) for row in rows] if own is not None else []
             found += [noise_floor(exact[name][row], [each[name][row] for each in orders]) for row in rows]
             floors[name] = NoiseFloor(max(each.rmse for each in found), max(each.largest for each in found))
         return Answer(wide, floors)
+
+    def _in_own_type(self, inputs: Mapping[str, Array]) -> dict[str, Array] | None:
+        """PyTorch's outputs in the type in which results are held; None, and a note, where it cannot run the model in a narrower one."""
+        from cgptc.frontend.oracle import evaluate_module
+
+        try:
+            return evaluate_module(self.module, inputs, output_names=self.output_names)
+        except CompileError:
+            if self.narrow is None:
+                raise
+            self.notes["PyTorch does not run the model in that type: the noise is that of the interpreter alone"] = None
+            return None
 
     def exact(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """PyTorch's outputs in float64, by the graph's names."""

@@ -12,6 +12,7 @@ from cgptc.driver.verification.checks import Check, Verification
 from cgptc.driver.verification.general import GeneralChecks, drawn_inputs
 from cgptc.driver.verification.locate import Place, locate
 from cgptc.driver.verification.reference import Reference
+from cgptc.driver.verification.rounding import narrower_dtype
 from cgptc.driver.verification.text import SEED, TextChecks, choose_lengths
 from cgptc.frontend.source import CapturedModel, Request, open_model
 from cgptc.ir.diagnostics import CgptcError, Exit, MalformedError, UsageError
@@ -52,13 +53,17 @@ def require_untraded(path: Path) -> None:
 
 def verify_model(path: Path, model: CapturedModel, lengths: Sequence[int] | None = None) -> Verification:
     """Files, then equivalence with PyTorch: of the graph in float64 by T1, of what runs by T3, at several lengths (``lengths``, or chosen
-    by the model), whole and through the cache, alone and left-padded in a batch.
+    by the model), whole and through the cache, alone and left-padded in a batch. What was asked to compute in a narrower type, and does,
+    is held by the noise of that type (`Reference.narrowed`), and a note says so.
 
     Raises `CgptcError` with exit 8 where something differs, naming the first wrong node where one can be found.
     """
     files = verify_files(path)
     require_untraded(path)
     artifact, reference = Artifact(open_folder(path)), Reference.of(model)
+    narrower = narrower_dtype(artifact, reference.graph)
+    if narrower is not None:
+        reference = reference.narrowed(narrower)
     digest, notes = artifact.folder.manifest.input.get("sha256"), list(files.notes)
     stranger = "the model to compare with is not the file that the artifact was compiled from" if digest != model.digest() else ""
     checks = _checks(artifact, reference, lengths)

@@ -1,0 +1,55 @@
+"""A model in a narrower element type, which an artifact was asked to compute in: what of it is rounded, and how far it is then held."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from cgptc.backends.registry import RoundingSession
+from cgptc.ir.dtypes import DType, from_numpy
+from cgptc.ir.graph import Graph
+from cgptc.ir.op import Array
+from cgptc.ir.weights import WeightStore
+from cgptc.runtime.compiled import Artifact
+
+
+@dataclass(frozen=True)
+class RoundedStore:
+    """A store whose tensors are rounded to ``dtype``, in their own types. What is in ``kept`` stays as it is."""
+
+    base: WeightStore
+    dtype: DType
+    kept: frozenset[str] = frozenset()
+
+    def read(self, name: str, start: int, stop: int) -> Array:
+        array = self.base.read(name, start, stop)
+        return array if name in self.kept else rounded(array, self.dtype)
+
+
+def rounded(array: Array, dtype: DType) -> Array:
+    """Numbers of a wider floating-point type rounded to ``dtype``, in their own type; other arrays as they are."""
+    own = from_numpy(array.dtype)
+    if not own.is_float or own.bits <= dtype.bits:
+        return array
+    with np.errstate(over="ignore"):
+        return array.astype(dtype.numpy).astype(own.numpy)
+
+
+def in_types_of(graph: Graph, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    """Inputs in the element types that a graph gives them."""
+    return {value.name: inputs[value.name].astype(value.type.dtype.numpy, copy=False) for value in graph.inputs}
+
+
+def narrower_dtype(artifact: Artifact, graph: Graph) -> DType | None:
+    """The type in which an artifact computes, where that is narrower than a graph's own.
+
+    It must have been asked for, and what is loaded must do so: neither alone widens a bound.
+    """
+    session = artifact.session
+    if not isinstance(session, RoundingSession):
+        return None
+    asked = getattr(artifact.load_target().options, "dtype", None)
+    own = min((value.type.dtype.bits for _, value in graph.outputs if value.type.dtype.is_float), default=0)
+    return session.dtype if session.dtype.name == asked and session.dtype.bits < own else None
