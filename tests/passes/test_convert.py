@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ml_dtypes
 import numpy as np
 import pytest
 from tests.backends.onnx.execution import ORT, model_of, run, session_of
@@ -9,7 +10,7 @@ from tests.backends.onnx.tiny_gpt import TinyGpt
 
 from cgptc.ir.builder import Builder
 from cgptc.ir.diagnostics import CompileError, UsageError
-from cgptc.ir.dtypes import f16, f32
+from cgptc.ir.dtypes import DTYPES, f16, f32
 from cgptc.ir.graph import Graph
 from cgptc.ir.interpreter import evaluate_graph
 from cgptc.ir.ops.binary import Mul
@@ -115,3 +116,26 @@ def test_infinities_are_not_an_overflow() -> None:
 def test_an_unknown_type_is_refused() -> None:
     with pytest.raises(UsageError, match="'dtype' of 'convert' is 'f8'"):
         Pipeline.parse("convert{dtype=f8}")
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("to", ["f16", "bf16"])
+def test_the_end_of_a_types_range_becomes_that_of_the_other(to: str, sign: int) -> None:
+    graph = Graph("main", MemoryStore({}))
+    build = Builder(graph)
+    x = graph.add_input("x", TensorType(f32, (2,)))
+    ends = np.array([sign * np.finfo(np.float32).max, -np.inf], np.float32)
+    graph.add_output("y", build(Mul(), x, build.weight(dense(ends))))
+    assert converted(graph, to)
+    dtype = DTYPES[to].numpy
+    (found,) = evaluate_graph(graph, {"x": np.ones(2, dtype)}).values()
+    np.testing.assert_array_equal(found.astype(np.float64), [sign * float(ml_dtypes.finfo(dtype).max), -np.inf])
+
+
+def test_another_large_constant_is_still_an_overflow() -> None:
+    graph = Graph("main", MemoryStore({}))
+    build = Builder(graph)
+    x = graph.add_input("x", TensorType(f32, (2,)))
+    graph.add_output("y", build(Mul(), x, build.weight(dense(np.array([1, 1e30], np.float32)))))
+    with pytest.raises(CompileError, match="a constant has an element of magnitude 1e\\+30, and f16 ends at 65504"):
+        converted(graph, "f16")

@@ -117,12 +117,13 @@ def _roomier(costs: _Way, sizer: Sizer, groups: Sequence[Group]) -> _Way:
     """
     machine, kinds = sizer.machine, [sizer.kind(group) for group in groups]
     limit, most, total = int(machine.usable_bytes * (1 - SPARE)), *(merit(costs)[0] for merit in MERITS[:2])
+    left, counts = total // HARDLY, Counter(kinds)
     candidates = sorted(tight(machine, len(groups)), key=lambda one: one.height * one.width)
     for kind, (group, cost) in dict(zip(kinds, zip(groups, costs, strict=True), strict=True)).items():
         laid = sizer.cost(group, cost.grid)
         if laid is None or laid.bytes <= limit:
             continue
-        longest = min(most, cost.cycles + total // HARDLY)
+        longest = min(most, cost.cycles + left // counts[kind])
         for grid in candidates:
             # What stays on a PE becomes less as there are more of them.
             if grid.height * grid.width * limit < cost.area * laid.bytes or (sizer.cycles(group, grid) or ROOMY) > longest:
@@ -130,7 +131,8 @@ def _roomier(costs: _Way, sizer: Sizer, groups: Sequence[Group]) -> _Way:
             larger = sizer.cost(group, grid)
             if larger is not None and larger.bytes <= limit:
                 wider = [larger if one == kind else old for one, old in zip(kinds, costs, strict=True)]
-                costs = wider if _packed(wider, machine) is not None else costs
+                if _packed(wider, machine) is not None:
+                    costs, left = wider, left - counts[kind] * max(0, larger.cycles - cost.cycles)
                 break
     return costs
 

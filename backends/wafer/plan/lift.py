@@ -168,6 +168,8 @@ class Lift:
     def fetched(self, node: Node, index: int, table: Table) -> Features:
         """What depends on positions alone, fetched row by row from a table of weights."""
         value = node.operands[index]
+        if len(table.weight.shape) < 2:
+            raise RefusedError(f"its operand {index} is no vector of features per position")
         rows, width = table.weight.shape[-2:]
         if table.offset + self.tokens(table.sequence) > rows > table.offset and table.axis == 1:
             raise TooLongError(rows - table.offset)

@@ -33,13 +33,19 @@ LARGEST = 1 << 24
 
 
 def tabulate(lift: Lift, node: Node) -> tuple[Item, ...] | None:
-    """The results of a node whose operands depend on positions alone, in float64; None where another rule is to read it."""
+    """The results of a node whose operands depend on positions alone, in float64, or on nothing, as a constant; None where another rule is
+    to read it.
+    """
     items = [lift.items[value] for value in node.inputs]
     if any(isinstance(item, Relation) and item.padding is not None for item in items):
         return None
     if not items or not all(isinstance(item, (Places, Table, Relation, Held)) for item in items) or _looks_up(items):
         return None
-    if isinstance(node.op, MOVES) and all(isinstance(item, Held) for item in items) and not _symbolic(node):
+    if (
+        isinstance(node.op, MOVES)
+        and all(isinstance(item, Held) for item in items)
+        and not any(_is_symbolic(value.type) for value in node.results)
+    ):
         return None
     sequences = {item.sequence for item in items if isinstance(item, (Places, Table, Relation))}
     if len(sequences) > 1 or not sequences.isdisjoint(lift.bases):
@@ -70,6 +76,9 @@ def tabulate(lift: Lift, node: Node) -> tuple[Item, ...] | None:
         if len(axes) > 1:
             found.append(Relation(_dense(array), sequence))
             continue
+        if not axes and value.type.dtype.is_float and not _is_symbolic(value.type):
+            found.append(Held(converted(_dense(array), value.type.dtype)))
+            continue
         found.append(Table(_dense(array), axes[0] if axes else -1, 0, sequence))
     return tuple(found)
 
@@ -96,8 +105,8 @@ def _first(type_: TensorType, array: Array, sizes: Mapping[str, int]) -> Array:
     return array[tuple(slice(evaluate(dim, sizes)) if isinstance(dim, Expr) else slice(None) for dim in type_.shape)]
 
 
-def _symbolic(node: Node) -> bool:
-    return any(isinstance(dim, Expr) for value in node.results for dim in value.type.shape)
+def _is_symbolic(type_: TensorType) -> bool:
+    return any(isinstance(dim, Expr) for dim in type_.shape)
 
 
 def _require_rows(node: Node, operands: Sequence[Array | None], tokens: int) -> None:

@@ -102,8 +102,10 @@ def _text(lines: Lines, x: float, y: float, wide: float, high: float, colour: st
     turned = high > 1.6 * wide and _size(lines[0], wide, high) < EASY_TEXT and _size(lines[0], high, wide) > _size(lines[0], wide, high)
     room, depth = (high, wide) if turned else (wide, high)
     size = min(15.0, max(_size(lines[0], room, depth), min(EASY_TEXT, (depth - 3) / 1.2)))
+    if size < SMALLEST_TEXT:
+        return ""
     heading = shortened(lines[0], int((room - 4) / (LETTER * size)))
-    if size < SMALLEST_TEXT or len(heading) < min(4, len(lines[0])):
+    if len(heading) < min(4, len(lines[0])):
         return ""
     small = max(SMALLEST_TEXT, min([size * 0.78, *(_size(line, room, depth) for line in lines[1:])]))
     below = [shortened(line, int((room - 4) / (LETTER * small))) for line in lines[1 : 1 + int((depth - size * 1.35) / (small * 1.3))]]

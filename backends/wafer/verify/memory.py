@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -14,6 +14,9 @@ from cgptc.backends.wafer.verify.likeness import Kinds
 
 MOST = 1 << 62
 """Where a buffer of any size ends at the latest, for comparisons."""
+
+RESIDENT, NOWHERE = -1, -2
+"""In the place of an entry's number: always, and never."""
 
 
 def held(program: Program, region: Region) -> list[Buffer]:
@@ -66,22 +69,29 @@ def memory_issues(program: Program, kinds: Kinds) -> Iterator[Issue]:
 def _overlapping(buffers: Sequence[Buffer]) -> Iterator[tuple[Buffer, Buffer]]:
     """Pairs that share bytes while both live, earlier ones first."""
     entries = {name: number for number, name in enumerate({live.entry for one in buffers for live in one.live})}
-    # A row for each time that a buffer lives; a resident one has entry -1.
+    # A row for each time that a buffer lives. One that is live nowhere meets those that always are.
     rows = [
         (number, *(min(edge, MOST) for edge in (one.address, one.address + one.bytes)), *lived)
         for number, one in enumerate(buffers)
-        for lived in ([(-1, 0, 0)] if one.resident else [(entries[live.entry], live.first, live.last) for live in one.live])
+        for lived in _times(one, entries)
     ]
     numbers, starts, stops, when, firsts, lasts = np.array(rows, np.int64).reshape(-1, 6).T
     found: dict[tuple[int, int], None] = {}
     for at, (number, start, stop, entry, first, last) in enumerate(rows):
         rest = slice(at + 1, None)
         meet = (starts[rest] < stop) & (start < stops[rest]) & (numbers[rest] > number)
-        if entry >= 0:
-            meet &= (when[rest] < 0) | ((when[rest] == entry) & (firsts[rest] <= last) & (first <= lasts[rest]))
+        if entry != RESIDENT:
+            meet &= (when[rest] == RESIDENT) | ((when[rest] == entry) & (entry >= 0) & (firsts[rest] <= last) & (first <= lasts[rest]))
         found.update(dict.fromkeys((number, int(other)) for other in numbers[rest][meet]))
     for one, other in sorted(found):
         yield buffers[one], buffers[other]
+
+
+def _times(one: Buffer, entries: Mapping[str, int]) -> list[tuple[int, int, int]]:
+    """When a buffer lives: the entry's number, first and last step."""
+    if one.resident:
+        return [(RESIDENT, 0, 0)]
+    return [(entries[live.entry], live.first, live.last) for live in one.live] or [(NOWHERE, 0, 0)]
 
 
 def _lives(region: Region) -> Iterator[Issue]:

@@ -29,18 +29,18 @@ from cgptc.backends.wafer.weights_file import WeightsFile
 from cgptc.ir.builder import Builder
 from cgptc.ir.diagnostics import CompileError, Exit, UsageError
 from cgptc.ir.dims import Symbol
-from cgptc.ir.dtypes import boolean, f32
+from cgptc.ir.dtypes import DTYPES, boolean, f32
 from cgptc.ir.graph import Graph
 from cgptc.ir.interpreter import evaluate_graph
 from cgptc.ir.masked_weights import Masked
-from cgptc.ir.ops.binary import Add
+from cgptc.ir.ops.binary import Add, Mul
 from cgptc.ir.ops.constant import Constant
-from cgptc.ir.ops.elementwise import Erf, Neg
+from cgptc.ir.ops.elementwise import Cos, Erf, Neg
 from cgptc.ir.ops.matmul import Linear
 from cgptc.ir.ops.shape import Flip, Split
 from cgptc.ir.types import TensorType
-from cgptc.ir.weights import MemoryStore, Stored
-from cgptc.testing.tolerances import assert_t3, noise_floor
+from cgptc.ir.weights import MemoryStore, Stored, dense
+from cgptc.testing.tolerances import UNIT_ROUNDOFF, assert_t3, noise_floor
 
 SMALL = TinyGpt(layers=1, heads=2, key_heads=1, head_width=4)
 
@@ -247,3 +247,15 @@ def test_streams_that_meet_on_every_colour_do_not_fit_and_say_what_would() -> No
         planned(drawing.graph, None, "pipeline", "f32", small)
     assert planned(drawing.graph, None, "auto", "f32", small).plan.strategy == "resident"
     assert planned(drawing.graph, None, "pipeline", "f32", replace(small, colours=19)).plan.strategy == "pipeline"
+
+
+@pytest.mark.parametrize("dtype", ["f32", "f16"])
+def test_what_is_worked_out_of_constants_alone_is_a_constant(dtype: str) -> None:
+    graph, build, type_ = _vectors(6)
+    x = graph.add_input("x", type_)
+    row = build(Cos(), build.weight(dense(np.linspace(0, 3, 6, dtype=np.float32))))
+    graph.add_output("y", build(Add(), build(Mul(), x, build(Add(), row, row)), row))
+    made = planned(graph, (2, 2), "resident", dtype)
+    given = {"x": np.arange(18, dtype=np.float32).reshape(1, 3, 6)}
+    exact = evaluate_graph(graph, given, wide=True)["y"]
+    np.testing.assert_allclose(made.session.run(given)["y"], exact, rtol=4 * UNIT_ROUNDOFF[DTYPES[dtype]])

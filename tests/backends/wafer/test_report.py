@@ -17,7 +17,8 @@ from cgptc.backends.wafer.affine import var
 from cgptc.backends.wafer.clock import timeline
 from cgptc.backends.wafer.faults import ProgramError
 from cgptc.backends.wafer.interpret.fast import FastEngine
-from cgptc.backends.wafer.program import Entry, Program, Scalar
+from cgptc.backends.wafer.machine import small_machine
+from cgptc.backends.wafer.program import Entry, Program, Rectangle, Scalar
 from cgptc.backends.wafer.report import Figures, floorplan_svg, measure, write_report
 from cgptc.backends.wafer.report.colours import heat_colour
 from cgptc.backends.wafer.report.figures import default_scalars, kind_of
@@ -151,3 +152,12 @@ def test_a_module_path_without_room_keeps_its_last_components() -> None:
     assert shortened("transformer.h.12", 16) == "transformer.h.12"
     assert shortened("transformer.h.12", 6) == "…h.12"
     assert shortened("embedding", 5) == "embe…"
+
+
+@pytest.mark.parametrize("size", [(320, 1), (1, 320), (1000, 3), (2, 2)], ids=str)
+def test_a_region_of_any_thickness_is_drawn(size: tuple[int, int], program: Program) -> None:
+    machine = small_machine(*size)
+    region = replace(program.regions[0], name="transformer.h.0", rectangle=Rectangle(0, 0, *size))
+    picture = floorplan_svg(replace(program, machine=machine, regions=(region,), streams=()))
+    assert ElementTree.fromstring(picture).tag.endswith("svg")
+    assert ("tspan" in picture) == (size == (2, 2))

@@ -63,3 +63,12 @@ def test_none_gets_slower_for_it() -> None:
 
 def test_what_finds_no_room_stays() -> None:
     assert _roomier(Priced(MACHINE.usable_bytes * 16, 0), 15)[0].grid == Grid(4, 4)
+
+
+@pytest.mark.parametrize("growth", [0, 1, 2, 4, 8, 15])
+@pytest.mark.parametrize("count", [1, 2, 3, 8])
+def test_all_together_take_hardly_longer(count: int, growth: int) -> None:
+    before = [*[CYCLES - 1000 + 16 * growth] * count, CYCLES]
+    after = [cost.cycles for cost in _roomier(Priced(MACHINE.usable_bytes * 16, growth), count)]
+    assert max(after) <= max(before)
+    assert sum(after) <= sum(before) * (1 + 1 / choose.HARDLY)

@@ -491,6 +491,15 @@ def test_reading_memory_that_nobody_wrote_is_poison_in_the_defining_engine() -> 
         engine.run("run", {"a": np.zeros(4)}, {})
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_buffer_that_lives_nowhere_must_not_lie_in_one_that_always_does(order: int) -> None:
+    def codes(*scratch: Buffer) -> list[str]:
+        return sorted(issue.code for issue in verify(program(buffers=(*_buffers(), *scratch)[::order])))
+
+    assert codes(Buffer("c", "f32", (1,), 0)) == ["buffer-unused", "sram-overlap"]
+    assert codes(Buffer("c", "f32", (1,), 64), Buffer("d", "f32", (1,), 64)) == ["buffer-unused", "buffer-unused"]
+
+
 def test_overlap_ahead_needs_a_double_buffer() -> None:
     found = single_region(MACHINE, [Summa(4, 4, 4, Grid(2, 2)).fragment("g")])
     assert verify(found) == []

@@ -11,7 +11,7 @@ import numpy as np
 from cgptc.driver.verification.checks import Check, compare, compare_exactly
 from cgptc.driver.verification.reference import MAXIMUM_WORK, Answer, Reference, artifact_graph, work
 from cgptc.ir.comparison import graph_depth
-from cgptc.ir.diagnostics import UsageError
+from cgptc.ir.diagnostics import CgptcError, Exit, UsageError
 from cgptc.ir.graph import Graph
 from cgptc.ir.interpreter import evaluate_graph
 from cgptc.ir.op import Array
@@ -135,7 +135,12 @@ class TextChecks:
     def _generated(self, prompt: list[int]) -> Check:
         """Greedy tokens through the generation engine are the reference's, but where its own two best are a tie within the bound."""
         room = (self.artifact.text_model.context or len(prompt) + GENERATED) - len(prompt) + 1
-        made = self.artifact.generate(prompt, max_new_tokens=min(GENERATED, room)).ids
+        try:
+            made = self.artifact.generate(prompt, max_new_tokens=min(GENERATED, room)).ids
+        except CgptcError as error:
+            if error.exit is not Exit.MISMATCH:
+                raise
+            return Check("greedy generation", len(prompt), 1, 0.0, 0.0, 0.0, 0.0, None, Fault("greedy", error.what))
         answer = self._answer((*prompt, *made))
         logits, floor = answer.outputs[LOGITS][0][len(prompt) - 1 :], answer.floors[LOGITS]
         margin = TOP_TWO_FACTOR * t3_largest(floor)

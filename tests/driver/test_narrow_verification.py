@@ -1,0 +1,208 @@
+"""An artifact that was asked to compute in a narrower type is held by the noise of that type, and by no more."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+
+import cgptc
+from cgptc.backends.wafer.session import WaferSession
+from cgptc.cli.entry import run
+from cgptc.driver.verification.rounding import RoundedStore, narrower_dtype, rounded
+from cgptc.frontend.new_model import write_model
+from cgptc.frontend.oracle import narrow_copy, rounded_copy, unstored_names
+from cgptc.frontend.presets import preset
+from cgptc.ir.diagnostics import CgptcError, Exit
+from cgptc.ir.dtypes import DType, bf16, f16, f32, f64
+from cgptc.ir.graph import Graph
+from cgptc.ir.types import TensorType
+from cgptc.ir.weights import MemoryStore
+from cgptc.runtime.compiled import Artifact
+
+MACHINE = ("--target", "wafer", "--machine", "small-16x16", "--execution-strategy", "resident")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("narrow") / "model.pt"
+    write_model(preset("tiny"), path, seed=5)
+    return path
+
+
+@pytest.fixture(scope="module")
+def halves(model: Path) -> Path:
+    place = model.with_name("halves")
+    assert run(["compile", str(model), "-o", str(place), *MACHINE, "--dtype", "f16"]) == Exit.OK
+    return place
+
+
+def verified(artifact: Path, model: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    capsys.readouterr()
+    assert run(["verify", str(artifact), "--against", str(model), "--lengths", "1,5", "--json"]) == Exit.OK
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return found
+
+
+def test_a_wafer_program_in_f16_is_verified_every_way_it_runs(model: Path, halves: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = verified(halves, model, capsys)
+    assert all(check["passed"] for check in found["checks"])
+    kinds = {check["what"].split(",")[0] for check in found["checks"]}
+    assert kinds == {"graph in float64", "whole run", "prefill and decode", "left-padded", "left-padded decode", "greedy generation"}
+    assert any("computes in f16" in note for note in found["notes"])
+
+
+def test_the_bound_is_that_of_the_type_asked_for_and_done(model: Path, halves: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wide = model.with_name("wide")
+    assert run(["compile", str(model), "-o", str(wide), *MACHINE]) == Exit.OK
+    whole = {}
+    for place in (halves, wide):
+        found = verified(place, model, capsys)
+        whole[place] = next(check for check in found["checks"] if check["what"] == "whole run" and check["length"] == 5)
+        assert any("computes in" in note for note in found["notes"]) == (place == halves)
+    ratio = whole[halves]["rmse_bound"] / whole[wide]["rmse_bound"]
+    assert 2**9 < ratio < 2**17
+
+
+@pytest.mark.parametrize("factor", [1 + 2**-6, np.nan])
+def test_what_is_further_off_than_the_noise_of_f16_differs(
+    factor: float, model: Path, halves: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    right = WaferSession._pass
+
+    def wrong(self: WaferSession, *given: Any) -> dict[str, Any]:
+        return {name: array * np.float32(factor) for name, array in right(self, *given).items()}
+
+    monkeypatch.setattr(WaferSession, "_pass", wrong)
+    assert run(["verify", str(halves), "--against", str(model), "--lengths", "5"]) == Exit.MISMATCH
+    assert "error[mismatch]" in capsys.readouterr().err
+
+
+@dataclass
+class Loaded:
+    """As much of an artifact as says what it computes in."""
+
+    dtype: DType
+    asked: str | None
+
+    @property
+    def session(self) -> Loaded:
+        return self
+
+    def load_target(self) -> Loaded:
+        return self
+
+    @property
+    def options(self) -> Any:
+        return type("Options", (), {"dtype": self.asked})
+
+
+@pytest.mark.parametrize(
+    ("computed", "asked", "own", "expected"),
+    [
+        (f16, "f16", f32, f16),
+        (f16, None, f32, None),  # nobody asked for it: a fault
+        (f32, "f16", f32, None),  # what runs is wider than what was asked for
+        (f32, None, f32, None),
+        (f16, "f16", f16, None),
+        (f16, "f16", bf16, None),
+        (f32, "f32", f64, f32),
+    ],
+    ids=str,
+)
+def test_asking_and_doing_must_agree(computed: DType, asked: str | None, own: DType, expected: DType | None) -> None:
+    graph = Graph()
+    graph.add_output("y", graph.add_input("x", TensorType(own, (2,))))
+    assert narrower_dtype(cast(Artifact, Loaded(computed, asked)), graph) is expected
+
+
+def test_a_cache_that_came_out_goes_back_in(halves: Path) -> None:
+    artifact = cgptc.load(halves)
+    ids = np.array([[3, 1, 4, 1, 5]])
+    first = artifact.run(input_ids=ids[:, :3])
+    pasts = {past: first[present] for past, present in artifact.interface.pasts}
+    assert {array.dtype for array in pasts.values()} == {np.dtype(np.float32)}
+    later = artifact.run(input_ids=ids[:, 3:], attention_mask=np.ones((1, 5), np.int64), **pasts)
+    np.testing.assert_array_equal(later["logits"], artifact.run(input_ids=ids)["logits"][:, 3:])
+
+
+def test_a_weight_beyond_the_type_is_refused_and_nothing_is_written(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = torch.load(model, weights_only=True)
+    tensors = state["model"]
+    name = next(name for name, tensor in tensors.items() if name.endswith("c_fc.weight"))
+    tensors[name][0, 0] = 1e5
+    torch.save(state, tmp_path / "large.pt")
+    assert run(["compile", str(tmp_path / "large.pt"), "-o", str(tmp_path / "out"), *MACHINE, "--dtype", "f16"]) == Exit.UNSUPPORTED
+    error = capsys.readouterr().err
+    assert "error[overflow]" in error
+    assert f"weight '{name}' has an element of magnitude 100000, and f16 ends at 65504" in error
+    assert [path.name for path in tmp_path.iterdir()] == ["large.pt"]
+
+
+class Angled(torch.nn.Module):
+    """A module with all that may be rounded and what must not be: tied parameters, a table that is stored, frequencies that are not."""
+
+    table: torch.Tensor
+    frequencies: torch.Tensor
+
+    def __init__(self, *, strict: bool = False) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first = torch.nn.Linear(8, 8)
+        self.second = torch.nn.Linear(8, 8)
+        self.second.weight = self.first.weight
+        self.register_buffer("table", torch.randn(8))
+        self.register_buffer("frequencies", torch.rand(8), persistent=False)
+        self.strict = strict
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.strict and x.dtype == torch.float16:
+            raise RuntimeError("not in half precision")
+        return self.second(torch.relu(self.first(x))) + self.table + torch.cos(self.frequencies.float()).to(x.dtype)
+
+
+def test_what_a_checkpoint_holds_is_rounded_and_nothing_else() -> None:
+    module = Angled()
+    before = {name: tensor.clone() for name, tensor in (*module.named_parameters(), *module.named_buffers())}
+    half, again = narrow_copy(module, f16), rounded_copy(module, f16)
+    assert unstored_names(module) == {"frequencies"}
+    for name, tensor in before.items():
+        kept = name == "frequencies"
+        assert torch.equal(dict((*module.named_parameters(), *module.named_buffers()))[name], tensor)
+        narrow, wide = (dict((*each.named_parameters(), *each.named_buffers()))[name] for each in (half, again))
+        assert narrow.dtype == (torch.float32 if kept else torch.float16)
+        assert torch.equal(wide, tensor if kept else tensor.half().float())
+    assert half.second.weight is half.first.weight
+    assert again.second.weight is again.first.weight
+
+
+def test_a_store_is_rounded_as_it_is_read() -> None:
+    held = {"w": np.array([[1.0, 1 + 2**-12], [1e5, -0.1]], np.float32), "n": np.arange(4), "kept": np.array([0.1], np.float32)}
+    store = RoundedStore(MemoryStore(held), f16, frozenset({"kept"}))
+    with np.errstate(over="ignore"):
+        halves = held["w"].astype(np.float16)
+    np.testing.assert_array_equal(store.read("w", 0, 2), halves.astype(np.float32))
+    np.testing.assert_array_equal(store.read("n", 1, 3), held["n"][1:3])
+    np.testing.assert_array_equal(store.read("kept", 0, 1), held["kept"])
+    assert rounded(halves, f16) is halves
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_a_module_is_held_by_its_rounded_self(strict: bool) -> None:
+    module = Angled(strict=strict).eval()
+    x = torch.randn(2, 3, 8)
+    artifact = cgptc.compile(module, (x,), target="wafer", machine="small-16x16", dtype="f16")
+    found = cgptc.verify(artifact, module, (x,), (x[:1, :1],))
+    assert any("computes in f16" in note for note in found.notes)
+    assert any("PyTorch does not run the model in that type" in note for note in found.notes) == strict
+    with torch.no_grad():
+        module.first.weight[0] += 0.1
+    with pytest.raises(CgptcError, match="differ from PyTorch"):
+        cgptc.verify(artifact, module, (x,))
