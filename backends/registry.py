@@ -17,7 +17,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 from cgptc.ir.cost import CostModel
 from cgptc.ir.diagnostics import UsageError
 from cgptc.ir.dtypes import DType
-from cgptc.ir.graph import Graph
+from cgptc.ir.graph import Graph, Value
 from cgptc.ir.loc import Location
 from cgptc.ir.op import Array, Op
 
@@ -122,6 +122,15 @@ class Stage(Protocol):
         """The outputs but for presents, from the inputs but for pasts, for ``rows`` rows: the stage keeps those under ``slot``, and
         forgets them first where ``fresh``.
         """
+        ...
+
+
+@runtime_checkable
+class ProbingBackend(Protocol):
+    """A target that cannot give every value of a graph as an output."""
+
+    def observable(self, graph: Graph, values: Sequence[Value], options: Any) -> Sequence[Value]:
+        """Of some values of a legal graph those that it can give beside the outputs, in their order."""
         ...
 
 

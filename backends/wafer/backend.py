@@ -11,7 +11,7 @@ from cgptc.backends.wafer.boundary import loading
 from cgptc.backends.wafer.cost import WaferCostModel
 from cgptc.backends.wafer.options import WaferOptions
 from cgptc.backends.wafer.session import Fidelity, WaferSession
-from cgptc.ir.graph import Graph
+from cgptc.ir.graph import Graph, Value
 from cgptc.ir.op import OPS, Op, is_composite
 
 DEFAULT_PIPELINE = (
@@ -56,6 +56,11 @@ class WaferBackend:
         from cgptc.backends.wafer.emission import emit_program
 
         return emit_program(graph, folder, options)
+
+    def observable(self, graph: Graph, values: Sequence[Value], options: WaferOptions) -> Sequence[Value]:
+        from cgptc.backends.wafer.probing import observable
+
+        return observable(graph, values, options)
 
     def load(self, folder: Path, options: WaferOptions, fidelity: Fidelity = "fast") -> WaferSession:
         """``fidelity`` chooses the engine: region by region, or PE by PE, which is the definition and slow."""

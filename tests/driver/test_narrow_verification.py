@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,15 +13,24 @@ import pytest
 import torch
 
 import cgptc
+import cgptc.backends.wafer.plan.rules  # declares the rules
+from cgptc.backends.registry import Emitted
+from cgptc.backends.wafer.backend import WaferBackend
+from cgptc.backends.wafer.options import WaferOptions
+from cgptc.backends.wafer.plan.lift import RULES
 from cgptc.backends.wafer.session import WaferSession
 from cgptc.cli.entry import run
+from cgptc.driver.verification.locate import locate
+from cgptc.driver.verification.reference import Reference
 from cgptc.driver.verification.rounding import RoundedStore, narrower_dtype, rounded
 from cgptc.frontend.new_model import write_model
 from cgptc.frontend.oracle import narrow_copy, rounded_copy, unstored_names
 from cgptc.frontend.presets import preset
-from cgptc.ir.diagnostics import CgptcError, Exit
+from cgptc.frontend.source import open_model
+from cgptc.ir.diagnostics import CgptcError, CompileError, Exit
 from cgptc.ir.dtypes import DType, bf16, f16, f32, f64
 from cgptc.ir.graph import Graph
+from cgptc.ir.ops.norm import LayerNorm
 from cgptc.ir.types import TensorType
 from cgptc.ir.weights import MemoryStore
 from cgptc.runtime.compiled import Artifact
@@ -206,3 +216,35 @@ def test_a_module_is_held_by_its_rounded_self(strict: bool) -> None:
         module.first.weight[0] += 0.1
     with pytest.raises(CgptcError, match="differ from PyTorch"):
         cgptc.verify(artifact, module, (x,))
+
+
+@pytest.mark.parametrize("dtype", ["f32", "f16"])
+def test_a_fault_of_the_wafer_is_found_at_its_node(
+    dtype: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    right = RULES[LayerNorm]
+    monkeypatch.setitem(RULES, LayerNorm, lambda lift, op, node: right(lift, replace(op, eps=op.eps * 1000), node))
+    assert run(["compile", str(model), "-o", str(tmp_path / "out"), *MACHINE, "--dtype", dtype]) == Exit.OK
+    assert run(["verify", str(tmp_path / "out"), "--against", str(model), "--lengths", "5"]) == Exit.MISMATCH
+    error = capsys.readouterr().err
+    assert "first wrong: what wafer made of the graph\n" in error
+    assert re.search(r"layer_norm\(.*\n +from transformer\.h\.0\.ln_1 .*\n +its error is .* times what its element type makes", error)
+
+
+def test_values_are_left_out_until_the_rest_fits(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    right = WaferBackend.emit
+
+    def emit(self: WaferBackend, graph: Graph, folder: Path, options: WaferOptions) -> Emitted:
+        asked.append(len(graph.outputs))
+        if len(graph.outputs) > 12:
+            raise CompileError("does-not-fit", "too many", exit=Exit.DOES_NOT_FIT)
+        return right(self, graph, folder, options)
+
+    artifact = cgptc.compile(model, output=tmp_path / "out", target="wafer", machine="small-16x16", execution_strategy="resident")
+    monkeypatch.setattr(WaferBackend, "emit", emit)
+    with open_model(str(model)) as captured:
+        place = locate(artifact, Reference.of(captured), {"input_ids": np.array([[1, 2, 3]])})
+    assert place.culprit == "what wafer made of the graph: every node alone is right, so it is how the whole is run"
+    assert len(asked) > 2
+    assert asked == sorted(asked, reverse=True)

@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from cgptc.backends.registry import ProbingBackend
 from cgptc.driver.verification.orders import shuffled
 from cgptc.driver.verification.reference import Reference, artifact_graph
+from cgptc.driver.verification.rounding import rounded
 from cgptc.ir.binding import bind_symbols
 from cgptc.ir.comparison import first_difference, graph_depth, name_values
-from cgptc.ir.diagnostics import CgptcError
-from cgptc.ir.dtypes import from_numpy
+from cgptc.ir.diagnostics import CgptcError, Exit
+from cgptc.ir.dtypes import DType, from_numpy
 from cgptc.ir.graph import Graph, Node, Value
 from cgptc.ir.interpreter import evaluate_graph, evaluate_op
 from cgptc.ir.op import Array
 from cgptc.ir.ops.constant import Constant
 from cgptc.ir.printer import node_text, value_names
 from cgptc.passes.manager import PassContext, Pipeline
-from cgptc.runtime.compiled import Artifact
+from cgptc.runtime.compiled import Artifact, Target
 from cgptc.runtime.inputs import complete_inputs
 from cgptc.runtime.interface import Interface
 from cgptc.testing.tolerances import T3_RMSE_FACTOR, UNIT_ROUNDOFF, noise_floor, rmse, t1_fault
@@ -44,7 +46,7 @@ def locate(artifact: Artifact, reference: Reference, inputs: Mapping[str, Array]
     expected = reference.exact(complete_inputs(Interface.of(reference.graph), inputs))
     try:
         if _agrees(final, inputs, expected):
-            return _in_target(artifact, final, inputs)
+            return _in_target(artifact, reference, final, inputs)
     except KeyError as error:
         return Place(f"the model to compare with has no weight {error}: it is another model")
     if not _agrees(reference.graph, inputs, expected):
@@ -119,22 +121,30 @@ def _in_passes(artifact: Artifact, reference: Reference, inputs: Mapping[str, Ar
     return Place("the artifact's graph, which this version's passes do not give: it was compiled by another version")
 
 
-def _in_target(artifact: Artifact, final: Graph, inputs: Mapping[str, Array]) -> Place:
-    """The first node that the target computes wrongly from operands that it computed itself, when it is asked for every value."""
+def _in_target(artifact: Artifact, reference: Reference, final: Graph, inputs: Mapping[str, Array]) -> Place:
+    """The first node that the target computes wrongly from operands that it computed itself, when it is asked for every value.
+
+    Of values that it cannot give, or not all together, the interpreter's take the place, up to the next that it gives.
+    """
     probe = final.clone()
     culprit = f"what {artifact.target} made of the graph"
-    shown = {value: f"probe.{number}" for number, value in enumerate(_computed_values(probe))}
-    complete = complete_inputs(Interface.of(probe), inputs)
-    probe.set_outputs([*probe.outputs, *((name, value) for value, name in shown.items())])
     target = artifact.load_target()
-    with tempfile.TemporaryDirectory(prefix="cgptc-") as folder:
+    shown = _computed_values(probe)
+    if isinstance(target.backend, ProbingBackend):
+        shown = list(target.backend.observable(probe, shown, target.options))
+    complete = complete_inputs(Interface.of(probe), inputs)
+    outputs = list(probe.outputs)
+    while True:
+        names = {value: f"probe.{number}" for number, value in enumerate(shown)}
+        probe.set_outputs([*outputs, *((name, value) for value, name in names.items())])
         try:
-            target.backend.emit(probe, Path(folder), target.options)
-            found = target.backend.load(Path(folder), target.options).run(complete)
+            found = _run_probe(target, probe, complete)
+            break
         except CgptcError as error:
-            return Place(f"{culprit}, which could not be looked into: {error.what}")
-    values = {value: complete[value.name] for value in probe.inputs} | {value: found[name] for value, name in shown.items()}
-    excess = _excess_by_node(probe, values)
+            if error.exit is not Exit.DOES_NOT_FIT or len(shown) < 2:
+                return Place(f"{culprit}, which could not be looked into: {error.what}")
+            shown = shown[1::2]
+    excess = _excess_by_node(probe, complete, {value: found[name] for value, name in names.items()}, reference.dtype)
     worst = max(excess.values(), default=0.0)
     if worst <= T3_RMSE_FACTOR:
         return Place(f"{culprit}: every node alone is right, so it is how the whole is run")
@@ -144,33 +154,63 @@ def _in_target(artifact: Artifact, final: Graph, inputs: Mapping[str, Array]) ->
     return Place(culprit, (node_text(node, value_names(probe)), f"from {node.location}", size))
 
 
+def _run_probe(target: Target, probe: Graph, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+    with tempfile.TemporaryDirectory(prefix="cgptc-") as folder:
+        target.backend.emit(probe, Path(folder), target.options)
+        return target.backend.load(Path(folder), target.options).run(inputs)
+
+
 def _computed_values(graph: Graph) -> list[Value]:
     return [value for node in graph.nodes if not isinstance(node.op, Constant) for value in node.results]
 
 
-def _excess_by_node(graph: Graph, values: dict[Value, Array]) -> dict[Node, float]:
-    """For each node, how many times larger its own error is than that of right results in its element types."""
-    sizes = bind_symbols(graph.inputs, {value.name: values[value].shape for value in graph.inputs})
+@dataclass(frozen=True)
+class _Known:
+    """A value from what the target gave before it: in float64, and as right results in its element type have it."""
+
+    exact: Array
+    samples: tuple[Array, ...]
+
+
+def _excess_by_node(graph: Graph, inputs: Mapping[str, Array], found: Mapping[Value, Array], dtype: DType | None) -> dict[Node, float]:
+    """For each node whose values the target gave, how many times larger its own error is than that of right results in its element types,
+    rounded to ``dtype`` where that is given. What a node reads that the target did not give counts as its own.
+    """
+
+    def given(array: Array) -> _Known:
+        return _Known(_wide_array(array), (array,) * SAMPLES)
+
+    def in_type(array: Array) -> Array:
+        return rounded(array, dtype) if dtype is not None else array
+
+    sizes = bind_symbols(graph.inputs, {value.name: inputs[value.name].shape for value in graph.inputs})
+    known = {value: given(inputs[value.name]) for value in graph.inputs}
     excess: dict[Node, float] = {}
     for node in graph.nodes:
         if isinstance(node.op, Constant):
-            values[node.result] = node.op.weight.read(graph.store)
+            known[node.result] = given(node.op.weight.read(graph.store))
             continue
         op = node.op.bind(sizes)
-        operands = tuple(values[operand] if operand is not None else None for operand in node.operands)
-        exact = evaluate_op(op.widened(), tuple(_wide_array(operand) for operand in operands))
-        samples = [shuffled(seed)(op, operands) for seed in range(SAMPLES)]
+        operands = [known[operand] if operand is not None else None for operand in node.operands]
+        exact = evaluate_op(op.widened(), tuple(one.exact if one is not None else None for one in operands))
+        samples = [
+            tuple(map(in_type, shuffled(seed)(op, tuple(one.samples[seed] if one is not None else None for one in operands))))
+            for seed in range(SAMPLES)
+        ]
         for place, value in enumerate(node.results):
-            ratio = _excess(exact[place], values[value], [sample[place] for sample in samples])
-            excess[node] = max(excess.get(node, 0.0), ratio)
+            right = tuple(sample[place] for sample in samples)
+            known[value] = given(found[value].astype(right[0].dtype, copy=False)) if value in found else _Known(exact[place], right)
+            if value in found:
+                ratio = _excess(exact[place], found[value], right, dtype)
+                excess[node] = max(excess.get(node, 0.0), ratio)
     return excess
 
 
-def _wide_array(array: Array | None) -> Array | None:
-    return array.astype(np.float64) if array is not None and array.dtype.kind not in "iub" else array
+def _wide_array(array: Array) -> Array:
+    return array.astype(np.float64) if array.dtype.kind not in "iub" else array
 
 
-def _excess(exact: Array, found: Array, samples: list[Array]) -> float:
+def _excess(exact: Array, found: Array, samples: Sequence[Array], dtype: DType | None) -> float:
     if exact.shape != found.shape:
         return math.inf
     if exact.dtype.kind in "iub":
@@ -178,7 +218,7 @@ def _excess(exact: Array, found: Array, samples: list[Array]) -> float:
     finite = np.isfinite(exact)
     if (finite != np.isfinite(found.astype(np.float64))).any():
         return math.inf
-    scale = float(np.max(np.abs(exact), initial=0.0, where=finite)) * UNIT_ROUNDOFF[from_numpy(found.dtype)]
+    scale = float(np.max(np.abs(exact), initial=0.0, where=finite)) * UNIT_ROUNDOFF[dtype or from_numpy(found.dtype)]
     noise = max(noise_floor(exact, samples).rmse, scale / math.sqrt(found.size or 1))
     error = rmse(exact, found)
     return error / noise if noise else 0.0 if error == 0 else math.inf

@@ -50,13 +50,15 @@ class Answer:
 class Reference:
     """A model in PyTorch, and its graph as captured: never the artifact's own graph.
 
-    ``narrow`` is the graph in the narrower type of what is held against it (`narrowed`), None where that computes in the model's own.
+    ``narrow`` is the graph in ``dtype``, the narrower type of what is held against it (`narrowed`), None where that computes in the
+    model's own.
     """
 
     graph: Graph
     module: torch.nn.Module
     wide_module: torch.nn.Module
     narrow: Graph | None = None
+    dtype: DType | None = None
     notes: dict[str, None] = field(default_factory=dict)
 
     @classmethod
@@ -80,7 +82,7 @@ class Reference:
         graph.store = narrow.store = RoundedStore(self.graph.store, dtype, unstored_names(self.module))
         note = f"it computes in {dtype}: held against PyTorch with its weights rounded to {dtype}, within the noise of {dtype}"
         wide = wide_copy(rounded_copy(self.wide_module, dtype))
-        return Reference(graph, narrow_copy(self.module, dtype), wide, narrow, {**self.notes, note: None})
+        return Reference(graph, narrow_copy(self.module, dtype), wide, narrow, dtype, {**self.notes, note: None})
 
     def prepared(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Inputs for both sides: rounded where the results are those of a narrower type, so that both begin with the same numbers."""
