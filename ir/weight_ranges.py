@@ -50,3 +50,14 @@ def limits_moved(weight: Weight, to: DType) -> Weight:
     if not ends.any() or largest(weight.dtype) <= largest(to):
         return weight
     return dense(np.where(ends, np.copysign(largest(to), array.astype(np.float64)), array).astype(array.dtype))
+
+
+def saturated(weight: Weight, to: DType) -> Weight:
+    """A constant with finite elements beyond the range of ``to`` brought to its ends, as a mask's fill of -1e9 hides no less there. Any
+    other weight is itself.
+    """
+    if not isinstance(weight, Dense) or not weight.dtype.is_float:
+        return weight
+    wide, most = weight.array.astype(np.float64), largest(to)
+    beyond = np.isfinite(wide) & (np.abs(wide) > most)
+    return dense(np.where(beyond, np.copysign(most, wide), wide).astype(weight.array.dtype)) if beyond.any() else weight

@@ -218,6 +218,29 @@ def test_a_module_is_held_by_its_rounded_self(strict: bool) -> None:
         cgptc.verify(artifact, module, (x,))
 
 
+class Hiding(torch.nn.Module):
+    """A causal mask filled with a number that f16 does not have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.inner = torch.nn.Linear(8, 24)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        q, k, v = self.inner(x).chunk(3, -1)
+        seen = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool).tril()
+        scores = (q @ k.transpose(1, 2) / 8**0.5).masked_fill(~seen, -1e9)
+        return torch.softmax(scores, -1) @ v
+
+
+def test_a_fill_beyond_the_type_hides_in_it_too() -> None:
+    module = Hiding().eval()
+    x = torch.randn(2, 5, 8)
+    artifact = cgptc.compile(module, (x,), target="wafer", machine="small-16x16", dtype="f16")
+    found = cgptc.verify(artifact, module, (x,), (x[:1, :1],))
+    assert any("PyTorch does not run the model in that type" in note for note in found.notes)
+
+
 @pytest.mark.parametrize("dtype", ["f32", "f16"])
 def test_a_fault_of_the_wafer_is_found_at_its_node(
     dtype: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cgptc.driver.verification.orders import shuffled
-from cgptc.driver.verification.rounding import RoundedStore, in_types_of, rounded
+from cgptc.driver.verification.rounding import converted_graph, in_types_of, rounded
 from cgptc.frontend.source import CapturedModel
 from cgptc.ir.binding import bind_symbols
 from cgptc.ir.diagnostics import CompileError, UsageError
@@ -19,7 +19,6 @@ from cgptc.ir.graph import Graph
 from cgptc.ir.interpreter import evaluate_graph
 from cgptc.ir.op import Array
 from cgptc.ir.parser import parse_graph
-from cgptc.passes.manager import PassContext, Pipeline
 from cgptc.runtime.compiled import GRAPH_FILE, Artifact
 from cgptc.runtime.inputs import complete_inputs
 from cgptc.runtime.interface import IDS, Interface
@@ -77,9 +76,8 @@ class Reference:
         """
         from cgptc.frontend.oracle import narrow_copy, rounded_copy, unstored_names, wide_copy
 
-        graph, narrow = self.graph.clone(), self.graph.clone()
-        Pipeline.parse(f"convert{{dtype={dtype}}}").run(narrow, PassContext())
-        graph.store = narrow.store = RoundedStore(self.graph.store, dtype, unstored_names(self.module))
+        narrow, graph = converted_graph(self.graph, dtype, unstored_names(self.module)), self.graph.clone()
+        graph.store = narrow.store
         note = f"it computes in {dtype}: held against PyTorch with its weights rounded to {dtype}, within the noise of {dtype}"
         wide = wide_copy(rounded_copy(self.wide_module, dtype))
         return Reference(graph, narrow_copy(self.module, dtype), wide, narrow, dtype, {**self.notes, note: None})

@@ -11,7 +11,10 @@ from cgptc.backends.registry import RoundingSession
 from cgptc.ir.dtypes import DType, from_numpy
 from cgptc.ir.graph import Graph
 from cgptc.ir.op import Array
+from cgptc.ir.ops.constant import Constant
+from cgptc.ir.weight_ranges import saturated
 from cgptc.ir.weights import WeightStore
+from cgptc.passes.manager import PassContext, Pipeline
 from cgptc.runtime.compiled import Artifact
 
 
@@ -35,6 +38,19 @@ def rounded(array: Array, dtype: DType) -> Array:
         return array
     with np.errstate(over="ignore"):
         return array.astype(dtype.numpy).astype(own.numpy)
+
+
+def converted_graph(graph: Graph, dtype: DType, kept: frozenset[str] = frozenset()) -> Graph:
+    """A graph in a narrower type whose stored weights are rounded to it, but those in ``kept``; what a mask fills in beyond the range is
+    its end. Raises `CompileError` for a stored weight that overflows.
+    """
+    made = graph.clone()
+    for node in made.nodes:
+        if isinstance(node.op, Constant):
+            made.set_op(node, Constant(saturated(node.op.weight, dtype)))
+    Pipeline.parse(f"convert{{dtype={dtype}}}").run(made, PassContext())
+    made.store = RoundedStore(graph.store, dtype, kept)
+    return made
 
 
 def in_types_of(graph: Graph, inputs: Mapping[str, Array]) -> dict[str, Array]:
