@@ -68,12 +68,17 @@ class Session(Protocol):
 
 
 @runtime_checkable
-class RoundingSession(Protocol):
-    """A session that computes in an element type of its own, which may be narrower than the model's."""
+class PlacedSession(Protocol):
+    """A session of what was compiled for an element type and a length of its own, which may be less than the model's."""
 
     @property
     def dtype(self) -> DType:
         """The narrowest floating-point type of its weights, caches, inputs and outputs."""
+        ...
+
+    @property
+    def context(self) -> int:
+        """The most tokens of a row."""
         ...
 
 

@@ -35,8 +35,8 @@ class AddCache(Pass, name="add-cache", optional=False):
 
     Inputs ``past_key_values.N.key|value`` ``[batch, kv heads, past, d]`` and outputs ``present.N.key|value`` are added, the attention mask
     covers ``[batch, past + seq]``, and positions count the mask's real tokens. A bias or mask of its own that attention takes is rebuilt
-    from the positions of all tokens. Raises `CompileError` naming the node if any other node is not parallel along ``seq``: it would see
-    the new tokens only.
+    from the positions of all tokens. A graph without attention has nothing to keep and stays as it is. Raises `CompileError` naming the
+    node if any other node is not parallel along ``seq``: it would see the new tokens only.
     """
 
     mask: str = "attention_mask"
@@ -44,8 +44,10 @@ class AddCache(Pass, name="add-cache", optional=False):
     def run(self, graph: Graph, context: PassContext) -> bool:
         if any(name.startswith("present.") for name, _ in graph.outputs):
             return False
-        batch, seq = _time_axes(graph)
         attentions = [node for node in graph.nodes if isinstance(node.op, Attention)]
+        if not attentions:
+            return False
+        batch, seq = _time_axes(graph)
         mask_input = next((value for value in graph.inputs if value.name == self.mask), None)
         _refuse_unless_cacheable(graph, seq, mask_input)
         spell_positions_as_iota(graph, seq)

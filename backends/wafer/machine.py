@@ -98,6 +98,8 @@ class Machine:
             _expect(bool(queues), name, "at least one queue", 0)
             _expect(all(words >= 1 for words in queues), name, "at least 1 each", queues)
         _expect(all(queue >= 0 for queue in self.host_queues), "host_queues", "not negative", self.host_queues)
+        open_to_programs = set(range(len(self.input_queue_words))) - set(self.host_queues)
+        _expect(bool(open_to_programs), "host_queues", "not all of the input queues", self.host_queues)
         for name in ("vector_lanes", "mac_lanes"):
             object.__setattr__(self, name, tuple(sorted(getattr(self, name))))
             _expect(all(lanes >= LEAST_LANES for _, lanes in getattr(self, name)), name, f"at least {LEAST_LANES}", getattr(self, name))
@@ -110,8 +112,7 @@ class Machine:
     @property
     def queue_words(self) -> int:
         """Words that the shallowest input queue open to programs holds: what a blocking send may count on."""
-        open_to_programs = [words for queue, words in enumerate(self.input_queue_words) if queue not in self.host_queues]
-        return min(open_to_programs or self.input_queue_words)
+        return min(words for queue, words in enumerate(self.input_queue_words) if queue not in self.host_queues)
 
     @property
     def message_cycles(self) -> int:

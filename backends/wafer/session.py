@@ -82,6 +82,12 @@ class WaferSession:
         found = {DTYPES[program.region(one.region).buffer(one.buffer).dtype] for one in program.bindings}
         return min((dtype for dtype in found if dtype.is_float), key=lambda dtype: dtype.bits, default=f64)
 
+    @property
+    def context(self) -> int:
+        """The most tokens of a row that the program takes."""
+        host = self.host
+        return max(one.rows + one.start for one in host.inputs) if host.whole else host.context
+
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Outputs by name. Rows of a batch run one after another, each without its padding; outputs at padding are 0."""
         host = self.host

@@ -9,7 +9,7 @@ from tests.traced_once import modules_are_traced_once
 from torch import nn
 
 import cgptc
-from cgptc.ir.diagnostics import CompileError, UsageError
+from cgptc.ir.diagnostics import CgptcError, CompileError, Exit, UsageError
 
 __all__ = ["modules_are_traced_once"]
 
@@ -141,3 +141,54 @@ def test_tokens_on_a_wafer_are_those_of_the_whole_text(kind: str) -> None:
 def test_a_position_that_is_another_tokens_is_refused_a_cache() -> None:
     with pytest.raises(CompileError, match="makes one token's position of another's"):
         cgptc.compile(Decoder("shifted").eval(), (IDS,))
+
+
+class Bigrams(torch.nn.Module):
+    """A language model without attention: each token says what comes next."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(4)
+        self.embedding = torch.nn.Embedding(13, 8)
+        self.head = torch.nn.Linear(8, 13)
+
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        return self.head(self.embedding(input_ids))
+
+
+@pytest.mark.parametrize("target", ["onnx", "wafer"])
+def test_a_language_model_without_attention_has_nothing_to_cache(target: str) -> None:
+    module = Bigrams().eval()
+    ids = torch.tensor([[3, 1, 4, 1, 5]])
+    artifact = cgptc.compile(module, (ids,), target=target)
+    assert [port.name for port in artifact.interface.inputs] == ["input_ids"]
+    assert not cgptc.verify(artifact, module, (ids,)).failed
+    expected = [2]
+    for _ in range(3):
+        expected.append(int(module(torch.tensor([expected]))[0, -1].argmax()))
+    assert artifact.generate([2], max_new_tokens=3).ids == tuple(expected[1:])
+
+
+class Affine(torch.nn.Module):
+    """One product, given once or twice, of one input or two."""
+
+    def __init__(self, outputs: int = 1) -> None:
+        super().__init__()
+        torch.manual_seed(4)
+        self.product = torch.nn.Linear(8, 8)
+        self.outputs = outputs
+
+    def forward(self, x: torch.Tensor, z: torch.Tensor | None = None) -> object:
+        y = self.product(x)
+        return (y, y * 1000) if self.outputs == 2 else y
+
+
+def test_a_module_of_other_inputs_or_outputs_differs() -> None:
+    x = torch.randn(2, 5, 8)
+    artifact = cgptc.compile(Affine().eval(), (x,))
+    assert not cgptc.verify(artifact, Affine(), (x,)).failed
+    with pytest.raises(CgptcError, match="the module has 2 outputs, the artifact 1") as found:
+        cgptc.verify(artifact, Affine(outputs=2), (x,))
+    assert found.value.exit is Exit.MISMATCH
+    with pytest.raises(CgptcError, match="the module has 2 inputs, the artifact 1"):
+        cgptc.verify(artifact, Affine(), (x, x))

@@ -99,6 +99,7 @@ class Loaded:
 
     dtype: DType
     asked: str | None
+    context: int = 1
 
     @property
     def session(self) -> Loaded:
@@ -120,7 +121,7 @@ class Loaded:
         (f32, "f16", f32, None),  # what runs is wider than what was asked for
         (f32, None, f32, None),
         (f16, "f16", f16, None),
-        (f16, "f16", bf16, None),
+        (f16, "f16", bf16, f16),
         (f32, "f32", f64, f32),
     ],
     ids=str,
@@ -271,3 +272,75 @@ def test_values_are_left_out_until_the_rest_fits(model: Path, tmp_path: Path, mo
     assert place.culprit == "what wafer made of the graph: every node alone is right, so it is how the whole is run"
     assert len(asked) > 2
     assert asked == sorted(asked, reverse=True)
+
+
+class Rms(torch.nn.Module):
+    """A norm written out, whose squares f16 does not have, behind a layer that makes one feature large."""
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.inner = torch.nn.Linear(32, 32)
+        self.inner.bias.data[3] = 300
+        torch.manual_seed(seed)
+        self.head = torch.nn.Linear(32, 50, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x + self.inner(x)
+        return self.head(x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6))
+
+
+class Scored(torch.nn.Module):
+    """Attention written out, whose scores f16 does not have before they are divided."""
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.query, self.key = torch.nn.Linear(64, 64, bias=False), torch.nn.Linear(64, 64, bias=False)
+        self.query.weight.data *= 250
+        self.key.weight.data *= 250
+        torch.manual_seed(seed)
+        self.value = torch.nn.Linear(64, 64)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        later = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool).triu(1)
+        scores = self.query(x) @ self.key(x).transpose(-2, -1) / 8
+        return scores.masked_fill(later, -torch.inf).softmax(-1) @ self.value(x)
+
+
+@pytest.mark.parametrize(("kind", "width", "note"), [(Rms, 32, "PyTorch breaks down"), (Scored, 64, "overflows where float64 does not")])
+def test_what_breaks_down_in_the_type_is_no_noise(kind: type[Rms | Scored], width: int, note: str) -> None:
+    module = kind().eval()
+    torch.manual_seed(3)
+    x = torch.randn(2, 7, width)
+    artifact = cgptc.compile(module, (x,), target="wafer", machine="small-16x16", dtype="f16")
+    found = cgptc.verify(artifact, module, (x,))
+    assert any(note in each for each in found.notes)
+    assert all(check.largest_bound < 0.02 for check in found.checks)
+    with pytest.raises(CgptcError, match="differ from PyTorch"):
+        cgptc.verify(artifact, kind(seed=9).eval(), (x,))
+
+
+def test_noise_that_drowns_an_output_is_told() -> None:
+    class Cancelling(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return (x * 3 + 1000) - (x * 2 + 1000)
+
+    x = torch.randn(2, 3, 8)
+    artifact = cgptc.compile(Cancelling(), (x,), target="wafer", machine="small-16x16", dtype="f16")
+    found = cgptc.verify(artifact, Cancelling(), (x,))
+    assert any("the noise of the type is more than 12% of 'output'" in note for note in found.notes)
+
+
+def test_a_checkpoint_of_as_many_bits_is_rounded_too(tmp_path: Path) -> None:
+    """What bf16 has and f16 only below its normal numbers."""
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    config = transformers.GPT2Config(vocab_size=31, n_positions=16, n_embd=16, n_layer=1, n_head=2, activation_function="relu")
+    model = transformers.GPT2LMHeadModel(config)
+    for block in model.transformer.h:
+        block.mlp.c_fc.weight.data *= 1e-5
+        block.mlp.c_proj.weight.data *= 1e6
+    model.to(torch.bfloat16).save_pretrained(tmp_path / "model")
+    assert run(["compile", str(tmp_path / "model"), "-o", str(tmp_path / "out"), *MACHINE, "--dtype", "f16"]) == Exit.OK
+    assert run(["verify", str(tmp_path / "out"), "--against", str(tmp_path / "model"), "--lengths", "5"]) == Exit.OK

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,7 @@ def test_a_machine_survives_a_json_file(tmp_path: Path) -> None:
 
 def test_a_toml_file_changes_a_preset(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
-    path.write_text('base = "wse3"\nname = "mine"\nwidth = 8\nvector_lanes = {f16 = 2, f32 = 1}\ninput_queue_words = [4]\n')
+    path.write_text('base = "wse3"\nname = "mine"\nwidth = 8\nvector_lanes = {f16 = 2, f32 = 1}\ninput_queue_words = [3, 3, 4]\n')
     machine = find_machine(str(path))
     assert (machine.name, machine.width, machine.height) == ("mine", 8, WSE3.height)
     assert machine.lanes("f16") == 2.0
@@ -93,3 +94,8 @@ def test_vector_operations_cost_their_published_cycles() -> None:
 def test_dense_tiles_cost_their_published_cycles(m: int, k: int, n: int, cycles: int) -> None:
     """The two published f32 tile products, one call per column of the right side; they fixed the formula."""
     assert abs(WSE2.mac_cycles("f32", k * n, m, aligned=False) / cycles - 1) < 0.003
+
+
+def test_a_queue_must_be_left_to_programs() -> None:
+    with pytest.raises(MachineError, match=r"host_queues.*not all of the input queues"):
+        replace(WSE2, host_queues=tuple(range(8)))

@@ -40,13 +40,15 @@ def verify_module(artifact: Artifact, module: torch.nn.Module, inputs: Sequence[
         reference = Reference(graph, on_tensors(own, given), on_tensors(wide, given))
         narrower = narrower_dtype(artifact, graph)
         if narrower is not None:
-            reference = reference.narrowed(narrower)
+            reference = reference.narrowed(narrower, artifact.load_target())
         arrays = reference.prepared(arrays)
         answer = reference.answer(arrays)
         notes |= reference.notes
-        outputs = artifact.run(_renamed(artifact, arrays))
+        outputs = _compared(artifact, artifact.run(_renamed(artifact, arrays)))
+        if len(outputs) != len(answer.outputs):
+            raise _other_ports(artifact, "outputs", len(answer.outputs), len(outputs))
         batch = max((array.shape[0] for array in arrays.values() if array.ndim), default=1)
-        for (name, expected), actual in zip(answer.outputs.items(), outputs.values(), strict=False):  # a cache comes after the outputs
+        for (name, expected), actual in zip(answer.outputs.items(), outputs, strict=True):
             whole, found = np.atleast_1d(expected), np.atleast_1d(actual)
             checks.append(compare(f"output '{name}'", batch, whole, found, answer.floors[name], classes=False))
     entries = artifact.folder.manifest.files.values()
@@ -57,8 +59,25 @@ def verify_module(artifact: Artifact, module: torch.nn.Module, inputs: Sequence[
 
 
 def _renamed(artifact: Artifact, arrays: Mapping[str, Array]) -> dict[str, Array]:
-    """Under the names that the artifact gives them: a text model's have their own, in the same order."""
-    return {port.name: array for port, array in zip(artifact.interface.inputs, arrays.values(), strict=False)}
+    """Under the names that the artifact gives them: a text model's have their own, in the same order. `CgptcError` where it has fewer."""
+    pasts = {past for past, _ in artifact.interface.pasts}
+    ports = [port for port in artifact.interface.inputs if port.name not in pasts]
+    if len(arrays) > len(ports):
+        raise _other_ports(artifact, "inputs", len(arrays), len(ports))
+    return {port.name: array for port, array in zip(ports, arrays.values(), strict=False)}
+
+
+def _compared(artifact: Artifact, outputs: Mapping[str, Array]) -> list[Array]:
+    """The outputs that the module has too: not the caches."""
+    presents = {present for _, present in artifact.interface.pasts}
+    return [array for name, array in outputs.items() if name not in presents]
+
+
+def _other_ports(artifact: Artifact, what: str, theirs: int, ours: int) -> CgptcError:
+    fix = "compare with the module that it was compiled from"
+    return CgptcError(
+        "mismatch", f"the module has {theirs} {what}, the artifact {ours}", exit=Exit.MISMATCH, file=str(artifact.path), fix=fix
+    )
 
 
 def _mismatch(artifact: Artifact, found: Verification) -> CgptcError:

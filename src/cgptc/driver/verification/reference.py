@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cgptc.driver.verification.orders import shuffled
-from cgptc.driver.verification.rounding import converted_graph, in_types_of, rounded
+from cgptc.driver.verification.rounding import converted_graph, fused_graph, in_types_of, rounded
 from cgptc.frontend.source import CapturedModel
 from cgptc.ir.binding import bind_symbols
 from cgptc.ir.diagnostics import CompileError, UsageError
@@ -19,7 +19,7 @@ from cgptc.ir.graph import Graph
 from cgptc.ir.interpreter import evaluate_graph
 from cgptc.ir.op import Array
 from cgptc.ir.parser import parse_graph
-from cgptc.runtime.compiled import GRAPH_FILE, Artifact
+from cgptc.runtime.compiled import GRAPH_FILE, Artifact, Target
 from cgptc.runtime.inputs import complete_inputs
 from cgptc.runtime.interface import IDS, Interface
 from cgptc.testing.tolerances import NoiseFloor, noise_floor
@@ -35,6 +35,12 @@ MAXIMUM_WORK = 10**9
 
 SHORT = 8
 """Tokens that they take above that."""
+
+BROKEN = 8
+"""How many times as far off as the interpreter's orders PyTorch's run in a narrower type may be to count as noise."""
+
+LOUD = 1 / 8
+"""Share of an output that its noise has where a note says so."""
 
 
 @dataclass(frozen=True)
@@ -70,13 +76,15 @@ class Reference:
 
         return cls(model.graph.clone(), module, wide_copy(module))
 
-    def narrowed(self, dtype: DType) -> Reference:
-        """What a result in a narrower type is held against: PyTorch in float64 with what is stored rounded to ``dtype``, and the noise
-        that PyTorch and the interpreter make in ``dtype``. Raises `CompileError` for a weight that overflows in it.
+    def narrowed(self, dtype: DType, target: Target) -> Reference:
+        """What a result of a target in a narrower type is held against: PyTorch in float64 with what is stored rounded to ``dtype``, and
+        the noise that PyTorch and the interpreter make in ``dtype``. Raises `CompileError` for a weight that overflows in it.
         """
         from cgptc.frontend.oracle import narrow_copy, rounded_copy, unstored_names, wide_copy
 
-        narrow, graph = converted_graph(self.graph, dtype, unstored_names(self.module)), self.graph.clone()
+        # The passes are this process's own and the graph is the model's: nothing of the artifact's is trusted.
+        narrow = converted_graph(fused_graph(self.graph, target), dtype, unstored_names(self.module))
+        graph = self.graph.clone()
         graph.store = narrow.store
         note = f"it computes in {dtype}: held against PyTorch with its weights rounded to {dtype}, within the noise of {dtype}"
         wide = wide_copy(rounded_copy(self.wide_module, dtype))
@@ -106,11 +114,29 @@ class Reference:
         orders = [evaluate_graph(graph, short, evaluate_op=shuffled(seed)) for seed in range(ORDER_COUNT)]
         floors: dict[str, NoiseFloor] = {}
         for name, expected in wide.items():
-            rows = [np.s_[row] for row in range(len(expected))] if by_row else [np.s_[...]]
-            found = [noise_floor(expected[row], [own[name][row]]) for row in rows] if own is not None else []
-            found += [noise_floor(exact[name][row], [each[name][row] for each in orders]) for row in rows]
-            floors[name] = NoiseFloor(max(each.rmse for each in found), max(each.largest for each in found))
+            ours = self._noise(exact[name], [each[name] for each in orders], by_row)
+            theirs = self._noise(expected, [own[name]] if own is not None else [], by_row)
+            if self.narrow is not None and theirs.rmse > BROKEN * ours.rmse:
+                self.notes[f"PyTorch breaks down in {self.dtype}: the noise is that of the interpreter alone"] = None
+                theirs = ours
+            floors[name] = NoiseFloor(max(ours.rmse, theirs.rmse), max(ours.largest, theirs.largest))
+            self._tell_of_noise(name, expected, floors[name])
         return Answer(wide, floors)
+
+    def _noise(self, expected: Array, samples: Sequence[Array], by_row: bool) -> NoiseFloor:
+        """The largest of the samples, nothing where there is none; those count that are finite where float64 is."""
+        finite = [each for each in samples if (np.isfinite(each) >= np.isfinite(expected)).all()]
+        if len(finite) < len(samples):
+            self.notes["a run in the type itself overflows where float64 does not, and is not counted as noise"] = None
+        rows = [np.s_[row] for row in range(len(expected))] if by_row else [np.s_[...]]
+        found = [noise_floor(expected[row], [each[row]]) for row in rows for each in finite]
+        return NoiseFloor(max((each.rmse for each in found), default=0.0), max((each.largest for each in found), default=0.0))
+
+    def _tell_of_noise(self, name: str, expected: Array, floor: NoiseFloor) -> None:
+        """A note where the noise is so much of an output that little can be told from it."""
+        finite = expected[np.isfinite(expected)]
+        if finite.size and floor.rmse > LOUD * float(np.sqrt(np.mean(finite**2))):
+            self.notes[f"the noise of the type is more than {LOUD:.0%} of '{name}': being within it says little"] = None
 
     def _in_own_type(self, inputs: Mapping[str, Array]) -> dict[str, Array] | None:
         """PyTorch's outputs in the type in which results are held; None, and a note, where it cannot run the model in a narrower one."""

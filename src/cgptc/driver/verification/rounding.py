@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cgptc.backends.registry import RoundingSession
+from cgptc.backends.registry import PlacedSession
 from cgptc.ir.dtypes import DType, from_numpy
 from cgptc.ir.graph import Graph
 from cgptc.ir.op import Array
@@ -15,7 +15,7 @@ from cgptc.ir.ops.constant import Constant
 from cgptc.ir.weight_ranges import saturated
 from cgptc.ir.weights import WeightStore
 from cgptc.passes.manager import PassContext, Pipeline
-from cgptc.runtime.compiled import Artifact
+from cgptc.runtime.compiled import Artifact, Target
 
 
 @dataclass(frozen=True)
@@ -31,13 +31,26 @@ class RoundedStore:
         return array if name in self.kept else rounded(array, self.dtype)
 
 
+def is_narrower(dtype: DType, own: DType) -> bool:
+    """Whether numbers of a type may change in another: where that has fewer bits, or as many in another form (f16 for bf16)."""
+    return own.is_float and own is not dtype and dtype.bits <= own.bits
+
+
 def rounded(array: Array, dtype: DType) -> Array:
-    """Numbers of a wider floating-point type rounded to ``dtype``, in their own type; other arrays as they are."""
-    own = from_numpy(array.dtype)
-    if not own.is_float or own.bits <= dtype.bits:
+    """Numbers of another floating-point type rounded to a narrower ``dtype``, in their own type; other arrays as they are."""
+    if not is_narrower(dtype, from_numpy(array.dtype)):
         return array
+    own = from_numpy(array.dtype)
     with np.errstate(over="ignore"):
         return array.astype(dtype.numpy).astype(own.numpy)
+
+
+def fused_graph(graph: Graph, target: Target) -> Graph:
+    """A graph as a target takes it, with neither cache nor legal form: the statistics of whole norms and attentions suit any type."""
+    made = graph.clone()
+    passes = Pipeline.parse(target.backend.default_pipeline(target.options)).without(["add-cache", "legalise"])
+    passes.run(made, PassContext(target.backend.name, target.backend.legal_ops(target.options), target.backend.cost_model(target.options)))
+    return made
 
 
 def converted_graph(graph: Graph, dtype: DType, kept: frozenset[str] = frozenset()) -> Graph:
@@ -64,8 +77,8 @@ def narrower_dtype(artifact: Artifact, graph: Graph) -> DType | None:
     It must have been asked for, and what is loaded must do so: neither alone widens a bound.
     """
     session = artifact.session
-    if not isinstance(session, RoundingSession):
+    if not isinstance(session, PlacedSession):
         return None
     asked = getattr(artifact.load_target().options, "dtype", None)
-    own = min((value.type.dtype.bits for _, value in graph.outputs if value.type.dtype.is_float), default=0)
-    return session.dtype if session.dtype.name == asked and session.dtype.bits < own else None
+    own = [value.type.dtype for _, value in graph.outputs if value.type.dtype.is_float]
+    return session.dtype if session.dtype.name == asked and any(is_narrower(session.dtype, each) for each in own) else None

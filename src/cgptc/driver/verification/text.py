@@ -54,10 +54,11 @@ def choose_lengths(asked: Sequence[int] | None, limit: int, graph: Graph) -> tup
 
 @dataclass(frozen=True)
 class TextChecks:
-    """The checks of one artifact against one reference."""
+    """The checks of one artifact against one reference, on rows of at most ``longest`` tokens."""
 
     artifact: Artifact
     reference: Reference
+    longest: int
 
     def run(self, lengths: Sequence[int]) -> Iterator[Check]:
         """All checks, shortest first."""
@@ -134,9 +135,8 @@ class TextChecks:
 
     def _generated(self, prompt: list[int]) -> Check:
         """Greedy tokens through the generation engine are the reference's, but where its own two best are a tie within the bound."""
-        room = (self.artifact.text_model.context or len(prompt) + GENERATED) - len(prompt) + 1
         try:
-            made = self.artifact.generate(prompt, max_new_tokens=min(GENERATED, room)).ids
+            made = self.artifact.generate(prompt, max_new_tokens=min(GENERATED, self.longest - len(prompt) + 1)).ids
         except CgptcError as error:
             if error.exit is not Exit.MISMATCH:
                 raise

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from cgptc.artifact import check_files, open_folder
+from cgptc.backends.registry import PlacedSession
 from cgptc.driver.verification.checks import Check, Verification
 from cgptc.driver.verification.general import GeneralChecks, drawn_inputs
 from cgptc.driver.verification.locate import Place, locate
@@ -15,7 +16,7 @@ from cgptc.driver.verification.reference import Reference
 from cgptc.driver.verification.rounding import narrower_dtype
 from cgptc.driver.verification.text import SEED, TextChecks, choose_lengths
 from cgptc.frontend.source import CapturedModel, Request, open_model
-from cgptc.ir.diagnostics import CgptcError, Exit, MalformedError, UsageError
+from cgptc.ir.diagnostics import CgptcError, Exit, UsageError
 from cgptc.ir.graph import Graph
 from cgptc.ir.op import Array
 from cgptc.passes.manager import Pipeline
@@ -37,7 +38,7 @@ def verify_against(path: Path, model: str, request: Request | None = None, lengt
     verify_files(path)
     require_untraded(path)
     artifact = Artifact(open_folder(path))
-    choose_lengths(lengths, _longest(artifact), Graph())
+    choose_lengths(lengths, _declared(artifact), Graph())
     with open_model(model, request or Request()) as captured:
         return verify_model(path, captured, lengths)
 
@@ -63,9 +64,10 @@ def verify_model(path: Path, model: CapturedModel, lengths: Sequence[int] | None
     artifact, reference = Artifact(open_folder(path)), Reference.of(model)
     narrower = narrower_dtype(artifact, reference.graph)
     if narrower is not None:
-        reference = reference.narrowed(narrower)
+        reference = reference.narrowed(narrower, artifact.load_target())
     digest, notes = artifact.folder.manifest.input.get("sha256"), list(files.notes)
     stranger = "the model to compare with is not the file that the artifact was compiled from" if digest != model.digest() else ""
+    notes += _limits(artifact, model)
     checks = _checks(artifact, reference, lengths)
     notes += [*([stranger] if stranger else []), *reference.notes]
     found = Verification(files.file_count, files.byte_count, tuple(checks), tuple(notes))
@@ -76,22 +78,43 @@ def verify_model(path: Path, model: CapturedModel, lengths: Sequence[int] | None
 
 
 def _checks(artifact: Artifact, reference: Reference, lengths: Sequence[int] | None) -> list[Check]:
-    chosen = choose_lengths(lengths, _longest(artifact), reference.graph)
-    checks = TextChecks(artifact, reference) if artifact.folder.manifest.generation else GeneralChecks(artifact, reference)
-    return list(checks.run(chosen))
+    longest = _longest(artifact)
+    chosen = choose_lengths(lengths, longest, reference.graph)
+    if artifact.folder.manifest.generation:
+        return list(TextChecks(artifact, reference, longest).run(chosen))
+    return list(GeneralChecks(artifact, reference).run(chosen))
 
 
-def _longest(artifact: Artifact) -> int:
-    """The most tokens that the artifact takes at once; 1 where it has no sequence."""
+def _declared(artifact: Artifact) -> int:
+    """The most tokens that an artifact says it takes at once; 1 where it has no sequence."""
     seq = artifact.interface.symbols.get("seq")
     longest = seq.high if seq is not None else 1
-    placed = artifact.report.backend.get("context", longest)
-    if type(placed) is not int or placed < 1:
-        raise MalformedError("report", f"a context of {placed!r:.40}", file=str(artifact.path), fix="compile the model again")
-    longest = min(longest, placed)
     if artifact.folder.manifest.generation and artifact.text_model.context is not None:
         return min(longest, artifact.text_model.context)
     return longest
+
+
+def _longest(artifact: Artifact) -> int:
+    """The most tokens that it takes at once, by what is loaded too."""
+    declared, session = _declared(artifact), artifact.session
+    return min(declared, session.context) if isinstance(session, PlacedSession) and "seq" in artifact.interface.symbols else declared
+
+
+def _limits(artifact: Artifact, model: CapturedModel) -> list[str]:
+    """A note where the artifact takes shorter rows than the model. `CgptcError` where its manifest speaks of another language model: what
+    is drawn to compare on follows it.
+    """
+    seq = model.graph.symbols.get("seq")
+    longest, found = seq.high if seq is not None else 1, _longest(artifact)
+    if model.text is not None:
+        longest = min(longest, model.text.context or longest)
+        if artifact.folder.manifest.generation:
+            ours, theirs = artifact.text_model, model.text
+            for what, told, true in (("vocabulary", ours.vocabulary, theirs.vocabulary), ("context", ours.context, theirs.context)):
+                if told != true:
+                    fault = f"the manifest says that its {what} is {told}, the model's is {true}"
+                    raise CgptcError("mismatch", fault, exit=Exit.MISMATCH, file=str(artifact.path), fix="compile this model again")
+    return [f"it takes rows of up to {found} tokens, the model {longest}: no longer ones were compared"] if found < longest else []
 
 
 def _mismatch(path: Path, found: Verification, place: Place) -> CgptcError:
