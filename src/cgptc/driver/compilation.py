@@ -28,7 +28,7 @@ from cgptc.driver.reproducer import KeepBefore, reproducible
 from cgptc.driver.runtime_configs import CONFIG_FILE, GENAI_FILE, TOKENIZER_CONFIG, TOKENIZER_CONFIG_FILE, genai_config
 from cgptc.driver.sparsity_options import mask_file
 from cgptc.frontend.source import CapturedModel, TextModel, open_model
-from cgptc.ir.diagnostics import UsageError
+from cgptc.ir.diagnostics import CompileError, UsageError
 from cgptc.ir.graph import Graph
 from cgptc.ir.ops.constant import Constant
 from cgptc.ir.weights import Weight
@@ -139,6 +139,8 @@ def optimise(
         context.warnings.add(
             "bisect", f"{context.counters.get('rewrites', 0)} rewrites were made; the last was {context.last_rewrite or 'none'}"
         )
+    if options.cache == "dynamic" and not Interface.of(model.graph).cached:
+        raise CompileError("cannot-cache", "there is no attention whose keys and values could be kept", fix="compile with --cache none")
     found = fusions(model, whole.found or whole.count(model.graph), context)
     require_fusions(found, options.required_fusions, model.name)
     measured = losses.to_json(model.graph)
