@@ -269,7 +269,7 @@ def test_values_are_left_out_until_the_rest_fits(model: Path, tmp_path: Path, mo
     monkeypatch.setattr(WaferBackend, "emit", emit)
     with open_model(str(model)) as captured:
         place = locate(artifact, Reference.of(captured), {"input_ids": np.array([[1, 2, 3]])})
-    assert place.culprit == "what wafer made of the graph: every node alone is right, so it is how the whole is run"
+    assert place.culprit.startswith("what wafer made of the graph: every node alone is right, so it is how the whole is run")
     assert len(asked) > 2
     assert asked == sorted(asked, reverse=True)
 

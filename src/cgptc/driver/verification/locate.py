@@ -147,7 +147,7 @@ def _in_target(artifact: Artifact, reference: Reference, final: Graph, inputs: M
     excess = _excess_by_node(probe, complete, {value: found[name] for value, name in names.items()}, reference.dtype)
     worst = max(excess.values(), default=0.0)
     if worst <= T3_RMSE_FACTOR:
-        return Place(f"{culprit}: every node alone is right, so it is how the whole is run")
+        return Place(f"{culprit}: every node alone is right, so it is how the whole is run, or the weights that it holds")
     # Half way, in orders of magnitude, between what noise does and the worst node: the same fault may be in several layers.
     node = next(node for node, each in excess.items() if each >= math.sqrt(worst * T3_RMSE_FACTOR))
     size = f"its error is {excess[node]:.3g} times what its element type makes"
