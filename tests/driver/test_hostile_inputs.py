@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -31,7 +32,7 @@ from cgptc.driver.examination import read_graph
 from cgptc.driver.options import CompileOptions
 from cgptc.driver.replay import replay
 from cgptc.driver.reproducer import write_reproducer
-from cgptc.ir.diagnostics import CgptcError, FileError
+from cgptc.ir.diagnostics import CgptcError, FileError, MalformedError
 from cgptc.ir.stage_plan import PLAN_FILE, PlannedEdge, PlannedStage, StagePlan
 from cgptc.passes.common_subexpressions import CommonSubexpressions
 from cgptc.passes.manager import PassContext
@@ -185,3 +186,10 @@ def test_a_model_with_an_element_type_that_is_none_of_ours_is_refused(tmp_path: 
     onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 21)], ir_version=10), tmp_path / "model.onnx")
     with pytest.raises(FileError, match="onnxruntime refuses the model"):
         OnnxSession.open(tmp_path / "model.onnx")
+
+
+def test_a_member_that_is_no_array_is_refused_by_name(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "in.npz", "w") as archive:
+        archive.writestr("x.npy", b"\xb1NUMPY, nearly")
+    with pytest.raises(MalformedError, match="holds 'x', which is no array"):
+        read_arrays(tmp_path / "in.npz")

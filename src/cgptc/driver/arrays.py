@@ -23,7 +23,14 @@ def read_arrays(path: Path) -> dict[str, Array]:
         archive = np.load(path, allow_pickle=False)
         if isinstance(archive, np.lib.npyio.NpzFile):
             with archive:
-                return {name: archive[name] for name in archive.files}
+                found = {name: archive[name] for name in archive.files}
+            # numpy gives the bytes of a member that does not begin like an array.
+            other = next((name for name, array in found.items() if not isinstance(array, np.ndarray)), None)
+            if other is None:
+                return found
+            raise MalformedError("not-npz", f"holds {other!r}, which is no array", file=shown, fix="write it with numpy.savez")
+    except MalformedError:
+        raise
     except OSError as error:
         raise FileError("read", (error.strerror or str(error)).lower(), file=shown, fix="give an .npz file") from error
     except Exception as error:  # what zipfile, its decompressors and numpy raise of damaged bytes is no closed set
