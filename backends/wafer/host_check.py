@@ -74,7 +74,15 @@ def _entry_faults(host: Host, program: Program) -> list[str]:
     if host.chunk > 1:
         wanted[host.prefill] = {"past", "chunks"}
     found = {entry.name: {scalar.name for scalar in entry.scalars} for entry in program.entries}
-    return [f"entries {sorted(found)} take {[sorted(found[name]) for name in sorted(found)]}"] if found != wanted else []
+    if found != wanted:
+        return [f"entries {sorted(found)} take {[sorted(found[name]) for name in sorted(found)]}"]
+    least = {} if host.whole else {"past": 0, "length": 1, "chunks": 1}
+    return [
+        f"'{scalar.name}' of entry '{entry.name}' begins at {scalar.low}"
+        for entry in program.entries
+        for scalar in entry.scalars
+        if scalar.low > least.get(scalar.name, scalar.low)
+    ]
 
 
 def _tensor_faults(host: Host, program: Program) -> Iterator[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
@@ -220,14 +221,17 @@ def doubled_sram(machine: Machine) -> Machine:
     return replace(machine, name=f"{machine.name}-f64", sram_bytes=2 * machine.sram_bytes)
 
 
+def _preset(name: str) -> Machine | None:
+    """The machine of that name, ``small-WxH`` too; None for no such. Raises MachineError for sizes that are none."""
+    sizes = re.fullmatch(r"small-(\d{1,9})x(\d{1,9})", name, re.ASCII)
+    return PRESETS.get(name) if sizes is None else small_machine(int(sizes[1]), int(sizes[2]))
+
+
 def find_machine(name: str) -> Machine:
     """A preset by name (``small-WxH`` too), else a description read from the file of that name. Raises MachineError."""
-    if name in PRESETS:
-        return PRESETS[name]
-    if name.startswith("small-") and name.count("x") == 1:
-        width, height = name.removeprefix("small-").split("x")
-        if width.isascii() and height.isascii() and width.isdigit() and height.isdigit():
-            return small_machine(int(width), int(height))
+    preset = _preset(name)
+    if preset is not None:
+        return preset
     if not Path(name).is_file():
         raise MachineError("unknown-machine", f"{name!r} is neither {', '.join(PRESETS)}, small-WxH nor a file", fix="give --machine wse2")
     return read_machine(Path(name))
@@ -259,8 +263,9 @@ def machine_from(content: object) -> Machine:
         raise MachineError("machine-file", f"expected a table of fields, got {type(content).__name__}")
     values = dict(content)
     base = values.pop("base", None)
-    if base is not None and (not isinstance(base, str) or base not in PRESETS):
-        raise MachineError("machine-field", f"'base' must be one of {', '.join(PRESETS)}, got {base!r}")
+    basis = _preset(base) if isinstance(base, str) else None
+    if base is not None and basis is None:
+        raise MachineError("machine-field", f"'base' must be one of {', '.join(PRESETS)}, small-WxH, got {base!r}")
     known = {entry.name: entry for entry in fields(Machine)}
     kinds = {name: _KINDS[entry.type] for name, entry in known.items() if isinstance(entry.type, str)}
     given: dict[str, object] = {}
@@ -272,7 +277,7 @@ def machine_from(content: object) -> Machine:
     missing = [name for name in ("name", "width", "height", "clock_hz") if base is None and name not in given]
     if missing:
         raise MachineError("machine-field", f"missing {', '.join(repr(name) for name in missing)}", fix="give them, or 'base'")
-    complete = {name: getattr(PRESETS[base], name) for name in known} if base is not None else {}
+    complete = {name: getattr(basis, name) for name in known} if basis is not None else {}
     sram = given.get("sram_bytes", 0)
     _expect(not isinstance(sram, int) or sram <= MAX_SRAM_BYTES, "sram_bytes", f"at most {MAX_SRAM_BYTES}", sram)
     return Machine(**{**complete, **given})

@@ -71,7 +71,7 @@ def facts_of(tasks: Tasks, plan: Plan, dtype: str) -> Mapping[str, object]:
         "tokens_per_second": machine.clock_hz / interval,
         "single_tokens_per_second": machine.clock_hz / alone.cycles,
         "slowest": slowest.name,
-        "linears": _linear_rows(plan),
+        "linears": linear_rows(plan),
         "tied": _tied_rows(plan),
         "regions": [
             {
@@ -91,16 +91,17 @@ def facts_of(tasks: Tasks, plan: Plan, dtype: str) -> Mapping[str, object]:
     }
 
 
-def _linear_rows(plan: Plan) -> list[dict[str, object]]:
+def linear_rows(plan: Plan) -> list[dict[str, object]]:
     """Linear layers that differ in size, grid or zeros: the kernel that serves them, and below which density of non-zeros each sparse
     kernel would cost less than the dense one, for one token and for `CHUNK` tokens at once.
     """
     found: dict[tuple[object, ...], dict[str, object]] = {}
     counts: dict[tuple[object, ...], int] = {}
     for fitted in plan.fitted:
-        for task, kernel in zip(fitted.group.tasks, fitted.kernels, strict=True):
+        for task, kernel, fragment in zip(fitted.group.tasks, fitted.kernels, fitted.fragments, strict=True):
+            thin = any(slot.nonzeros is not None for slot in fragment.parcels)
             for dense, zeros, form in _layers(task, kernel):
-                key = (dense.k, dense.n, dense.grid, zeros)
+                key = (dense.k, dense.n, dense.grid, zeros, thin)
                 counts[key] = counts.get(key, 0) + 1
                 if key in found:
                     continue
@@ -109,7 +110,7 @@ def _linear_rows(plan: Plan) -> list[dict[str, object]]:
                     "k": dense.k,
                     "n": dense.n,
                     "grid": f"{dense.grid.width}x{dense.grid.height}",
-                    "kernel": form,
+                    "kernel": f"{form}, zeros not sent" if thin else form,
                     "density": 1.0 if zeros is None else zeros.density,
                     "decode": _won(replace(dense, m=1, rows=None), plan),
                     "prefill": _won(replace(dense, m=CHUNK, rows=None), plan),

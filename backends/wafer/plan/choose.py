@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from cgptc.backends.wafer.faults import ProgramError
 from cgptc.backends.wafer.kernels.fragment import Grid
 from cgptc.backends.wafer.machine import Machine
-from cgptc.backends.wafer.plan.grids import cells, chains, tight, whole
+from cgptc.backends.wafer.plan.grids import cells, chains, lines, tight, whole
 from cgptc.backends.wafer.plan.pack import Place, pack
 from cgptc.backends.wafer.plan.size import ROOMY, Cost, Sizer, best_alone, prices
 from cgptc.backends.wafer.plan.stages import Group
@@ -59,7 +59,7 @@ def choices(sizer: Sizer, groups: Sequence[Group]) -> list[Choice]:
     machine = sizer.machine
     if len(groups) == 1:
         nested = [grid for chain in chains(machine, 1) for grid in chain]
-        alone = _alone(sizer, groups[0], nested) or _alone(sizer, groups[0], [whole(machine)])
+        alone = _alone(sizer, groups[0], [*nested, *lines(machine, 1)]) or _alone(sizer, groups[0], [whole(machine)])
         if not alone:
             raise _too_large(sizer, groups[0])
         return alone

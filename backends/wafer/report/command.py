@@ -9,10 +9,12 @@ from cgptc.backends.wafer.boundary import loading, running
 from cgptc.backends.wafer.clock import timeline
 from cgptc.backends.wafer.faults import ProgramError
 from cgptc.backends.wafer.host import read_host
+from cgptc.backends.wafer.host_check import check_host
 from cgptc.backends.wafer.report.figures import Figures, measure
 from cgptc.backends.wafer.report.floorplan import DISCLAIMER, floorplan_svg
 from cgptc.backends.wafer.report.page import page
 from cgptc.backends.wafer.serial import read_program
+from cgptc.backends.wafer.verify import check
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,8 @@ def report_folder(folder: Path, output: Path, *, past: int, tokens: int) -> Repo
     Raises `UsageError` for a run that the context has no room for, `MalformedError` for files that hold no program.
     """
     with loading(str(folder)):
-        program, host = read_program(folder), read_host(folder)
+        program = check(read_program(folder))
+        host = check_host(read_host(folder), program)
     # Items that are whole rows know nothing of a past: as many rows as tokens are asked for, each as long as it may be.
     entry = program.entry(host.entry)
     longest = {one.name: one.high for one in entry.scalars}

@@ -6,14 +6,14 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from cgptc.artifact import ArtifactFolder, ArtifactWriter, check_files, open_folder
-from cgptc.backends.registry import BUILT_IN, Backend, Session, StagedBackend, backend
+from cgptc.backends.registry import BUILT_IN, Backend, PlacedSession, Session, StagedBackend, backend
 from cgptc.ir.diagnostics import MalformedError, UsageError
 from cgptc.ir.graph import Graph
 from cgptc.ir.op import Array
@@ -109,7 +109,7 @@ class Artifact:
         target = backend(self.target)
         try:
             return Target(target, target.options(**found) if isinstance(found, dict) else target.options())
-        except TypeError:
+        except (TypeError, UsageError):
             raise MalformedError("options", f"the options of '{self.target}' are not its own", file=str(self.path)) from None
 
     @cached_property
@@ -286,8 +286,10 @@ class Artifact:
     def _steps(
         self, prompts: Sequence[str | Sequence[int]], max_new_tokens: int | None, sampling: Sampling | None
     ) -> Iterator[tuple[int | None, ...]]:
-        rows = [self._ids(prompt) for prompt in prompts]
-        return generate(self.engine(), self.text_model, rows, sampling or Sampling(), max_new_tokens)
+        rows, model = [self._ids(prompt) for prompt in prompts], self.text_model
+        if isinstance(self.session, PlacedSession):
+            model = replace(model, context=min(self.session.context, model.context or self.session.context))
+        return generate(self.engine(), model, rows, sampling or Sampling(), max_new_tokens)
 
     def _ids(self, prompt: str | Sequence[int]) -> list[int]:
         return self.encode(prompt) if isinstance(prompt, str) else list(prompt)

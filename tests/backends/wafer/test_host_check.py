@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +15,8 @@ from tests.driver.test_reproducibility import SMALL
 from tests.hostile_artifacts import copied, with_right_digests
 
 import cgptc
+from cgptc.artifact.canonical import canonical_json
+from cgptc.artifact.manifest import sealed
 from cgptc.backends.wafer.faults import ProgramError
 from cgptc.backends.wafer.host import Host, HostMark, HostPart, read_host
 from cgptc.backends.wafer.host_check import check_given, check_host
@@ -20,7 +24,7 @@ from cgptc.backends.wafer.program import Affine, Program
 from cgptc.backends.wafer.serial import read_program
 from cgptc.backends.wafer.session import ENGINES
 from cgptc.frontend.new_model import write_model
-from cgptc.ir.diagnostics import MalformedError
+from cgptc.ir.diagnostics import MalformedError, UsageError
 
 Change = Callable[[Host], Host]
 MARK = HostMark("marks", "time", 8, "", inverted=False)
@@ -149,3 +153,33 @@ def test_a_manifest_that_names_other_outputs_is_refused(place: Path) -> None:
     with_right_digests(copy)
     with pytest.raises(MalformedError, match="do not agree on 'logits', 'words'"):
         cgptc.load(copy).run(input_ids=np.array([[1, 2]]))
+
+
+@pytest.mark.parametrize("name", ["past", "length"])
+def test_a_run_may_begin_with_nothing(made: tuple[Host, Program], name: str) -> None:
+    host, program = made
+    entries = tuple(
+        replace(entry, scalars=tuple(replace(one, low=one.low + 1) if one.name == name else one for one in entry.scalars))
+        for entry in program.entries
+    )
+    with pytest.raises(ProgramError, match=f"'{name}' of entry .* begins at"):
+        check_host(host, replace(program, entries=entries))
+
+
+@pytest.mark.parametrize("options", [{"dtype": []}, {"context": 0}, {"grid": "4by4"}])
+def test_options_that_no_compile_took_are_malformed(place: Path, tmp_path: Path, options: dict[str, object]) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(place, copy)
+    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest["options"]["wafer"] |= options
+    (copy / "manifest.json").write_text(canonical_json(sealed(manifest)))
+    with pytest.raises(MalformedError, match="options of 'wafer' are not its own"):
+        cgptc.load(copy).run(input_ids=np.array([[1]]))
+
+
+def test_generation_ends_where_the_program_does(place: Path, tmp_path: Path) -> None:
+    write_model(SMALL, tmp_path / "model.pt")
+    artifact = cgptc.compile(tmp_path / "model.pt", target="wafer", output=tmp_path / "out", grid="2x2", context=5)
+    assert artifact.generate([1, 2, 3]).ids == cgptc.load(place).generate([1, 2, 3], max_new_tokens=3).ids
+    with pytest.raises(UsageError, match="ask for at most 3"):
+        artifact.generate([1, 2, 3], max_new_tokens=4)

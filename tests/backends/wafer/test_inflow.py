@@ -28,6 +28,7 @@ from cgptc.backends.wafer.plan.planner import Aim, Plan, plan
 from cgptc.backends.wafer.program import Code, Inflow, Nonzeros, Parcel, Program, Rectangle, Region
 from cgptc.backends.wafer.report.figures import measure
 from cgptc.backends.wafer.steps import Absorb, Loop, Take
+from cgptc.backends.wafer.summary import linear_rows
 from cgptc.backends.wafer.verify import peak_bytes, verify
 from cgptc.ir.dtypes import DTYPES, f32
 from cgptc.ir.weight_expressions import converted
@@ -128,6 +129,9 @@ def test_zeros_that_are_not_sent_change_no_bit_and_cost_nothing() -> None:
     whole = dense.run("run", inputs, scalars)
     for name, array in whole.outputs.items():
         np.testing.assert_array_equal(array, run.outputs[name])
+    plain = planned(SMALL.graph(), (3, 2), STREAMING, "f16", slow).plan
+    told = [[row["layers"] for row in linear_rows(one) if str(row["kernel"]).endswith("zeros not sent")] for one in (made, plain)]
+    assert [sum(map(int, map(str, layers))) for layers in told] == [len(sparse), 0]
     assert run.account.macs < whole.account.macs
     assert run.account.timeline.cycles < 0.7 * whole.account.timeline.cycles
 

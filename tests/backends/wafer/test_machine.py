@@ -99,3 +99,8 @@ def test_dense_tiles_cost_their_published_cycles(m: int, k: int, n: int, cycles:
 def test_a_queue_must_be_left_to_programs() -> None:
     with pytest.raises(MachineError, match=r"host_queues.*not all of the input queues"):
         replace(WSE2, host_queues=tuple(range(8)))
+
+
+def test_a_small_rectangle_may_be_the_base(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text('base = "small-7x3"\nname = "mine"\ncolours = 9\n')
+    assert find_machine(str(tmp_path / "mine.toml")) == replace(small_machine(7, 3), name="mine", colours=9)

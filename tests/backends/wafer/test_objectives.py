@@ -13,6 +13,7 @@ from tests.backends.wafer.drawn_graphs import Drawing
 from tests.backends.wafer.planned import planned
 
 from cgptc.backends.wafer.clock import timeline
+from cgptc.backends.wafer.kernels.fragment import Grid
 from cgptc.backends.wafer.machine import small_machine
 from cgptc.backends.wafer.options import OBJECTIVES
 from cgptc.backends.wafer.plan.layouts import LENGTH, PAST
@@ -92,3 +93,22 @@ def test_what_skips_stages_holds_up_none_and_arrives(layers: int, takers: tuple[
     assert clock.initiation_interval() <= 1.05 * max(one.busy for one in clock.intervals)
     inputs = {"input_ids": np.array([[3, 0, 7]])}
     assert_t1(evaluate_graph(graph, inputs, wide=True)["y"], made.session.run(inputs)["y"], depth=graph_depth(graph))
+
+
+@pytest.mark.parametrize("size", [(9, 1), (1, 9), (2, 17)], ids=str)
+def test_a_thin_machine_is_used_in_its_length(size: tuple[int, int]) -> None:
+    graph = TinyGpt(layers=1, heads=2, head_width=4).graph()
+    tasks, _ = lift(graph)
+    assert tasks is not None
+    machine = small_machine(*size)
+    (alone,) = plan(tasks, Aim(machine, "resident", "throughput", chunk=1), "f32").choice.costs
+    asked = plan(tasks, Aim(machine, "resident", "throughput", grid=Grid(size[1], size[0]), chunk=1), "f32").choice.costs[0]
+    assert max(alone.grid.height, alone.grid.width) > 2
+    assert alone.cycles <= asked.cycles * 1.05
+
+
+def test_regions_in_a_line_fill_a_machine_of_one_row() -> None:
+    tasks, _ = lift(TinyGpt(layers=1, heads=2, head_width=4).graph())
+    assert tasks is not None
+    made = plan(tasks, Aim(small_machine(40, 1), "pipeline", "throughput", chunk=1), "f32")
+    assert made.choice.area > 2 * len(made.choice.costs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -14,7 +15,7 @@ from cgptc.backends.wafer.host import write_host
 from cgptc.backends.wafer.report.command import report_folder
 from cgptc.backends.wafer.serial import program_text
 from cgptc.cli.entry import run
-from cgptc.ir.diagnostics import UsageError
+from cgptc.ir.diagnostics import MalformedError, UsageError
 
 
 @pytest.fixture(scope="module")
@@ -55,3 +56,14 @@ def test_a_run_that_the_context_has_no_room_for_is_refused(folder: Path, tmp_pat
 def test_an_output_that_names_no_page_is_exit_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["report", str(tmp_path), "-o", "report.txt"]) == 2
     assert "names no page" in capsys.readouterr().err
+
+
+def test_a_program_that_is_none_is_no_usage_error(folder: Path, tmp_path: Path) -> None:
+    for name in ("program.json", "host.json"):
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
+    program = json.loads((tmp_path / "program.json").read_text())
+    program["program"]["regions"][0]["buffers"][0]["address"] = 12
+    (tmp_path / "program.json").write_text(json.dumps(program))
+    with pytest.raises(MalformedError):
+        report_folder(tmp_path, tmp_path / "r.html", past=0, tokens=1)
+    assert not (tmp_path / "r.html").exists()
