@@ -165,7 +165,7 @@ def _of_node(value: Value, elements: Known, shown: Known, store: WeightStore) ->
 def _of_table(weight: Weight, store: WeightStore) -> Predicate:
     """A buffer that hides all above its diagonal."""
     rank = len(weight.shape)
-    if rank < 2 or weight.shape[-1] != weight.shape[-2] or not weight.dtype.is_float or math.prod(weight.shape) > READ_SIZE:
+    if rank < 2 or weight.shape[-1] != weight.shape[-2] or not weight.dtype.is_float or not 0 < math.prod(weight.shape) <= READ_SIZE:
         return TRUE
     try:
         array = weight.read(store).reshape(-1, *weight.shape[-2:])

@@ -112,11 +112,11 @@ class LargestOfGroup(_Mask, name="largest_of_group"):
         lines = whole.T if self.axis == 0 else whole
         missing = -lines.shape[1] % self.m
         filled = np.concatenate([lines.astype(np.float64), np.full((len(lines), missing), -1.0)], axis=1)
-        groups = filled.reshape(len(lines), -1, self.m)
+        groups = filled.reshape(len(lines), filled.shape[1] // self.m, self.m)
         order = np.argsort(groups, axis=-1, kind="stable")
         keep = np.ones(groups.shape, np.bool_)
         np.put_along_axis(keep, order[..., : self.m - self.n], False, axis=-1)
-        keep = keep.reshape(len(lines), -1)[:, : lines.shape[1]]
+        keep = keep.reshape(filled.shape)[:, : lines.shape[1]]
         return np.ascontiguousarray(keep.T[start:stop]) if self.axis == 0 else keep
 
 

@@ -138,6 +138,15 @@ def scale_of(block: Array, bits: int) -> np.float32:
     return np.float32(best + np.float32(0))
 
 
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("shape", [(1, 1), (3, 5), (0, 4), (4, 0)], ids=str)
+def test_no_rows_of_the_largest_of_each_group(shape: tuple[int, int], axis: int) -> None:
+    store = MemoryStore({})
+    mask = LargestOfGroup(store.add("w", np.ones(shape, np.float32)), 1, 2, axis)
+    assert mask.rows(store, 0, 0).shape == (0, shape[1])
+    assert mask.read(store).shape == shape
+
+
 @given(weights(), st.data())
 def test_rows_equal_numpy_on_the_whole(sample: WeightSample, data: st.DataObject) -> None:
     weight, store = sample.weight, sample.store
