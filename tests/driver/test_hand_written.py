@@ -192,3 +192,27 @@ def test_a_module_of_other_inputs_or_outputs_differs() -> None:
     assert found.value.exit is Exit.MISMATCH
     with pytest.raises(CgptcError, match="the module has 2 inputs, the artifact 1"):
         cgptc.verify(artifact, Affine(), (x, x))
+
+
+class Loss(torch.nn.Module):
+    """One number, which comes out near to exact in many orders of its sums."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = torch.nn.Embedding(13, 8)
+        self.head = torch.nn.Linear(8, 13)
+
+    def forward(self, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.cross_entropy(self.head(self.embedding(ids)).flatten(0, 1), labels.flatten())
+
+
+def test_the_noise_of_one_number_is_no_less_than_its_rounding() -> None:
+    torch.manual_seed(0)
+    module = Loss().eval()
+    ids, labels = (torch.randint(0, 13, (2, 5)) for _ in range(2))
+    artifact = cgptc.compile(module, (ids, labels))
+    for seed in range(4):
+        torch.manual_seed(seed)
+        ids, labels = (torch.randint(0, 13, (2, 5)) for _ in range(2))
+        (check,) = cgptc.verify(artifact, module, (ids, labels)).checks
+        assert check.largest_bound >= 4 * 2**-24 * float(module(ids, labels).detach())
