@@ -344,3 +344,11 @@ def test_a_checkpoint_of_as_many_bits_is_rounded_too(tmp_path: Path) -> None:
     model.to(torch.bfloat16).save_pretrained(tmp_path / "model")
     assert run(["compile", str(tmp_path / "model"), "-o", str(tmp_path / "out"), *MACHINE, "--dtype", "f16"]) == Exit.OK
     assert run(["verify", str(tmp_path / "out"), "--against", str(tmp_path / "model"), "--lengths", "5"]) == Exit.OK
+
+
+def test_a_target_that_shows_no_value_is_not_said_to_have_them_right(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    artifact = cgptc.compile(model, output=tmp_path / "out", target="wafer", machine="small-16x16", execution_strategy="resident")
+    monkeypatch.setattr(WaferBackend, "observable", lambda *_: [])
+    with open_model(str(model)) as captured:
+        place = locate(artifact, Reference.of(captured), {"input_ids": np.array([[1, 2, 3]])})
+    assert place.culprit == "what wafer made of the graph, none of whose values can be looked at"

@@ -132,6 +132,8 @@ def _in_target(artifact: Artifact, reference: Reference, final: Graph, inputs: M
     shown = _computed_values(probe)
     if isinstance(target.backend, ProbingBackend):
         shown = list(target.backend.observable(probe, shown, target.options))
+    if not shown:
+        return Place(f"{culprit}, none of whose values can be looked at")
     complete = complete_inputs(Interface.of(probe), inputs)
     outputs = list(probe.outputs)
     while True:
